@@ -1,0 +1,38 @@
+# Everything that a newcomer needs: `make demo`, `make test`. Python 3.11+ and make are all it takes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow check fix teacher clean
+
+demo: $(READY)  ## compress the built-in digits teacher for this machine
+	$(BIN)/compress run examples/digits/teacher.pt -o runs/demo --fresh
+	$(BIN)/compress verify runs/demo
+
+test: $(READY)  ## the test suite, without the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the slow tests too: real teachers, real data
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+teacher: $(READY)  ## train the demo's teacher again
+	$(BIN)/python examples/digits/train_teacher.py
+
+clean:
+	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@

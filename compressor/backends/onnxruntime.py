@@ -1,0 +1,94 @@
+"""ONNX Runtime on the CPU: x86-64 and ARM."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, VerificationFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["OnnxRuntime"]
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU execution provider."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def version(self) -> str:
+        try:
+            return importlib.metadata.version("onnxruntime")
+        except importlib.metadata.PackageNotFoundError as error:
+            raise Unavailable("ONNX Runtime is not installed", mend="pip install onnxruntime") from error
+
+    def rules(self, target: Target) -> QdqRules:
+        """QLinear kernels everywhere: every tensor between two integer ops is an integer.
+
+        Unsigned activations: ONNX Runtime drops a Relu into a kernel only where the zero point is the
+        type's lowest value, and its U8S8 kernels are its fastest on x86. Those add pairs of 8-bit
+        products in 16 bits, which saturates on CPUs without VNNI; 7-bit weights cannot saturate there.
+        """
+        integer = frozenset(
+            {"Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "LeakyRelu"}
+        )
+        return QdqRules(
+            compute=integer,
+            quantize_outputs=integer,
+            moves=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
+            activation_dtype="uint8",
+            symmetric_activations=False,
+            weight_bits=7 if "u8s8-saturates" in target.quirks else 8,
+            per_channel=frozenset({"Conv", "Gemm"}),
+            # QLinearConv takes a float bias and rounds it as it loads; QGemm is not chosen without an int32 one.
+            integer_bias=frozenset({"Gemm"}),
+            fold_activations=True,
+            keep_float_outputs=True,
+        )
+
+    def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
+        """ONNX Runtime compiles a graph as it loads it: the engine is the ONNX file, tried here."""
+        try:
+            self.open(onnx.path, threads=1)
+        except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
+            raise VerificationFailed(
+                f"ONNX Runtime {self.version()} refuses the graph: {error}",
+                mend=f"inspect {onnx.path}; the float profile may still work",
+            ) from error
+        if target.builds == "here":
+            return Engine(self.name, onnx.path, onnx.sha256, "ready")
+        return Engine(
+            self.name,
+            onnx.path,
+            onnx.sha256,
+            "pending",
+            "copy the bundle to the board and there run: pip install onnxruntime numpy && python run.py --verify",
+        )
+
+    def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
+        return _CpuSession(path, threads, exact)
+
+
+class _CpuSession:
+    def __init__(self, path: Path, threads: int, exact: bool) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if exact:
+            # QuantizeLinear/DequantizeLinear stay as they are and the rest is computed in float, so that
+            # the answer does not depend on which 8-bit instructions this CPU happens to have.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs: list[NDArray[np.float32]] = self._session.run([self._output], {self._input: batch})
+        return outputs[0]

@@ -1,0 +1,90 @@
+"""What a run may cost: ``--budget latency=25%`` and ``--max-drop 1.0``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from compressor.catalog import unknown
+from compressor.core import Measurements, UsageError
+
+__all__ = ["Budget", "Outcome", "judge"]
+
+_UNITS = {
+    "latency": {"%": 0.01, "ms": 1.0, "us": 1e-3, "s": 1e3},
+    "params": {"": 1.0, "k": 1e3, "m": 1e6, "%": 0.01},
+    "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "%": 0.01},
+    "bytes": {"": 1.0, "b": 1.0, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "%": 0.01},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit on one cost: absolute (ms, a count, bytes), or a share of the teacher's."""
+
+    name: str
+    limit: float
+    relative: bool
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``latency=25%``, ``latency=5ms``, ``params=200k``, ``macs=20M``, ``bytes=500k``; k is 1,000."""
+        name, _, value = text.partition("=")
+        if name not in _UNITS:
+            raise unknown("budget", name, sorted(_UNITS))
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)", value.strip())
+        units = _UNITS[name]
+        if match is None or match[2].lower() not in units or float(match[1]) <= 0:
+            shown = ", ".join(f"{name}=25{unit}" for unit in units)
+            raise UsageError(f"not a budget: {text!r}", mend=f"write a number above 0 and its unit, such as {shown}")
+        return cls(name, float(match[1]) * units[match[2].lower()], match[2] == "%", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A limit and what came of it. ``met`` is None where the value could not be had."""
+
+    name: str
+    limit: str
+    value: float | None
+    met: bool | None
+    shortfall: str | None
+
+
+def judge(budgets: tuple[Budget, ...], max_drop: float | None, measured: Measurements) -> list[Outcome]:
+    """Hold the measurements against every limit."""
+    outcomes = [_cost(budget, measured) for budget in budgets]
+    if max_drop is not None:
+        outcomes.append(_drop(max_drop, measured))
+    return outcomes
+
+
+def _cost(budget: Budget, measured: Measurements) -> Outcome:
+    def value(side: str) -> float | None:
+        model = getattr(measured, side)
+        if budget.name == "latency":
+            return None if model.latency is None or model.latency.estimated else float(model.latency.median)
+        return float(getattr(model, budget.name))
+
+    got, teacher = value("result"), value("teacher")
+    if got is None or teacher is None:
+        reason = f"{budget.text}: not measured: {measured.why_no_latency}"
+        return Outcome(budget.name, budget.text, None, None, reason)
+    limit = budget.limit * teacher if budget.relative else budget.limit
+    met = got <= limit
+    return Outcome(
+        budget.name, budget.text, got, met, None if met else f"{budget.text}: {got:,.4g} is over {limit:,.4g}"
+    )
+
+
+def _drop(max_drop: float, measured: Measurements) -> Outcome:
+    teacher, result = measured.teacher.metric, measured.result.metric
+    if teacher is None or result is None:
+        reason = f"max-drop {max_drop:g}: not measured: {measured.why_no_metric}"
+        return Outcome("max-drop", f"{max_drop:g}", None, None, reason)
+    unit, scale = ("dB", 1.0) if teacher.name == "psnr" else ("points", 100.0)
+    drop = (teacher.value - result.value) * scale
+    met = drop <= max_drop + 1e-9
+    shortfall = None if met else f"max-drop {max_drop:g}: {teacher.name} fell by {drop:.2f} {unit}"
+    return Outcome("max-drop", f"{max_drop:g} {unit}", drop, met, shortfall)

@@ -1,0 +1,174 @@
+"""A folder is a registry: every file in it is an entry, under the file's name.
+
+A *module catalogue* is a package whose modules each define one public class, the
+only name in ``__all__``. A *TOML catalogue* is a folder of TOML files; a user's own
+file is named by its path. Nothing registers itself on import, and nothing is
+imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from compressor.core import Json, PassSpec, Profile, Target, UsageError
+
+T = TypeVar("T")
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> UsageError:
+    """The error for a name that is not in a list: the nearest match, then the list."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    mend = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {what}: {name!r}", mend=f"{mend}known: {', '.join(known) or 'none'}")
+
+
+# -- module catalogues ------------------------------------------------------------------------
+
+
+def names(folder: str) -> list[str]:
+    """The entries of ``compressor/<folder>``, in kebab-case, without importing them."""
+    package = importlib.import_module(f"compressor.{folder}")
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return sorted(name.replace("_", "-") for name in found)
+
+
+def find(folder: str, name: str) -> Any:
+    """The one public thing of an entry. Raises UsageError with the nearest match."""
+    known = names(folder)
+    if name not in known:
+        raise unknown(folder.rstrip("s") if folder != "passes" else "pass", name, known)
+    module = importlib.import_module(f"compressor.{folder}.{name.replace('-', '_')}")
+    (public,) = module.__all__
+    return getattr(module, public)
+
+
+# -- TOML catalogues --------------------------------------------------------------------------
+
+
+def toml_names(folder: str) -> list[str]:
+    """The entries of ``targets`` or ``profiles``."""
+    return sorted(p.name.removesuffix(".toml") for p in _toml_folder(folder).iterdir() if p.name.endswith(".toml"))
+
+
+def find_target(name: str) -> Target:
+    """A target by its name, or a user's own by its path."""
+    stem, table = _read(name, "target")
+    return make(Target, {"title": stem, **table, "name": stem}, f"target {name!r}")
+
+
+def find_profile(name: str) -> Profile:
+    """A profile by its name, or a user's own (a run's ``resolved.toml`` among them) by its path."""
+    stem, table = _read(name, "profile")
+    passes = table.pop("pass", None)
+    if not isinstance(passes, list) or not all(isinstance(p, dict) and "kind" in p for p in passes):
+        raise UsageError(
+            f"profile {name!r} has no passes", mend='give it one [[pass]] table with a "kind" for each pass'
+        )
+    specs = tuple(PassSpec(kind=str(p["kind"]), settings={k: v for k, v in p.items() if k != "kind"}) for p in passes)
+    known = {"name", "title", "options"}
+    for key in table:
+        if key not in known:
+            raise unknown(f"key in profile {name!r}", key, sorted(known | {"pass"}))
+    options = table.get("options", {})
+    if not isinstance(options, dict):
+        raise UsageError(f"profile {name!r}: options is not a table", mend="write [options] with one key a line")
+    return Profile(
+        name=str(table.get("name", stem)), title=str(table.get("title", stem)), passes=specs, options=options
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises UsageError with the file and line where it is broken."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}", mend="name a readable TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", mend="mend the line named") from error
+
+
+def _toml_folder(folder: str) -> Any:
+    """Beside the package in a checkout, inside it in a wheel."""
+    beside = Path(__file__).parent.parent / folder
+    return beside if beside.is_dir() else resources.files("compressor") / folder
+
+
+def _read(name: str, what: str) -> tuple[str, dict[str, Any]]:
+    if name.endswith(".toml") or "/" in name:
+        return Path(name).stem, read_toml(Path(name))
+    known = toml_names(f"{what}s")
+    if name not in known:
+        raise unknown(what, name, known)
+    return name, tomllib.loads((_toml_folder(f"{what}s") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+# -- making frozen dataclasses from plain tables ------------------------------------------------
+
+
+def make(cls: type[T], table: Mapping[str, Json], where: str) -> T:
+    """Build a dataclass from a table of TOML or JSON values, checked field by field.
+
+    Raises UsageError naming ``where``, the field and what it takes.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise unknown(f"setting of {where}", key, sorted(fields))
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise UsageError(f"{where} lacks {name!r}", mend=f"add {name} = …")
+    hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]))
+    return cls(**{key: coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()})
+
+
+def coerce(hint: Any, value: Json, where: str) -> Any:
+    """``value`` as the annotation ``hint`` wants it: tables become dataclasses, lists tuples, whole numbers floats.
+
+    Raises UsageError naming ``where`` for anything else.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return coerce(option, value, where)
+            except UsageError:
+                continue
+    elif origin is typing.Literal:
+        if value in args:
+            return value
+        raise unknown(f"value in {where}", str(value), [str(a) for a in args])
+    elif origin is tuple and isinstance(value, list | tuple):
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(coerce(args[0], item, where) for item in value)
+        if len(args) == len(value):
+            return tuple(coerce(a, item, where) for a, item in zip(args, value, strict=True))
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return make(hint, value, where)
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif hint is Any:
+        return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "") if not args else str(hint)
+    raise UsageError(f"{where} = {value!r} is not of the right kind", mend=f"it takes {wanted}")

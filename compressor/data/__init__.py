@@ -1,0 +1,6 @@
+"""Data sources: where training and judging samples come from, and how they are cut in halves."""
+
+from compressor.data._source import Prepared, Source, default_size, load_data
+from compressor.data._splits import PreparedSplit, RawSplit
+
+__all__ = ["Prepared", "PreparedSplit", "RawSplit", "Source", "default_size", "load_data"]

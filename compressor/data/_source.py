@@ -1,0 +1,167 @@
+"""From what the user names to samples to train and to judge on."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.core import InputSpec, Normalization, UsageError
+from compressor.data._arrays import read_builtin, read_callable, read_npz
+from compressor.data._images import EXACT_SIDE, Look
+from compressor.data._layout import differing, read_folder
+from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, hold_out
+
+_LOOKED_AT = 64
+_BUILTIN = "builtin:"
+_TAKES = "name a folder or zip of images, an .npz, builtin:digits or package.module:callable"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A source as a network takes it. Satisfies `compressor.core.Data`."""
+
+    task: str
+    classes: tuple[str, ...]
+    train: PreparedSplit | None
+    evaluate: PreparedSplit
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data source, split, its images as stored. ``train`` and ``evaluate`` share no sample."""
+
+    task: str
+    classes: tuple[str, ...]
+    """Their names, in the order of the labels."""
+    size: InputSpec | None
+    """The images' size if all that were looked at (64 a split) share one."""
+    train: RawSplit | None
+    evaluate: RawSplit
+    notes: tuple[str, ...]
+    """Sentences for the report."""
+
+    def prepare(self, input: InputSpec, normalization: Normalization) -> Prepared:
+        """The samples at a network's input size, normalised when they are read.
+
+        Raises UsageError if images cannot be made into such an input.
+        """
+        if input.channels not in (1, 3):
+            raise UsageError(f"images have 1 or 3 channels, not {input.channels}", mend="mend --input")
+        if len(normalization.mean) != input.channels or len(normalization.std) != input.channels:
+            raise UsageError(
+                f"normalisation {normalization.name!r} is not for {input.channels} channels",
+                mend="name another with --normalize",
+            )
+        train = None if self.train is None else PreparedSplit(self.train, input, normalization)
+        evaluate = PreparedSplit(self.evaluate, input, normalization)
+        return Prepared(self.task, self.classes, train, evaluate, self.notes + _fitting(self.size, input))
+
+
+def load_data(source: str | None, *, evaluate: str | None = None) -> Source:
+    """Find the samples that ``--data`` and ``--eval`` name; either may be left out.
+
+    Nothing but some headers is decoded. Without samples to judge on a fifth of ``source`` is
+    held out; without ``source`` there is no ``train``.
+    Raises UsageError for anything that cannot be used, naming the file and the mend.
+    """
+    if source is None and evaluate is None:
+        raise UsageError("no data is named", mend=_TAKES)
+    found = None if source is None else _find(source)
+    judged = None if evaluate is None else _find(evaluate)
+    notes = [note for each in (found, judged) if each for note in each.notes]
+    train: RawSplit | None
+    if judged is not None:
+        test = judged.test or judged.main
+        train = None if found is None else found.main
+        classes = judged.classes if found is None else _same_classes(found, judged)
+        if found is not None and found.test is not None:
+            notes.append(f"{found.test.name} is not used, as {test.name} is judged on")
+    else:
+        assert found is not None
+        classes = found.classes
+        if found.test is not None:
+            train, test = found.main, found.test
+        else:
+            train, test = hold_out(found.main, classes)
+            notes.append(
+                f"held out 20 % of {found.where} ({len(test):,} of {len(found.main):,} samples, of every class), "
+                "as it has no test half"
+            )
+    if train is not None:
+        train, note = disjoint(train, test)
+        notes += [note] if note else []
+    looks = [look for split in (train, test) if split for look in split.looks(_LOOKED_AT)]
+    return Source("classification", classes, _size(looks), train, test, (*notes, *_mixture(looks)))
+
+
+def default_size(source: Source | None) -> tuple[int, int] | None:
+    """The height and width that a network takes by default: the images' own if they are small."""
+    if source is None:
+        return None
+    size = source.size
+    if size is not None and max(size.height, size.width) <= EXACT_SIDE:
+        return size.height, size.width
+    return 224, 224
+
+
+def _find(source: str) -> Found:
+    found = _read(source)
+    if len(found.classes) < 2:
+        raise UsageError(f"{source} has one class only: {found.classes[0]}", mend="give it two classes or more")
+    return found
+
+
+def _read(source: str) -> Found:
+    if source.startswith(_BUILTIN):
+        return read_builtin(source.removeprefix(_BUILTIN))
+    path = Path(source)
+    try:
+        if source and path.is_dir():
+            return read_folder(path)
+        if source and path.exists():
+            if not path.is_file() or not zipfile.is_zipfile(path):
+                raise UsageError(f"{source} is neither a folder, a zip nor an .npz, or it is truncated", mend=_TAKES)
+            return read_npz(path) if path.suffix.lower() == ".npz" else read_folder(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror}", mend=_TAKES) from error
+    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source):
+        return read_callable(source)
+    raise UsageError(f"no such data: {source!r}", mend=_TAKES)
+
+
+def _same_classes(found: Found, judged: Found) -> tuple[str, ...]:
+    numbered = judged.classes == tuple(map(str, range(len(judged.classes))))
+    # Classes that are numbers only are known from the labels, of which the highest may be missing.
+    if judged.classes != (found.classes[: len(judged.classes)] if numbered else found.classes):
+        raise differing(found.where, found.classes, judged.where, judged.classes)
+    return found.classes
+
+
+def _size(looks: list[Look]) -> InputSpec | None:
+    if len({(look.height, look.width) for look in looks}) != 1:
+        return None
+    return InputSpec(max(look.channels for look in looks), looks[0].height, looks[0].width)
+
+
+def _fitting(size: InputSpec | None, input: InputSpec) -> tuple[str, ...]:
+    if size == input:
+        return ()
+    stored = f"images of {size}" if size else "images of several sizes"
+    if size and (size.height, size.width) == (input.height, input.width):
+        return (f"{stored} are converted to {input}",)
+    cropped = max(input.height, input.width) > EXACT_SIDE
+    return (f"{stored} are resized{' and centre-cropped' if cropped else ''} to {input}",)
+
+
+def _mixture(looks: list[Look]) -> tuple[str, ...]:
+    grey, transparent = sum(look.channels == 1 for look in looks), sum(look.transparent for look in looks)
+    among = f"of the {len(looks):,} images looked at"
+    notes = []
+    if 0 < grey < len(looks):
+        notes.append(f"{grey} {among} are grey, the others coloured: all are converted to the network's channels")
+    if transparent:
+        notes.append(f"{transparent} {among} have transparency: composited on white")
+    return tuple(notes)

@@ -1,0 +1,34 @@
+"""What this machine has."""
+
+from __future__ import annotations
+
+from compressor import catalog
+from compressor.bench.machine import fits, machine
+from compressor.core import Json, Unavailable
+from compressor.pipeline import versions
+
+__all__ = ["examine"]
+
+
+def examine() -> Json:
+    """CPU, libraries, and for each target whether it is built and measured here."""
+    here = machine()
+    told = ("avx2", "fma", "avx512_vnni", "avx_vnni", "asimddp", "fphp")
+    targets = []
+    for name in catalog.toml_names("targets"):
+        target = catalog.find_target(name)
+        try:
+            runtime = f"{target.backend} {catalog.find('backends', target.backend)().version()}"
+        except Unavailable as error:
+            runtime = f"{error.what} ({error.mend})"
+        targets.append({"target": name, "runtime": runtime, "measured here": fits(target, here) or "yes"})
+    return {
+        "cpu": here.cpu,
+        "arch": here.arch,
+        "cores": here.cores,
+        "memory_mb": here.memory_mb,
+        "governor": here.governor,
+        "features": ", ".join(f for f in told if f in here.features) or "none that matter here",
+        "versions": [f"{name} {version}" for name, version in versions().items()],
+        "targets": targets,
+    }

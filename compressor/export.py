@@ -1,0 +1,150 @@
+"""From a torch module to one clean, self-contained ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import torch
+from numpy.typing import NDArray
+
+from compressor.core import InputSpec, OnnxModel, UsageError
+
+__all__ = ["export", "save"]
+
+_INT64 = ir.TensorType(ir.DataType.INT64)
+
+
+def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
+    """Export ``module`` (in eval mode) with a dynamic batch, and clean the graph up.
+
+    The graph has one input ``input`` (N x C x H x W float32) and its first output is ``output``.
+    Raises UsageError where the exporter cannot follow the module.
+    """
+    # Two samples: a batch of one would be specialised away by torch.export.
+    example = torch.zeros(2, *input.shape)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                opset_version=opset,
+                input_names=["input"],
+                output_names=["output"],
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UsageError(
+            f"the model cannot be exported to ONNX: {reason}",
+            mend="make its forward traceable by torch.export (no data-dependent control flow, batch first)",
+        ) from error
+    assert program is not None
+    model = program.model
+    model.producer_name, model.producer_version = "compressor", None
+    return clean(model)
+
+
+def clean(model: ir.Model) -> ir.Model:
+    """Put the exporter's graph into the form that quantisers and runtimes know best. Changes ``model``."""
+    _pool_means(model.graph)
+    _join_slices(model.graph)
+    for tidy in (
+        common.RemoveUnusedNodesPass(),
+        common.DeduplicateInitializersPass(),
+        common.ClearMetadataAndDocStringPass(),
+        common.RemoveUnusedOpsetsPass(),
+    ):
+        tidy(model)
+    model.graph.name = "compressor"
+    for number, node in enumerate(model.graph):
+        node.name = f"{node.op_type}_{number}"
+    for value in _values(model.graph):
+        value.metadata_props.clear()
+    return model
+
+
+def save(model: ir.Model, path: Path, precision: str, made_from: OnnxModel | None = None) -> OnnxModel:
+    """Check a graph, write it as one file (whole or not at all) and describe it."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]  # a seventh of a small file, and every runtime infers it again
+    onnx.checker.check_model(proto, full_check=True)
+    data = proto.SerializeToString(deterministic=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return OnnxModel(path, hashlib.sha256(data).hexdigest(), precision, proto.opset_import[0].version, made_from)
+
+
+def _pool_means(graph: ir.Graph) -> None:
+    """A mean over height and width is a GlobalAveragePool, for which runtimes have integer kernels."""
+    for node in list(graph):
+        if node.op_type != "ReduceMean" or len(node.inputs) < 2 or node.inputs[1] is None:
+            continue
+        source, axes = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
+        keep = node.attributes.get_int("keepdims", 1)
+        if source is None or source.shape is None or axes is None or source.shape.rank() != 4 or keep != 1:
+            continue
+        if sorted(int(a) % 4 for a in axes.numpy()) == [2, 3]:
+            pool = ir.node("GlobalAveragePool", [source])
+            ir.convenience.replace_nodes_and_values(graph, node, [node], [pool], node.outputs, pool.outputs)
+
+
+def _join_slices(graph: ir.Graph) -> None:
+    """``x[:, :, ::2, ::2]`` is exported as one Slice an axis; one Slice does them all."""
+    for node in list(graph):
+        first = node.inputs[0].producer() if node.op_type == "Slice" and node.inputs[0] is not None else None
+        if first is None or first.op_type != "Slice" or len(first.outputs[0].uses()) != 1:
+            continue
+        one, other = _bounds(first), _bounds(node)
+        if one is None or other is None or set(one[2]) & set(other[2]):
+            continue
+        node.replace_input_with(0, first.inputs[0])
+        for i, (a, b) in enumerate(zip(one, other, strict=True), start=1):
+            name = f"{node.outputs[0].name}_{('starts', 'ends', 'axes', 'steps')[i - 1]}"
+            tensor = ir.tensor(np.concatenate([a, b]), name=name)
+            joined = ir.Value(name=name, const_value=tensor, shape=ir.Shape([len(a) + len(b)]), type=_INT64)
+            graph.register_initializer(joined)
+            node.replace_input_with(i, joined)
+        graph.remove(first, safe=True)
+
+
+def _bounds(node: ir.Node) -> list[NDArray[np.int64]] | None:
+    """A Slice's starts, ends, axes and steps; None where one is left out or computed."""
+    tensors = [ir.convenience.get_const_tensor(v) if v is not None else None for v in node.inputs[1:]]
+    known = [np.atleast_1d(t.numpy()).astype(np.int64) for t in tensors if t is not None]
+    return known if len(known) == 4 else None
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own deprecations; neither is the user's business."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

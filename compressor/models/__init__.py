@@ -1,0 +1,1 @@
+"""The families of architectures that the compiler knows: teachers' families are students' search spaces."""

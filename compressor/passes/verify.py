@@ -1,0 +1,232 @@
+"""The parity ladder, and the bundle, which is good only after it ran from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressor.core import Artifact, Context, Json, OnnxModel, Prospect, Result, VerificationFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Batch = NDArray[np.float32]
+
+__all__ = ["Verify"]
+
+_EXPORT_TOLERANCE = 1e-3
+"""Of the outputs' largest magnitude: what fp32 summed in another order may differ by."""
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare torch, its export and the result on ``samples`` samples, step by step; write the bundle.
+
+    A step that should be exact and is not fails the run. Quantisation is judged, not failed: label
+    agreement, signal-to-noise in dB, and the first layer whose own falls under ``drift_db``.
+    ``golden`` samples and their outputs travel with the bundle.
+    """
+
+    samples: int = 256
+    golden: int = 8
+    drift_db: float = 15.0
+
+    kind: ClassVar[str] = "verify"
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher", "reference", "onnx", "engine", "measurements"})
+    gives: ClassVar[frozenset[str]] = frozenset({"bundle"})
+    volatile: ClassVar[bool] = False
+
+    def check(self, prospect: Prospect) -> tuple[str, ...]:
+        if not 1 <= self.golden <= self.samples:
+            return (f"verify.golden = {self.golden}: it takes 1 to verify.samples ({self.samples})",)
+        return ()
+
+    def run(self, artifact: Artifact, context: Context) -> Result:
+        import numpy as np
+
+        from compressor import catalog
+
+        assert artifact.reference is not None
+        assert artifact.onnx is not None
+        backend = catalog.find("backends", context.target.backend)()
+        batch = self._batch(artifact, context)
+
+        def outputs(model: OnnxModel) -> Batch:
+            context.progress(f"verify {model.precision}", 0, 1)
+            session = backend.open(model.path, threads=1)
+            return np.concatenate([session(batch[i : i + 32]) for i in range(0, len(batch), 32)])
+
+        ladder: list[dict[str, Json]] = []
+        chain = artifact.onnx.chain()
+        expected = {"torch": self._torch(artifact, batch)}
+        for below, model in zip(["torch", *[m.precision for m in chain]], chain, strict=False):
+            expected[model.precision] = outputs(model)
+            ladder.append(_rung(below, model.precision, expected[below], expected[model.precision]))
+        if (differs := ladder[0]["relative_error"]) > _EXPORT_TOLERANCE:
+            raise VerificationFailed(
+                f"the ONNX export differs from the torch model by {differs:.2g} of its largest output",
+                mend="look for operations in the model's forward that behave differently in eval mode or when traced",
+            )
+        result = expected[artifact.onnx.precision]
+        if not np.all(np.isfinite(result)):
+            raise VerificationFailed(
+                "the result's outputs are not finite",
+                mend="a value is out of the precision's range: try lower.precision = fp32",
+            )
+        metrics: dict[str, Json] = {"ladder": ladder}
+        warnings = [
+            f"{rung['to']} agrees with {rung['from']} on only {rung['agreement']:.1%} of labels"
+            for rung in ladder
+            if rung["agreement"] is not None and rung["agreement"] < 0.95
+        ]
+        if len(chain) > 1:
+            layers = _drift(chain[0].path, chain[-1].path, batch[: self.golden])
+            first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
+            metrics |= {"layers": layers, "first_drift": first}
+        bundle = self._bundle(artifact, context, batch[: self.golden], result[: self.golden])
+        return Result(replace(artifact, bundle=bundle), metrics, tuple(warnings))
+
+    def _batch(self, artifact: Artifact, context: Context) -> Batch:
+        """Evaluation samples, or noise where there is no data."""
+        import numpy as np
+
+        rng = np.random.default_rng(context.seed)
+        if context.data is None:
+            return rng.standard_normal((self.samples, *artifact.teacher.input.shape), np.float32)
+        split = context.data.evaluate
+        drawn = np.sort(rng.choice(len(split), min(self.samples, len(split)), replace=False))
+        return np.concatenate([images for images, _ in split.batches(64, drawn)])
+
+    def _torch(self, artifact: Artifact, batch: Batch) -> Batch:
+        import numpy as np
+        import torch
+
+        from compressor.ingest import load
+
+        module = load(artifact.result)
+        with torch.inference_mode():
+            return np.concatenate(
+                [module(torch.from_numpy(batch[i : i + 32])).numpy() for i in range(0, len(batch), 32)]
+            )
+
+    def _bundle(self, artifact: Artifact, context: Context, batch: Batch, outputs: Batch) -> Any:
+        import numpy as np
+
+        from compressor import __version__, catalog
+        from compressor.bundle import write_bundle
+
+        assert artifact.onnx is not None
+        assert artifact.engine is not None
+        assert artifact.measurements is not None
+        model, metric = artifact.result, artifact.measurements.result.metric
+        backend = catalog.find("backends", context.target.backend)()
+        output: dict[str, Json] = {"name": "output", "shape": ["batch", *outputs.shape[1:]]}
+        if context.data is not None:
+            output["classes"] = list(context.data.classes)
+        manifest = {
+            "task": context.data.task if context.data else "classification",
+            "target": context.target.name,
+            "precision": {"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision},
+            "opset": artifact.onnx.opset,
+            "input": {
+                "name": "input",
+                "shape": ["batch", *model.input.shape],
+                "dtype": "float32",
+                "layout": "NCHW",
+                "range": list(model.normalization.range),
+                "mean": list(model.normalization.mean),
+                "std": list(model.normalization.std),
+            },
+            "outputs": [output],
+            "versions": {"compressor": __version__, backend.name: backend.version()},
+            "provenance": {
+                "teacher_sha256": artifact.teacher.sha256,
+                "family": model.family,
+                "settings": model.settings,
+                "profile": context.profile.name,
+                "seed": context.seed,
+            },
+            "evaluation": None if metric is None else {"fingerprint": metric.fingerprint, "metric": asdict(metric)},
+            "engine": {
+                "status": artifact.engine.status,
+                "backend": artifact.engine.backend,
+                "todo": artifact.engine.todo,
+            },
+        }
+        # Other CPUs round and saturate 8-bit sums otherwise: a twentieth of the outputs' span is still
+        # far less than any change of a weight does.
+        share = 1e-3 if artifact.onnx.precision == "fp32" else 0.05
+        span = float(np.max(outputs) - np.min(outputs)) or 1.0
+        extra = [artifact.engine.path] if artifact.engine.path != artifact.onnx.path else []
+        return write_bundle(
+            context.workdir / "bundle", artifact.onnx.path, manifest, (batch, outputs), share * span, extra
+        )
+
+
+def _rung(below: str, above: str, expected: Batch, got: Batch) -> dict[str, Json]:
+    """One step of the ladder: how far ``got`` is from ``expected``."""
+    import numpy as np
+
+    worst = float(np.max(np.abs(got - expected)))
+    largest = float(np.max(np.abs(expected))) or 1.0
+    agreement = float((got.argmax(1) == expected.argmax(1)).mean()) if got.ndim == 2 else None
+    return {
+        "from": below,
+        "to": above,
+        "max_abs": worst,
+        "relative_error": worst / largest,
+        "db": _decibels(expected, got),
+        "agreement": agreement,
+    }
+
+
+def _decibels(signal: Batch, noisy: Batch) -> float:
+    """Signal-to-noise ratio in dB, at most 200."""
+    import numpy as np
+
+    power, noise = (
+        float(np.mean(np.square(signal, dtype=np.float64))),
+        float(np.mean(np.square(noisy - signal, dtype=np.float64))),
+    )
+    return min(200.0, 10 * float(np.log10(max(power, 1e-30) / max(noise, 1e-30))))
+
+
+def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]:
+    """For each tensor that lives on in the lowered graph, in order: how well, in dB.
+
+    The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
+    """
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    def graph(path: Path) -> Any:
+        return onnx.load(str(path))
+
+    first, last = graph(before), graph(after)
+    made = {name for node in last.graph.node for name in node.output}
+    twins = {}
+    for node in first.graph.node:
+        for name in node.output:
+            twin = next((t for t in (f"{name}_dequantized", name) if t in made), None)
+            if twin is not None:
+                twins[name] = twin
+
+    def run(model: Any, names: Sequence[str]) -> list[NDArray[Any]]:
+        present = {o.name for o in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values: list[NDArray[Any]] = session.run(list(names), {"input": batch})
+        return values
+
+    exact, lowered = run(first, list(twins)), run(last, list(twins.values()))
+    return [
+        {"tensor": name, "db": round(_decibels(a.astype(np.float32), b.astype(np.float32)), 2)}
+        for name, a, b in zip(twins, exact, lowered, strict=True)
+        if a.dtype.kind == "f" and a.shape == b.shape
+    ]

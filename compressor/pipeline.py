@@ -1,0 +1,225 @@
+"""A run, from the model file to the bundle, in one place: ingest, pass by pass, publish, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor import __version__
+from compressor.bench.machine import machine
+from compressor.budgets import Outcome, judge
+from compressor.core import Artifact, BudgetMissed, CompressError, Context, Data, Json, Pass, Progress, Record, Result
+from compressor.plan import Plan, settings_of
+from compressor.report.document import DataUsed, build_report, write_report
+from compressor.store import Store, digest, identity, write_text
+
+if TYPE_CHECKING:
+    from compressor.teacher import Teacher
+
+__all__ = ["Outcomes", "Watcher", "run"]
+
+_LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "nncf", "numpy", "pillow")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Whom a run tells what it does."""
+
+    progress: Progress
+    started: Callable[[str, int, int], None]
+    """(kind, number from 1, how many)"""
+    done: Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What a run left behind."""
+
+    report: Json
+    folder: Path
+    missed: BudgetMissed | None
+
+
+def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Outcomes:
+    """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again."""
+    from compressor.teacher import take_in
+
+    teacher = take_in(
+        plan.model, plan.options.arch, plan.input, plan.source
+    )  # refuses bad files before anything is written
+    store = Store(folder.resolve())
+    with store.claimed(_inputs(plan, teacher), fresh=fresh), _logged(store.folder):
+        model, data, notes = teacher.settle(plan, store, watcher.progress)
+        artifact = run_passes(plan, Artifact(model), data, store, watcher)
+        outcomes = judge(plan.budgets, plan.max_drop, artifact.measurements) if artifact.measurements else []
+        report = _publish(plan, artifact, notes, outcomes, store, command)
+    shortfalls = [o.shortfall for o in outcomes if not o.met and o.shortfall]
+    missed = (
+        BudgetMissed("; ".join(shortfalls), mend=f"the bundle is kept in {folder}; loosen the limit or shrink more")
+        if shortfalls
+        else None
+    )
+    return Outcomes(report, folder, missed)
+
+
+def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher) -> Artifact:
+    """Run the passes in order, each on what the one before it made."""
+    for number, each in enumerate(plan.passes, start=1):
+        watcher.started(each.kind, number, len(plan.passes))
+        try:
+            artifact, record = _run_pass(each, artifact, plan, data, store, watcher.progress)
+        except CompressError as error:
+            before = ", ".join(p.kind for p in plan.passes[: number - 1]) or "nothing"
+            error.what = f"{each.kind} (pass {number} of {len(plan.passes)}, after {before}): {error.what}"
+            raise
+        artifact = replace(artifact, log=(*artifact.log, record))
+        _log.info(
+            "%s: %.1f s%s %s", each.kind, record.seconds, " (cached)" if record.cached else "", dict(record.metrics)
+        )
+        watcher.done(record)
+    return artifact
+
+
+def _run_pass(
+    each: Pass, artifact: Artifact, plan: Plan, data: Data | None, store: Store, progress: Progress
+) -> tuple[Artifact, Record]:
+    key = _key(each, artifact, plan, data)
+    if not each.volatile and (kept := store.finished(each.kind, key, artifact)):
+        result, record = kept
+        return result.artifact, replace(record, cached=True)
+    with store.workdir(each.kind, key) as workdir:
+        context = Context(plan.target, plan.profile, data, workdir, plan.seed, plan.device, progress, store.memo)
+        begun = time.perf_counter()
+        result: Result = each.run(artifact, context)  # type: ignore[no-redef]
+        seconds = time.perf_counter() - begun
+        record = Record(each.kind, settings_of(each), seconds, False, result.metrics, result.warnings)
+        store.finish(each.kind, key, each.gives, result, record)
+    return result.artifact, record
+
+
+def _key(each: Pass, artifact: Artifact, plan: Plan, data: Data | None) -> str:
+    """What the outcome of a pass depends on, and nothing else."""
+    return digest(
+        {
+            "pass": [each.kind, settings_of(each)],
+            "artifact": {
+                slot: identity(getattr(artifact, slot)) for slot in sorted(each.needs | {"teacher", "student"})
+            },
+            "target": identity(plan.target),
+            "profile": plan.profile.name,
+            "data": None
+            if data is None
+            else [data.train.fingerprint if data.train else None, data.evaluate.fingerprint],
+            "seed": plan.seed,
+            "versions": versions(),
+        }
+    )
+
+
+def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
+    """What a run's folder belongs to: the same command goes on, another is refused."""
+    source, options = plan.source, plan.options
+    return {
+        "model": teacher.file_sha256,
+        "arch": options.arch,
+        "target": identity(plan.target),
+        "passes": [[each.kind, settings_of(each)] for each in plan.passes],
+        "data": None
+        if source is None
+        else [source.train.fingerprint if source.train else None, source.evaluate.fingerprint],
+        "input": options.input,
+        "normalize": options.normalize,
+        "seed": plan.seed,
+    }
+
+
+def versions() -> dict[str, str]:
+    """This program and the libraries whose version a result depends on."""
+    found = {"compressor": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _publish(
+    plan: Plan,
+    artifact: Artifact,
+    notes: Sequence[str],
+    outcomes: Sequence[Outcome],
+    store: Store,
+    command: Sequence[str],
+) -> Json:
+    """Bundle, resolved plan and report, each whole or not at all."""
+    if artifact.bundle is not None:
+        place = store.publish(artifact.bundle.path, "bundle")
+        artifact = replace(artifact, bundle=replace(artifact.bundle, path=place))
+    write_text(store.folder / "resolved.toml", resolved(plan, artifact))
+    report = build_report(
+        artifact,
+        target=plan.target,
+        profile=plan.profile,
+        seed=plan.seed,
+        command=command,
+        environment=machine(),
+        versions=versions(),
+        data=_used(plan),
+        budgets=outcomes,
+        notes=notes,
+    )
+    write_report(report, store.folder)
+    return report
+
+
+def _used(plan: Plan) -> DataUsed | None:
+    if plan.source is None:
+        return None
+    halves = [half for half in (plan.source.train, plan.source.evaluate) if half is not None]
+    named = " and ".join(name for name in (plan.options.data, plan.options.eval) if name)
+    return DataUsed(named, {half.name: half.fingerprint for half in halves})
+
+
+def resolved(plan: Plan, artifact: Artifact) -> str:
+    """The plan as it ran, as a profile that runs it again."""
+    import tomli_w
+
+    said = {k: v for k, v in dataclasses.asdict(plan.options).items() if v is not None and k not in ("profile", "set")}
+    for name in ("data", "eval"):
+        if name in said and Path(said[name]).exists():
+            said[name] = str(Path(said[name]).resolve())
+    said |= {"input": str(artifact.teacher.input), "seed": plan.seed, "device": plan.device}
+    said["normalize"] = artifact.teacher.normalization.name
+    passes = [
+        {"kind": spec.kind, **{k: v for k, v in spec.settings.items() if v is not None}} for spec in plan.profile.passes
+    ]
+    table = {"name": plan.profile.name, "title": plan.profile.title, "options": said, "pass": passes}
+    return tomli_w.dumps(table)
+
+
+class _logged:  # noqa: N801 - used as a context manager function
+    """Write the program's log to ``logs/run.log`` while the run lasts."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "logs").mkdir(exist_ok=True)
+        self._handler = logging.FileHandler(folder / "logs" / "run.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def __enter__(self) -> None:
+        logger = logging.getLogger("compressor")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self._handler)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            _log.error("stopped", exc_info=error)
+        logging.getLogger("compressor").removeHandler(self._handler)
+        self._handler.close()

@@ -1,0 +1,237 @@
+"""From what the user asked for to a plan that is known to be able to finish."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor import catalog
+from compressor.bench.machine import fits, machine
+from compressor.budgets import Budget
+from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Prospect, Target, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from compressor.data import Source
+
+__all__ = ["Options", "Plan", "make_plan"]
+
+_PREFERRED = ("balanced", "ptq")
+"""The profile taken where there is data and none is named: the first that exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be said of a run, on the command line, in compress.toml or in a profile; None: not said."""
+
+    target: str | None = None
+    profile: str | None = None
+    arch: str | None = None
+    data: str | None = None
+    eval: str | None = None
+    input: str | None = None
+    normalize: str | None = None
+    budget: tuple[str, ...] | None = None
+    max_drop: float | None = None
+    set: tuple[str, ...] | None = None
+    seed: int | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved and checked: everything that `compressor.pipeline` does is in here."""
+
+    model: Path
+    target: Target
+    profile: Profile
+    passes: tuple[Pass, ...]
+    options: Options
+    """As merged from flags, files and profile."""
+    source: Source | None
+    input: InputSpec | None
+    budgets: tuple[Budget, ...]
+    max_drop: float | None
+    seed: int
+    device: str
+
+
+def make_plan(model: Path, flags: Options) -> Plan:
+    """Resolve every option (flag > compress.toml here > beside the model > profile > default) and check all.
+
+    Raises UsageError for what cannot be as asked, Unavailable where the target's runtime is missing.
+    """
+    if not model.exists():
+        raise UsageError(f"there is no file {model}", mend="name the model file to compress")
+    if model.is_dir():
+        raise UsageError(f"{model} is a directory", mend="name the model file inside it")
+    files = [_options_of(folder / "compress.toml") for folder in (Path(), model.resolve().parent)]
+    options = _first(flags, *files)
+    named = options.profile or next(
+        (p for p in _PREFERRED if p in catalog.toml_names("profiles"))
+        if options.data or options.eval
+        else iter(["float"])
+    )
+    profile = catalog.find_profile(named)
+    own = catalog.make(Options, profile.options, f"profile {named!r}: options")
+    # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.
+    options = _first(options, own)
+    if options.target is None:
+        raise UsageError("no target is named", mend=f"--target {' | '.join(catalog.toml_names('targets'))}")
+    target = _at_hand(catalog.find_target(options.target))
+    profile = replace(profile, passes=_with_settings(profile.passes, options.set or ()))
+    passes = tuple(_make_pass(spec, i, profile.name) for i, spec in enumerate(profile.passes))
+    budgets = tuple(Budget.parse(text) for text in options.budget or ())
+    spec = None if options.input is None else InputSpec.parse(options.input)
+    if options.device not in (None, "cpu", "cuda"):
+        raise catalog.unknown("device", options.device, ["cpu", "cuda"])
+    source = _source(options)
+    if options.max_drop is not None and source is None:
+        raise UsageError("--max-drop needs samples to judge on", mend="give --data or --eval")
+    prospect = Prospect(target, source.task if source else "classification", _has_train(source), source is not None)
+    _check(passes, prospect)
+    if target.builds == "here":
+        catalog.find("backends", target.backend)().version()
+    return Plan(
+        model,
+        target,
+        replace(profile, passes=tuple(map(_spec, passes))),
+        passes,
+        options,
+        source,
+        spec,
+        budgets,
+        options.max_drop,
+        options.seed or 0,
+        options.device or "cpu",
+    )
+
+
+# -- options ----------------------------------------------------------------------------------
+
+
+def _first(*layers: Options) -> Options:
+    """Field by field, the first layer that says something."""
+    said = {
+        f.name: next((v for layer in layers if (v := getattr(layer, f.name)) is not None), None)
+        for f in dataclasses.fields(Options)
+    }
+    return Options(**said)
+
+
+def _options_of(path: Path) -> Options:
+    """The options of a compress.toml; its relative paths start at its own folder."""
+    if not path.is_file():
+        return Options()
+    options = catalog.make(Options, catalog.read_toml(path), str(path))
+
+    def beside(value: str | None) -> str | None:
+        return str(path.parent / value) if value and (path.parent / value).exists() else value
+
+    return replace(
+        options,
+        target=beside(options.target),
+        profile=beside(options.profile),
+        data=beside(options.data),
+        eval=beside(options.eval),
+    )
+
+
+def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[PassSpec, ...]:
+    """Apply ``--set pass.field=value``; the value is read as TOML, else taken as text."""
+    changed = list(specs)
+    for text in settings:
+        path, equals, value = text.partition("=")
+        kind, dot, field = path.partition(".")
+        if not (equals and dot and field):
+            raise UsageError(
+                f"not a setting: {text!r}", mend="write --set pass.field=value, such as quantize.samples=100"
+            )
+        at = [i for i, spec in enumerate(changed) if spec.kind == kind]
+        if not at:
+            raise catalog.unknown("pass of this profile", kind, [s.kind for s in changed])
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        for i in at:
+            changed[i] = PassSpec(kind, {**changed[i].settings, field: parsed})
+    return tuple(changed)
+
+
+def _make_pass(spec: PassSpec, index: int, profile: str) -> Pass:
+    made: Pass = catalog.make(
+        catalog.find("passes", spec.kind), spec.settings, f"pass {spec.kind!r} of profile {profile!r}"
+    )
+    return made
+
+
+def _spec(made: Any) -> PassSpec:
+    return PassSpec(made.kind, settings_of(made))
+
+
+def settings_of(made: Any) -> Mapping[str, Json]:
+    """A pass's settings, all spelled out."""
+    return dataclasses.asdict(made)
+
+
+# -- checks -----------------------------------------------------------------------------------
+
+
+def _at_hand(target: Target) -> Target:
+    """A target that is "this machine" takes on this machine's facts."""
+    if target.arch != "any":
+        return target
+    here = machine()
+    vnni = {"avx512_vnni", "avx_vnni"} & set(here.features)
+    saturates = ("u8s8-saturates",) if here.arch == "x86_64" and not vnni else ()
+    return replace(target, quirks=(*target.quirks, *saturates))
+
+
+def _source(options: Options) -> Source | None:
+    if options.data is None and options.eval is None:
+        return None
+    from compressor.data import load_data
+
+    return load_data(options.data, evaluate=options.eval)
+
+
+def _has_train(source: Source | None) -> bool:
+    return source is not None and source.train is not None and len(source.train) > 0
+
+
+def _check(passes: Sequence[Pass], prospect: Prospect) -> None:
+    """Fold needs and gives over the whole list; collect what the passes themselves object to."""
+    have = {"teacher"}
+    for index, each in enumerate(passes):
+        assert each.needs | each.gives <= set(SLOTS)
+        if missing := sorted(each.needs - have):
+            givers = [k for k in catalog.names("passes") if catalog.find("passes", k).gives & set(missing)]
+            raise UsageError(
+                f"pass {index + 1} ({each.kind}) needs {', '.join(missing)}, which no pass before it makes",
+                mend=f"put one of {', '.join(givers)} before it in the profile",
+            )
+        have |= each.gives
+    problems = [problem for each in passes for problem in each.check(prospect)]
+    if problems:
+        what, _, mend = problems[0].partition(": ")
+        raise UsageError(what, mend="; ".join([mend, *problems[1:]]))
+
+
+def unavailable_here(target: Target) -> str | None:
+    """Why a target cannot be built here: its runtime's absence. None where it can, or need not be."""
+    if target.builds != "here":
+        return None
+    try:
+        catalog.find("backends", target.backend)().version()
+    except Unavailable as error:
+        return f"{error.what}: {error.mend}"
+    return None
+
+
+def measured_here(target: Target) -> str | None:
+    """Why latencies of a target cannot be taken here; None where they can."""
+    return fits(target, machine())

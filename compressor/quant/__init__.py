@@ -1,0 +1,1 @@
+"""Quantisation: ranges, and where the quantisers go."""

@@ -1,0 +1,315 @@
+"""Where QuantizeLinear and DequantizeLinear go: one algorithm, and a rules table for each runtime.
+
+The rules (`compressor.core.QdqRules`) come from the target's backend. The algorithm:
+
+1. Tensors that an op only *moves* (Slice, Reshape, MaxPool …) share one grid: they form a group.
+2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs.
+3. A group is quantised once, at its source; ops that only move it work on the integers, and every
+   other reader gets it through a DequantizeLinear.
+4. A Relu or Clip before a QuantizeLinear is dropped where the integers' own range clamps as it does.
+5. Weights become int8 initialisers, symmetric, one scale each output channel or each tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from numpy.typing import NDArray
+
+from compressor.core import QdqRules
+
+__all__ = ["Placement"]
+
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_BOUNDS = {"uint8": (0, 255), "int8": (-128, 127)}
+
+
+class Placement:
+    """The plan for one float graph, then the rewriting itself.
+
+    Two steps, because the ranges of ``tensors`` are gathered in between::
+
+        placement = Placement(model, rules)
+        placement.apply(activation_ranges(model, placement.tensors, ...))
+    """
+
+    def __init__(self, model: ir.Model, rules: QdqRules) -> None:
+        self._model = model
+        self._rules = rules
+        self._groups = _Groups(model.graph, rules.moves)
+        self._quantised = self._choose()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the tensors whose ranges `apply` wants."""
+        return tuple(v.name or "" for v in _activations(self._model.graph) if self._groups.of(v) in self._quantised)
+
+    def apply(self, ranges: Mapping[str, tuple[float, float]]) -> None:
+        """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read."""
+        graph = self._model.graph
+        grids = {group: self._grid(group, ranges) for group in self._quantised}
+        scales = self._quantise_weights()
+        self._quantise_biases(grids, scales)
+        integers: dict[ir.Value, ir.Value] = {}
+        for value in list(_activations(graph)):
+            grid = grids.get(self._groups.of(value))
+            if grid is not None and value not in integers:
+                integers |= self._integers(value, grid, integers)
+        for value, integer in integers.items():
+            self._dequantise(value, integer, grids[self._groups.of(value)])
+        common.RemoveUnusedNodesPass()(self._model)
+        common.DeduplicateInitializersPass()(self._model)
+        for number, node in enumerate(graph):
+            node.name = f"{node.op_type}_{number}"
+
+    # -- which tensors --------------------------------------------------------------------------
+
+    def _choose(self) -> set[ir.Value]:
+        """The groups to quantise."""
+        graph, rules = self._model.graph, self._rules
+        read, written = set(), set()
+        for node in graph:
+            if node.op_type not in rules.compute or not _is_integer_op(node):
+                continue
+            read |= {self._groups.of(v) for v in node.inputs if v is not None and v.const_value is None}
+            if node.op_type in rules.quantize_outputs:
+                written.add(self._groups.of(_after_activation(node.outputs[0])))
+        if rules.keep_float_outputs:
+            written -= {self._groups.of(v) for v in graph.outputs}
+        return read | written
+
+    def _grid(self, group: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> _Grid:
+        """One grid for a group: it spans the ranges of all its members, and holds zero exactly."""
+        members = [ranges[v.name or ""] for v in self._groups.members(group)]
+        low, high = min(0.0, *(r[0] for r in members)), max(0.0, *(r[1] for r in members))
+        bottom, top = _BOUNDS[self._rules.activation_dtype]
+        middle = (bottom + top + 1) // 2
+        if self._rules.symmetric_activations:
+            scale, zero = np.float32(max(-low, high) / (top - middle)), middle
+        else:
+            scale = np.float32((high - low) / (top - bottom))
+            zero = int(np.clip(np.rint(bottom - low / scale), bottom, top)) if scale > 0 else middle
+        if not scale > 0:  # a tensor that is zero throughout: any scale holds it
+            scale = np.float32(1)
+        zero_point = np.asarray(zero, np.dtype(self._rules.activation_dtype))
+        return _Grid(
+            self._constant(f"{group.name}_scale", np.asarray(scale)),
+            self._constant(f"{group.name}_zero_point", zero_point),
+            float(scale),
+            float(scale) * (bottom - zero),
+            float(scale) * (top - zero),
+        )
+
+    # -- rewriting ------------------------------------------------------------------------------
+
+    def _integers(self, value: ir.Value, grid: _Grid, known: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
+        """Make the integers of ``value``; of all its producer's outputs, where that only moves them."""
+        graph, producer = self._model.graph, value.producer()
+        moves = producer is not None and producer.op_type in self._rules.moves
+        if producer is not None and moves and (before := producer.inputs[0]) is not None and before in known:
+            inputs = [known[before], *producer.inputs[1:]]
+            if producer.op_type == "Pad":  # zero, as an integer, is the zero point
+                inputs = [inputs[0], inputs[1], grid.zero_point, *inputs[3:]]
+            moved = ir.node(producer.op_type, inputs, producer.attributes, num_outputs=len(producer.outputs))
+            graph.insert_after(producer, moved)
+            for old, new in zip(producer.outputs, moved.outputs, strict=True):
+                self._describe(new, f"{old.name}_quantized", old.shape, grid.zero_point.dtype)
+            return dict(zip(producer.outputs, moved.outputs, strict=True))
+        source = value
+        if producer is not None and self._rules.fold_activations and _clamps(producer, grid):
+            assert producer.inputs[0] is not None
+            source = producer.inputs[0]
+        quantise = ir.node("QuantizeLinear", [source, grid.scale, grid.zero_point])
+        self._describe(quantise.outputs[0], f"{value.name}_quantized", value.shape, grid.zero_point.dtype)
+        if producer is None:
+            graph.insert_before(graph[0], quantise)
+        else:
+            graph.insert_after(producer, quantise)
+        return {value: quantise.outputs[0]}
+
+    def _dequantise(self, value: ir.Value, integer: ir.Value, grid: _Grid) -> None:
+        """Give every reader of the float ``value`` its dequantised twin."""
+        graph, maker = self._model.graph, integer.producer()
+        assert maker is not None
+        readers = [use for use in value.uses() if use.node is not maker]
+        if not readers and not value.is_graph_output():
+            return
+        dequantise = ir.node("DequantizeLinear", [integer, grid.scale, grid.zero_point])
+        twin = dequantise.outputs[0]
+        self._describe(twin, f"{value.name}_dequantized", value.shape, ir.DataType.FLOAT)
+        graph.insert_after(maker, dequantise)
+        for use in readers:
+            use.node.replace_input_with(use.idx, twin)
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                twin.name, value.name = value.name, f"{value.name}_unquantized"
+                graph.outputs[index] = twin
+
+    def _quantise_weights(self) -> dict[ir.Node, NDArray[np.float32]]:
+        """Replace constant weights by int8 initialisers. Returns each node's weight scale(s).
+
+        Symmetric: the largest magnitude of each channel (or tensor) is mapped onto 2^(b-1) - 1, where b
+        is the rules' weight bits.
+        """
+        done: dict[tuple[str, bool], tuple[ir.Value, NDArray[np.float32]]] = {}
+        scales: dict[ir.Node, NDArray[np.float32]] = {}
+        for node in list(self._model.graph):
+            if node.op_type not in self._rules.compute & _WEIGHTED or node.inputs[1] is None:
+                continue
+            weight, tensor = node.inputs[1], ir.convenience.get_const_tensor(node.inputs[1])
+            if tensor is None:
+                continue
+            axis = _channel_axis(node) if node.op_type in self._rules.per_channel else None
+            key = (weight.name or "", axis is None)
+            if key not in done:
+                array = np.asarray(tensor.numpy(), dtype=np.float32)
+                integers, scale = _symmetric(array, self._rules.weight_bits, axis)
+                done[key] = self._stored(weight, integers, scale, axis or 0, before=node), scale
+            value, scales[node] = done[key]
+            node.replace_input_with(1, value)
+        return scales
+
+    def _quantise_biases(self, grids: Mapping[ir.Value, _Grid], scales: Mapping[ir.Node, NDArray[np.float32]]) -> None:
+        """An int32 bias at the scale of the products, where the rules ask for one."""
+        for node, weight_scale in scales.items():
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            tensor = ir.convenience.get_const_tensor(bias) if bias is not None else None
+            source = node.inputs[0]
+            if node.op_type not in self._rules.integer_bias or bias is None or tensor is None or source is None:
+                continue
+            if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
+                continue
+            scale = np.asarray(grids[self._groups.of(source)].step * weight_scale, dtype=np.float32)
+            integers = np.clip(np.rint(tensor.numpy() / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+            node.replace_input_with(2, self._stored(bias, integers, scale, 0, before=node))
+
+    def _stored(
+        self, value: ir.Value, integers: NDArray[np.generic], scale: NDArray[np.float32], axis: int, before: ir.Node
+    ) -> ir.Value:
+        """The constant ``value`` as stored integers and their DequantizeLinear."""
+        # ONNX Runtime's Gemm kernel is chosen only where the zero point is spelled out, zero or not.
+        zero_point = np.zeros(scale.shape, integers.dtype)
+        inputs = [
+            self._constant(f"{value.name}_{integers.dtype}", integers),
+            self._constant(f"{value.name}_scale", scale),
+            self._constant(f"{value.name}_zero_point", zero_point),
+        ]
+        dequantise = ir.node("DequantizeLinear", inputs, {"axis": axis} if scale.ndim else {})
+        self._describe(dequantise.outputs[0], f"{value.name}_dequantized", value.shape, ir.DataType.FLOAT)
+        self._model.graph.insert_before(before, dequantise)
+        return dequantise.outputs[0]
+
+    @staticmethod
+    def _describe(value: ir.Value, name: str, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
+        assert dtype is not None
+        value.name, value.shape, value.dtype = name, shape, dtype
+
+    def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        self._model.graph.register_initializer(value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """An affine 8-bit grid: ``real = scale * (integer - zero_point)``, from ``low`` to ``high``."""
+
+    scale: ir.Value
+    zero_point: ir.Value
+    step: float
+    low: float
+    high: float
+
+
+class _Groups:
+    """Union-find over tensors: those that a moving op joins are one group."""
+
+    def __init__(self, graph: ir.Graph, moves: frozenset[str]) -> None:
+        self._parent: dict[ir.Value, ir.Value] = {}
+        self._members: dict[ir.Value, list[ir.Value]] = {}
+        for node in graph:
+            if node.op_type in moves and _moves_exactly(node) and node.inputs[0] is not None:
+                for output in node.outputs:
+                    self._parent[output] = self.of(node.inputs[0])
+        for value in _activations(graph):
+            self._members.setdefault(self.of(value), []).append(value)
+
+    def of(self, value: ir.Value) -> ir.Value:
+        while value in self._parent:
+            value = self._parent[value]
+        return value
+
+    def members(self, group: ir.Value) -> list[ir.Value]:
+        return self._members[group]
+
+
+def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The graph's inputs and every node's outputs, in the graph's order; constants are not among them."""
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
+
+
+def _is_integer_op(node: ir.Node) -> bool:
+    """An op without weights must compute on activations alone: a Mul by a constant, say, stays in float."""
+    if node.op_type in _WEIGHTED:
+        return True
+    return all(v is None or v.const_value is None for v in node.inputs)
+
+
+def _moves_exactly(node: ir.Node) -> bool:
+    """Padding with anything but zeros (or the image's own edge) is no mere move."""
+    if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
+        return True
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    fill = ir.convenience.get_const_tensor(node.inputs[2])
+    return fill is not None and not np.any(fill.numpy())
+
+
+def _after_activation(value: ir.Value) -> ir.Value:
+    """What a fused kernel writes: past the Relu or Clip that alone reads ``value``."""
+    readers = list(value.uses())
+    if len(readers) == 1 and readers[0].node.op_type in _ACTIVATIONS and not value.is_graph_output():
+        return readers[0].node.outputs[0]
+    return value
+
+
+def _clamps(node: ir.Node, grid: _Grid) -> bool:
+    """Whether saturating on ``grid`` does all that this node does."""
+    if node.op_type not in _ACTIVATIONS:
+        return False
+    low, high = 0.0, np.inf
+    if node.op_type == "Clip":
+        bounds = [ir.convenience.get_const_tensor(v) if v is not None else None for v in (*node.inputs[1:], None, None)]
+        low = -np.inf if bounds[0] is None else float(bounds[0].numpy())
+        high = np.inf if bounds[1] is None else float(bounds[1].numpy())
+    # Rounding of the scale may put the last level a hair beyond the bound: far less than a step.
+    return grid.low >= low - 0.01 * grid.step and grid.high <= high + 0.01 * grid.step
+
+
+def _channel_axis(node: ir.Node) -> int:
+    """The axis of output channels in this node's weight."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return -1 if node.op_type == "MatMul" else 1
+
+
+def _symmetric(
+    weight: NDArray[np.float32], bits: int, axis: int | None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round ``weight`` onto a symmetric grid of ``bits``. Returns the integers and the scale(s)."""
+    limit = 2 ** (bits - 1) - 1
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    largest = np.max(np.abs(weight), axis=others, keepdims=True, initial=0.0)
+    scale = np.where(largest > 0, largest / limit, 1.0).astype(np.float32)
+    integers = np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8)
+    return integers, np.asarray(scale.squeeze() if axis is None else scale.reshape(-1), dtype=np.float32)

@@ -1,0 +1,96 @@
+"""Ranges of activations, gathered by NNCF over calibration samples."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+# NNCF reports its use over the network unless this variable stands when it is first imported.
+os.environ.setdefault("NNCF_CI", "1")
+
+import nncf
+import numpy as np
+import onnx
+import onnx_ir as ir
+from nncf.common.factory import build_graph
+from nncf.common.graph.transformations.commands import TargetType
+from nncf.common.tensor_statistics import collectors
+from nncf.common.tensor_statistics.statistic_point import StatisticPoint, StatisticPointsContainer
+from nncf.common.tensor_statistics.statistics import MinMaxTensorStatistic
+from nncf.onnx.graph.transformations.commands import ONNXTargetPoint
+from nncf.onnx.statistics.aggregator import ONNXStatisticsAggregator
+from numpy.typing import NDArray
+
+from compressor.core import Progress
+
+__all__ = ["Estimator", "activation_ranges"]
+
+Estimator = Literal["minmax", "mean-minmax"]
+"""``minmax``: the extremes over all samples. ``mean-minmax``: the mean of each sample's extremes."""
+
+
+def activation_ranges(
+    model: ir.Model,
+    tensors: Sequence[str],
+    batches: Sequence[NDArray[np.float32]],
+    estimator: Estimator,
+    progress: Progress,
+) -> dict[str, tuple[float, float]]:
+    """The (low, high) of each named tensor of ``model`` over ``batches`` (each N x C x H x W).
+
+    NNCF runs the float model on ONNX Runtime and reduces every tensor as it passes.
+    """
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+    wanted = set(tensors)
+    collected: dict[str, collectors.TensorCollector] = {}
+    points = StatisticPointsContainer()
+
+    def watch(tensor: str, kind: TargetType, node: str, port: int) -> None:
+        collected[tensor] = _collector(estimator)
+        points.add_statistic_point(StatisticPoint(ONNXTargetPoint(kind, node, port), collected[tensor], "compressor"))
+
+    for node in model.graph:
+        for port, value in enumerate(node.outputs):
+            if value.name in wanted:
+                watch(value.name, TargetType.POST_LAYER_OPERATION, node.name or "", port)
+        for port, source in enumerate(node.inputs):
+            # A graph input has no producer: it is watched at its first consumer.
+            if source is not None and source.is_graph_input() and source.name in wanted - collected.keys():
+                watch(source.name or "", TargetType.PRE_LAYER_OPERATION, node.name or "", port)
+
+    done = 0
+
+    def feed(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        nonlocal done
+        progress("calibrate", done, len(batches))
+        done += 1
+        return {"input": batch}
+
+    dataset = nncf.Dataset(list(batches), feed)
+    aggregator = ONNXStatisticsAggregator(dataset)
+    aggregator.register_statistic_points(points)
+    with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws a progress bar of its own
+        aggregator.collect_statistics(proto, build_graph(proto))
+    ranges = {}
+    for tensor, collector in collected.items():
+        statistics = collector.get_statistics()
+        ranges[tensor] = (float(statistics.min_values.data.min()), float(statistics.max_values.data.max()))
+    return ranges
+
+
+def _collector(estimator: Estimator) -> collectors.TensorCollector:
+    each_sample = estimator == "mean-minmax"
+    axes = {"axes": (0,), "axes_mode": collectors.AxesMode.KEEP} if each_sample else {}
+    collector = collectors.TensorCollector(MinMaxTensorStatistic)
+    for stat, reducer, extreme in (
+        (MinMaxTensorStatistic.MIN_STAT, collectors.MinReducer, collectors.MinAggregator),
+        (MinMaxTensorStatistic.MAX_STAT, collectors.MaxReducer, collectors.MaxAggregator),
+    ):
+        aggregator = collectors.MeanAggregator(aggregation_axes=(0, 1)) if each_sample else extreme()
+        collector.register_statistic_branch(stat, reducer(**axes), aggregator)
+    return collector

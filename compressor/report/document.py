@@ -1,0 +1,235 @@
+"""``report.json``: what a run made, what it costs and how that was found out."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.bench.machine import Machine
+from compressor.budgets import Outcome
+from compressor.core import Artifact, CompressError, Json, Latency, Measurement, Profile, Target, UsageError
+from compressor.report.html import render_html
+from compressor.store import write_text
+
+SCHEMA_VERSION = 1
+
+UNMEASURED = "the profile has no measure pass"
+
+
+@dataclass(frozen=True, slots=True)
+class DataUsed:
+    """Which samples the run learned from and was judged on."""
+
+    source: str
+    """As the command line named it."""
+    fingerprints: Mapping[str, str]
+    """Of each half, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Teacher or result: what it costs and is worth."""
+
+    family: str
+    precision: str | None
+    params: int
+    macs: int
+    bytes: int | None
+    """Of the teacher its fp32 export, of the result the file that the target loads."""
+    metric: Json
+    """``{name, value, samples, fingerprint, source}``; ``value`` is a fraction for top1, dB for PSNR."""
+    latency_ms: Json
+    """``{median, p90, p99, samples, estimated, threads}`` at batch 1; p90 and p99 only with enough samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``report.json``, key by key. A missing figure is null, and a ``why_no_…`` says why."""
+
+    schema_version: int
+    status: str
+    """``ok``, or ``missed`` where a budget or the allowed drop was, or could not be judged."""
+    command: Sequence[str]
+    environment: Machine
+    versions: Mapping[str, str]
+    seed: int
+    target: str
+    profile: str
+    input: Sequence[int]
+    """Channels, height, width."""
+    normalization: Json
+    """``{name, scale, mean, std}``: the network reads ``(pixel * scale - mean) / std``."""
+    data: DataUsed | None
+    teacher: Side
+    result: Side
+    speedup: float | None
+    """Median over blocks of teacher's latency / result's."""
+    speedup_interval: Sequence[float] | None
+    """Its 90 % bootstrap interval."""
+    why_no_metric: str | None
+    why_no_latency: str | None
+    budgets: Sequence[Outcome]
+    """``{name, limit, value, met, shortfall}``; ``met`` is null where there was no value to judge."""
+    passes: Sequence[Json]
+    """``{kind, settings, seconds, cached, metrics, warnings}``, in the order they ran."""
+    notes: Sequence[str]
+    """How the run read what it was given: the file, the normalisation, the data."""
+    engine: str | None
+    """``ready``, ``pending`` until ``todo`` is done, or null where none was built."""
+    todo: str | None
+    bundle: Json
+    """``{path, manifest_sha256, files: [{name, bytes}]}``."""
+    samples_ms: Json
+    """``{teacher, result}``: every latency sample, one list a block."""
+
+
+def build_report(
+    artifact: Artifact,
+    *,
+    target: Target,
+    profile: Profile,
+    seed: int,
+    command: Sequence[str],
+    environment: Machine,
+    versions: Mapping[str, str],
+    data: DataUsed | None = None,
+    budgets: Sequence[Outcome] = (),
+    notes: Sequence[str] = (),
+    bundle: Path | None = None,
+) -> dict[str, Json]:
+    """The report of a finished run, as plain JSON values.
+
+    ``bundle`` is the bundle's folder as the user will find it (default: the artifact's).
+    """
+    model, measured, engine = artifact.teacher, artifact.measurements, artifact.engine
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        status="ok" if all(outcome.met for outcome in budgets) else "missed",
+        command=command,
+        environment=environment,
+        versions=versions,
+        seed=seed,
+        target=target.name,
+        profile=profile.name,
+        input=model.input.shape,
+        normalization=model.normalization,
+        data=data,
+        teacher=_teacher(artifact),
+        result=_result(artifact),
+        speedup=measured.speedup if measured else None,
+        speedup_interval=measured.speedup_interval if measured else None,
+        why_no_metric=measured.why_no_metric if measured else UNMEASURED,
+        why_no_latency=measured.why_no_latency if measured else UNMEASURED,
+        budgets=budgets,
+        passes=artifact.log,
+        notes=notes,
+        engine=engine.status if engine else None,
+        todo=engine.todo if engine else None,
+        bundle=_bundle(artifact, bundle),
+        samples_ms=_samples(artifact),
+    )
+    plain: dict[str, Json] = _plain(report)
+    return plain
+
+
+def write_report(report: Mapping[str, Json], folder: Path) -> None:
+    """Write ``report.json`` and ``report.html``, each whole or not at all.
+
+    Raises UsageError where the folder cannot be written, CompressError where the disk is full.
+    """
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    page = render_html(report)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "report.json", text)
+        write_text(folder / "report.html", page)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CompressError(f"the disk is full: {folder}", mend="free some space and run again") from error
+        raise UsageError(f"cannot write the report: {error}", mend="name a folder you may write to with -o") from error
+
+
+def _teacher(artifact: Artifact) -> Side:
+    return _side(
+        artifact.measurements.teacher if artifact.measurements else None,
+        family=artifact.teacher.family,
+        precision="fp32",
+        params=artifact.teacher.params,
+        macs=artifact.teacher.macs,
+        file=artifact.reference.path if artifact.reference else None,
+    )
+
+
+def _result(artifact: Artifact) -> Side:
+    file = artifact.engine or artifact.onnx
+    return _side(
+        artifact.measurements.result if artifact.measurements else None,
+        family=artifact.result.family,
+        precision=artifact.onnx.precision if artifact.onnx else None,
+        params=artifact.result.params,
+        macs=artifact.result.macs,
+        file=file.path if file else None,
+    )
+
+
+def _side(
+    measured: Measurement | None, *, family: str, precision: str | None, params: int, macs: int, file: Path | None
+) -> Side:
+    """What was measured; without a measure pass, what is known all the same."""
+    if measured is None:
+        size = file.stat().st_size if file else None
+        return Side(family, precision, params, macs, size, metric=None, latency_ms=None)
+    latency = measured.latency and _latency(measured.latency)
+    return Side(family, precision, measured.params, measured.macs, measured.bytes, measured.metric, latency)
+
+
+def _latency(latency: Latency) -> dict[str, Json]:
+    """The figures; the samples they came from stand at the report's end."""
+    return {
+        "median": latency.median,
+        "p90": latency.p90,
+        "p99": latency.p99,
+        "samples": latency.samples,
+        "estimated": latency.estimated,
+        "threads": latency.threads,
+    }
+
+
+def _samples(artifact: Artifact) -> Json:
+    if artifact.measurements is None:
+        return None
+    taken = {"teacher": artifact.measurements.teacher.latency, "result": artifact.measurements.result.latency}
+    return {side: latency.raw for side, latency in taken.items() if latency} or None
+
+
+def _bundle(artifact: Artifact, folder: Path | None) -> Json:
+    if artifact.bundle is None:
+        return None
+    folder = folder or artifact.bundle.path
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        "path": folder,
+        "manifest_sha256": artifact.bundle.manifest_sha256,
+        "files": [{"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size} for path in files],
+    }
+
+
+def _plain(value: object) -> Json:
+    """``value`` as JSON has it. JSON knows no NaN and no infinity, and UTF-8 no lone surrogate
+    (a file name may hold one): they become null and a question mark."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | Path):
+        return str(value).encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

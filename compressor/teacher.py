@@ -1,0 +1,163 @@
+"""The teacher, settled: what it takes in, how its pixels are scaled, and the data that fits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compressor import catalog
+from compressor.core import InputSpec, Json, Model, Normalization, Progress, UsageError
+from compressor.data import Prepared, Source, default_size
+from compressor.ingest import Ingested, ingest, save
+from compressor.models._cost import cost
+from compressor.plan import Plan
+from compressor.preprocessing import infer_normalization, parse_normalization
+from compressor.store import Store, file_sha256
+
+__all__ = ["Teacher", "take_in"]
+
+_SAMPLE = 512
+"""Training images on which normalisations are tried; down to a quarter of them for heavy networks."""
+_SAMPLE_MACS = 100_000_000_000
+"""What one normalisation may cost to try: some ten seconds on two cores."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model file that was read and understood; nothing is written yet."""
+
+    ingested: Ingested
+    file_sha256: str
+    input: InputSpec
+    params: int
+    macs: int
+    outputs: int
+    notes: tuple[str, ...]
+
+    def settle(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Prepared | None, tuple[str, ...]]:
+        """Write its weights to the run's folder, settle its normalisation, prepare the data.
+
+        Returns the model, the data, and sentences for the report.
+        Raises UsageError where data and model do not fit, or no normalisation is clearly right.
+        """
+        normalization, said = self._normalization(plan, store, progress)
+        weights = store.folder / "teacher" / "model.safetensors"
+        weights.parent.mkdir(exist_ok=True)
+        save(self.ingested.state, weights)
+        model = Model(
+            family=self.ingested.family,
+            settings=self.ingested.settings,
+            weights=weights,
+            sha256=file_sha256(weights),
+            params=self.params,
+            macs=self.macs,
+            outputs=self.outputs,
+            input=self.input,
+            normalization=normalization,
+        )
+        data = None if plan.source is None else plan.source.prepare(self.input, normalization)
+        return model, data, (*self.notes, said, *(data.notes if data else ()))
+
+    def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization, str]:
+        channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
+        if plan.options.normalize is not None:
+            given = parse_normalization(plan.options.normalize, channels)
+            return given, f"normalisation {given.name} as given"
+        if plan.source is None or plan.source.train is None:
+            if default is None:
+                raise UsageError(
+                    f"how {plan.options.arch or self.ingested.family} wants its pixels scaled is not known, "
+                    "and there is no training data to find out with",
+                    mend="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD",
+                )
+            return parse_normalization(default, channels), f"normalisation {default}: the family's default, not checked"
+        train = plan.source.train
+        drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // self.macs)))
+
+        def infer() -> dict[str, Json]:
+            module = self.ingested.build()
+
+            def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+                progress("finding the normalisation", 0, 1)
+                with torch.inference_mode():
+                    scores: NDArray[np.float32] = module(torch.from_numpy(batch)).numpy()
+                return scores
+
+            pixels = train.pixels(drawn, self.input)
+            inferred = infer_normalization(predict, pixels, train.labels[drawn], default, channels)
+            return {"name": inferred.normalization.name, "note": inferred.note}
+
+        found = store.memo(
+            "normalization", [self.file_sha256, plan.options.arch, self.input.shape, train.fingerprint], infer
+        )
+        return parse_normalization(found["name"], channels), found["note"]
+
+
+def take_in(path: Path, arch: str | None, given: InputSpec | None, source: Source | None) -> Teacher:
+    """Read a model file, settle its input (flag, family, data) and count what it costs.
+
+    Raises UsageError or UnsafeInput as `ingest` does, and UsageError where model, input and data do not fit.
+    """
+    ingested = ingest(path, arch=arch)
+    module = ingested.build()
+    input = _input(ingested, given, source)
+    counted = cost(module, input)
+    outputs = _outputs(module, input)
+    if source is not None and outputs != len(source.classes):
+        raise UsageError(
+            f"the model tells {outputs} classes apart, the data has {len(source.classes)}",
+            mend="give the data that the model was trained for",
+        )
+    return Teacher(ingested, file_sha256(path), input, counted.params, counted.macs, outputs, ingested.notes)
+
+
+def family_default(ingested: Ingested, channels: int) -> str | None:
+    """The normalisation that a known family's published teachers were trained with."""
+    known = _family(ingested)
+    return known.normalization if known is not None and channels == 3 else None
+
+
+def _family(ingested: Ingested) -> Any:
+    return None if ":" in ingested.family else catalog.find("models", ingested.family)
+
+
+def _input(ingested: Ingested, given: InputSpec | None, source: Source | None) -> InputSpec:
+    """The flag, the family's own, or the data's; a family trained at its data's size follows small data."""
+    if given is not None:
+        if ingested.channels is not None and given.channels != ingested.channels:
+            raise UsageError(
+                f"--input {given} has {given.channels} channels, the model takes {ingested.channels}",
+                mend="mend --input",
+            )
+        return given
+    family, size = _family(ingested), default_size(source)
+    side = None if family is None else family.input_size
+    if size is not None and (family is None or (family.follows_data and max(size) <= 64)):
+        height, width = size
+    elif side is not None:
+        height = width = side
+    else:
+        raise UsageError("the model's input size is not known", mend="--input CHANNELSxHEIGHTxWIDTH, such as 3x224x224")
+    stored = source.size.channels if source is not None and source.size is not None else 3
+    return InputSpec(ingested.channels or stored, height, width)
+
+
+def _outputs(module: torch.nn.Module, input: InputSpec) -> int:
+    """How many scores the network gives for a sample; found by running it."""
+    try:
+        with torch.inference_mode():
+            scores = module(torch.zeros(2, *input.shape))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"the model does not take an input of {input}: {reason}", mend="mend --input") from error
+    if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or scores.shape[0] != 2:
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UsageError(
+            f"the model maps 2 images to {shape}, not to a score a class", mend="give a classifier's forward one output"
+        )
+    return int(scores.shape[1])
