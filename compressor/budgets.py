@@ -33,7 +33,7 @@ class Budget:
         name, _, value = text.partition("=")
         if name not in _UNITS:
             raise unknown("budget", name, sorted(_UNITS))
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)", value.strip())
+        match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([a-zA-Z%]*)", value.strip())
         units = _UNITS[name]
         if match is None or match[2].lower() not in units or float(match[1]) <= 0:
             shown = ", ".join(f"{name}=25{unit}" for unit in units)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import pkgutil
 import sys
 import tomllib
@@ -166,8 +167,9 @@ def coerce(hint: Any, value: Json, where: str) -> Any:
         return Path(value)
     elif hint is Any:
         return value
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "") if not args else str(hint)

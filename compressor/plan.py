@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from compressor import catalog
-from compressor.bench.machine import fits, machine
+from compressor.bench.machine import machine
 from compressor.budgets import Budget
 from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Prospect, Target, Unavailable, UsageError
 
@@ -89,12 +93,17 @@ def make_plan(model: Path, flags: Options) -> Plan:
     if options.device not in (None, "cpu", "cuda"):
         raise catalog.unknown("device", options.device, ["cpu", "cuda"])
     source = _source(options)
+    if options.max_drop is not None and not math.isfinite(options.max_drop):
+        raise UsageError(f"max-drop {options.max_drop} is no limit", mend="give a number of points, such as 1.0")
+    if options.seed is not None and options.seed < 0:
+        raise UsageError(f"seed {options.seed} is below 0", mend="give 0 or a whole number above")
     if options.max_drop is not None and source is None:
         raise UsageError("--max-drop needs samples to judge on", mend="give --data or --eval")
     prospect = Prospect(target, source.task if source else "classification", _has_train(source), source is not None)
     _check(passes, prospect)
     if target.builds == "here":
         catalog.find("backends", target.backend)().version()
+        _check_versions(target)
     return Plan(
         model,
         target,
@@ -131,10 +140,14 @@ def _options_of(path: Path) -> Options:
     def beside(value: str | None) -> str | None:
         return str(path.parent / value) if value and (path.parent / value).exists() else value
 
+    def own(value: str | None) -> str | None:
+        # A folder that happens to be called `host` is no target: a user's own is a .toml file.
+        return beside(value) if value and value.endswith(".toml") else value
+
     return replace(
         options,
-        target=beside(options.target),
-        profile=beside(options.profile),
+        target=own(options.target),
+        profile=own(options.profile),
         data=beside(options.data),
         eval=beside(options.eval),
     )
@@ -191,6 +204,27 @@ def _at_hand(target: Target) -> Target:
     return replace(target, quirks=(*target.quirks, *saturates))
 
 
+def _check_versions(target: Target) -> None:
+    """Raises Unavailable where a runtime package is older or newer than the target takes."""
+    for name, wanted in target.runtime.items():
+        try:
+            accepted = SpecifierSet(wanted, prereleases=True)
+            found = importlib.metadata.version(name)
+        except InvalidSpecifier as error:
+            raise UsageError(
+                f"target {target.name}: runtime {name} = {wanted!r} is no version", mend='write such as ">=1.20"'
+            ) from error
+        except importlib.metadata.PackageNotFoundError as error:
+            raise Unavailable(
+                f"target {target.name} takes {name} {wanted}, which is not installed",
+                mend=f"pip install '{name}{wanted}'",
+            ) from error
+        if found not in accepted:
+            raise Unavailable(
+                f"target {target.name} takes {name} {wanted}, here is {found}", mend=f"pip install '{name}{wanted}'"
+            )
+
+
 def _source(options: Options) -> Source | None:
     if options.data is None and options.eval is None:
         return None
@@ -218,20 +252,4 @@ def _check(passes: Sequence[Pass], prospect: Prospect) -> None:
     problems = [problem for each in passes for problem in each.check(prospect)]
     if problems:
         what, _, mend = problems[0].partition(": ")
-        raise UsageError(what, mend="; ".join([mend, *problems[1:]]))
-
-
-def unavailable_here(target: Target) -> str | None:
-    """Why a target cannot be built here: its runtime's absence. None where it can, or need not be."""
-    if target.builds != "here":
-        return None
-    try:
-        catalog.find("backends", target.backend)().version()
-    except Unavailable as error:
-        return f"{error.what}: {error.mend}"
-    return None
-
-
-def measured_here(target: Target) -> str | None:
-    """Why latencies of a target cannot be taken here; None where they can."""
-    return fits(target, machine())
+        raise UsageError(what, mend="; ".join([mend or "change this setting", *problems[1:]]))

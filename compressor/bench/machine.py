@@ -53,13 +53,17 @@ def machine(root: Path = Path("/")) -> Machine:
 def fits(target: Target, machine: Machine) -> str | None:
     """None where a latency taken on ``machine`` is one measured on ``target``, else why it is not.
 
-    Every one of ``requires`` must be there; an entry such as ``avx512_vnni|avx_vnni`` is met by
-    either. A target that builds on its device is that device alone: its title must stand in
+    Every one of ``requires`` must be there; ``avx512_vnni|avx_vnni`` is met by either, and
+    ``!avx_vnni`` by its absence. A target that builds on its device is that device alone: its title must stand in
     the name that the board gives itself.
     """
     if target.arch not in ("any", machine.arch):
         return f"{target.title} is {target.arch}, and this machine is {machine.arch}."
-    missing = [need for need in target.requires if not set(need.split("|")) & set(machine.features)]
+    beyond = [need[1:] for need in target.requires if need.startswith("!") and need[1:] in machine.features]
+    if beyond:
+        return f"{target.title} is without {' and '.join(beyond)}, which this CPU ({machine.cpu}) has."
+    needed = [need for need in target.requires if not need.startswith("!")]
+    missing = [need for need in needed if not set(need.split("|")) & set(machine.features)]
     if missing:
         needs = " and ".join(need.replace("|", " or ") for need in missing)
         return f"{target.title} has {needs}, which this CPU ({machine.cpu}) does not show."
