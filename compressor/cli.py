@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from compressor import __version__
-from compressor.core import CompressError, Exit, Json
+from compressor.core import BudgetMissed, CompressError, Exit, Json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -192,14 +193,15 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     as_json = "--json" in sys.argv
     try:
-        # Not standalone: click would print usage errors and exit in its own way.
+        # Not standalone: typer would print usage errors and exit in its own way.
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except CompressError as error:
-        _fail(error.what, error.mend, error.code, as_json)
-    except click.ClickException as error:
+        # With a missed limit stdout has its one document already: the report, which names the shortfall.
+        _fail(error.what, error.mend, error.code, as_json and not isinstance(error, BudgetMissed))
+    except TyperException as error:
         _fail(error.format_message(), _usage(error), Exit.USAGE, as_json)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped", "the same command goes on from where it was", Exit.STOPPED, as_json)
     except BrokenPipeError:
         # The reader went away, as `head` does: nothing is left to tell it.
@@ -208,6 +210,8 @@ def main() -> NoReturn:
     except MemoryError:
         _fail("out of memory", "a smaller --input, or a machine with more memory", Exit.INTERNAL, as_json)
     except Exception as error:  # noqa: BLE001 - the last door: no traceback reaches the user
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail("the disk is full", "free some space; the same command goes on from there", Exit.INTERNAL, as_json)
         mend = "this is a fault of compress: the run's logs/run.log has the traceback"
         _fail(f"internal error: {type(error).__name__}: {error}", mend, Exit.INTERNAL, as_json)
     sys.exit(code if isinstance(code, int) else Exit.OK)
@@ -216,13 +220,18 @@ def main() -> NoReturn:
 def _fail(what: str, mend: str | None, code: Exit, as_json: bool) -> NoReturn:
     if as_json:
         print(json.dumps({"error": {"what": what, "mend": mend, "exit": int(code)}}, indent=2))
-    sys.stderr.write(f"error: {what}\n" + (f"  mend: {mend}\n" if mend else ""))
+    sys.stderr.write(_printable(f"error: {what}\n" + (f"  mend: {mend}\n" if mend else "")))
     sys.exit(int(code))
 
 
-def _usage(error: click.ClickException) -> str:
-    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "compress"
-    return f"{path} --help"
+def _printable(text: str) -> str:
+    """A file's name may hold escape codes: they are shown, not obeyed."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def _usage(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'compress'} --help"
 
 
 # -- printing ---------------------------------------------------------------------------------
@@ -241,18 +250,23 @@ def _stderr() -> Console:
 
 
 def _watcher(console: Console, status: Any) -> Watcher:
+    from rich.text import Text
+
     from compressor.pipeline import Watcher
 
     where = ""
 
+    def show(text: str) -> None:
+        status.update(Text(text))  # never markup: a folder may be called [red]
+
     def started(kind: str, number: int, total: int) -> None:
         nonlocal where
         where = f"[{number}/{total}] {kind}"
-        status.update(where)
+        show(where)
 
     def progress(message: str, done: int, total: int) -> None:
         share = f" {done / total:.0%}" if total > 1 else ""
-        status.update(f"{where}: {message}{share}" if where else f"{message}{share}")
+        show(f"{where}: {message}{share}" if where else f"{message}{share}")
 
     def done(record: Record) -> None:
         took = "cached" if record.cached else f"{record.seconds:.1f} s"

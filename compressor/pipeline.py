@@ -51,9 +51,9 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
     """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again."""
     from compressor.teacher import take_in
 
-    teacher = take_in(
-        plan.model, plan.options.arch, plan.input, plan.source
-    )  # refuses bad files before anything is written
+    # What is bad is refused before anything is written.
+    teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source)
+    teacher.known_normalization(plan)
     store = Store(folder.resolve())
     with store.claimed(_inputs(plan, teacher), fresh=fresh), _logged(store.folder):
         model, data, notes = teacher.settle(plan, store, watcher.progress)
@@ -193,8 +193,8 @@ def resolved(plan: Plan, artifact: Artifact) -> str:
     import tomli_w
 
     said = {k: v for k, v in dataclasses.asdict(plan.options).items() if v is not None and k not in ("profile", "set")}
-    for name in ("data", "eval"):
-        if name in said and Path(said[name]).exists():
+    for name in ("data", "eval", "target"):
+        if name in said and Path(said[name]).exists() and (name != "target" or said[name].endswith(".toml")):
             said[name] = str(Path(said[name]).resolve())
     said |= {"input": str(artifact.teacher.input), "seed": plan.seed, "device": plan.device}
     said["normalize"] = artifact.teacher.normalization.name

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import tempfile
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,9 @@ __all__ = ["Store", "digest", "file_sha256", "identity", "write_text"]
 
 _HERE = "@/"
 """Stands for the run's folder in the JSON kept there, so that the folder can be moved."""
+
+_FIRST = (".lock", ".inputs.json.partial")
+"""What a run that was killed in its first moment may have left, and nothing else."""
 
 
 class Store:
@@ -40,7 +42,7 @@ class Store:
         """
         try:
             begun = self.folder / "inputs.json"
-            if self.folder.is_dir() and not begun.exists() and any(p.name != ".lock" for p in self.folder.iterdir()):
+            if self.folder.is_dir() and not begun.exists() and any(p.name not in _FIRST for p in self.folder.iterdir()):
                 raise UsageError(f"{self.folder} holds something other than a run", mend="name an empty folder with -o")
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
@@ -73,17 +75,20 @@ class Store:
     def _clear(self) -> None:
         for name in ("cache", "bundle", "teacher", "logs"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("inputs.json", "report.json", "report.html", "resolved.toml"):
+        # inputs.json last: without it a folder that was half cleared would pass for someone else's.
+        for name in ("report.json", "report.html", "resolved.toml", "inputs.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     # -- passes -----------------------------------------------------------------------------------
 
     def finished(self, kind: str, key: str, artifact: Artifact) -> tuple[Result, Record] | None:
-        """The result of a pass that has run before, on ``artifact``; None where it has not."""
+        """The result of a pass that has run before, on ``artifact``; None where it has not, or its files are gone."""
         path = self._pass_folder(kind, key) / "result.json"
         if not path.is_file():
             return None
         stored = self._unpack(json.loads(path.read_text(encoding="utf-8")))
+        if not all(file.exists() for file in self._files(stored["slots"])):
+            return None
         hints = typing.get_type_hints(Artifact)
         given = {name: catalog.coerce(hints[name], value, f"{path}: {name}") for name, value in stored["slots"].items()}
         record = catalog.make(Record, stored["record"], str(path))
@@ -122,13 +127,25 @@ class Store:
     def publish(self, source: Path, name: str) -> Path:
         """Copy a finished folder to ``name``, in place of what stood there, whole or not at all."""
         place = self.folder / name
-        fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
-        shutil.copytree(source, fresh / name)
-        if place.exists():
-            place.replace(fresh / "old")
-        (fresh / name).replace(place)
-        shutil.rmtree(fresh)
+        # One run at a time holds the folder: what lies under this name is a killed one's.
+        fresh = self.folder / f".{name}.partial"
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            shutil.copytree(source, fresh / name)
+            if place.exists():
+                place.replace(fresh / "old")
+            (fresh / name).replace(place)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
         return place
+
+    def _files(self, value: Json) -> Iterator[Path]:
+        """Every path into this folder that a JSON value names."""
+        if isinstance(value, Mapping | list):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                yield from self._files(item)
+        elif isinstance(value, str) and value.startswith(f"{self.folder}/"):
+            yield Path(value)
 
     def _pack(self, value: Json) -> Json:
         return _walk(

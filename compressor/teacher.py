@@ -63,19 +63,31 @@ class Teacher:
         data = None if plan.source is None else plan.source.prepare(self.input, normalization)
         return model, data, (*self.notes, said, *(data.notes if data else ()))
 
-    def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization, str]:
+    def known_normalization(self, plan: Plan) -> tuple[Normalization, str] | None:
+        """What is known of it without running the network: given, or the family's where there is no data.
+
+        None where training data can tell. Raises UsageError where nothing can.
+        """
         channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         if plan.options.normalize is not None:
             given = parse_normalization(plan.options.normalize, channels)
             return given, f"normalisation {given.name} as given"
-        if plan.source is None or plan.source.train is None:
-            if default is None:
-                raise UsageError(
-                    f"how {plan.options.arch or self.ingested.family} wants its pixels scaled is not known, "
-                    "and there is no training data to find out with",
-                    mend="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD",
-                )
-            return parse_normalization(default, channels), f"normalisation {default}: the family's default, not checked"
+        if plan.source is not None and plan.source.train is not None:
+            return None
+        if default is None:
+            raise UsageError(
+                f"how {plan.options.arch or self.ingested.family} wants its pixels scaled is not known, "
+                "and there is no training data to find out with",
+                mend="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD",
+            )
+        return parse_normalization(default, channels), f"normalisation {default}: the family's default, not checked"
+
+    def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization, str]:
+        channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
+        if (known := self.known_normalization(plan)) is not None:
+            return known
+        assert plan.source is not None
+        assert plan.source.train is not None
         train = plan.source.train
         drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // self.macs)))
 

@@ -69,8 +69,8 @@ class Placement:
 
     # -- which tensors --------------------------------------------------------------------------
 
-    def _choose(self) -> set[ir.Value]:
-        """The groups to quantise."""
+    def _choose(self) -> tuple[ir.Value, ...]:
+        """The groups to quantise, in the graph's order: the same graph always gives the same file."""
         graph, rules = self._model.graph, self._rules
         read, written = set(), set()
         for node in graph:
@@ -81,7 +81,8 @@ class Placement:
                 written.add(self._groups.of(_after_activation(node.outputs[0])))
         if rules.keep_float_outputs:
             written -= {self._groups.of(v) for v in graph.outputs}
-        return read | written
+        groups = dict.fromkeys(self._groups.of(value) for value in _activations(graph))
+        return tuple(group for group in groups if group in read | written)
 
     def _grid(self, group: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> _Grid:
         """One grid for a group: it spans the ranges of all its members, and holds zero exactly."""
