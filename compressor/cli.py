@@ -89,14 +89,12 @@ def run(
     )  # fmt: skip
     plan = make_plan(model, flags)
     folder = output or Path("runs") / f"{model.stem}-{plan.target.name}-{plan.profile.name}"
-    if dry_run:
-        from compressor.teacher import take_in
+    from compressor import pipeline
 
-        taken = take_in(plan.model, plan.options.arch, plan.input, plan.source)
-        _print(_dry(plan, taken, folder), as_json)
+    if dry_run:
+        _print(_dry(plan, pipeline.check(plan, folder, fresh=fresh), folder), as_json)
         return
 
-    from compressor import pipeline
     from compressor.report.console import print_summary
 
     err = _stderr()
@@ -195,6 +193,8 @@ def main() -> NoReturn:
     try:
         # Not standalone: typer would print usage errors and exit in its own way.
         code = app(standalone_mode=False)
+        if code == Exit.STOPPED:
+            raise KeyboardInterrupt  # which typer swallows
         sys.stdout.flush()
     except CompressError as error:
         # With a missed limit stdout has its one document already: the report, which names the shortfall.

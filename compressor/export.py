@@ -93,12 +93,13 @@ def _pool_means(graph: ir.Graph) -> None:
         if node.op_type != "ReduceMean" or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
         source, axes = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
-        keep = node.attributes.get_int("keepdims", 1)
-        if source is None or source.shape is None or axes is None or source.shape.rank() != 4 or keep != 1:
+        if source is None or source.shape is None or axes is None or source.shape.rank() != 4:
             continue
         if sorted(int(a) % 4 for a in axes.numpy()) == [2, 3]:
-            pool = ir.node("GlobalAveragePool", [source])
-            ir.convenience.replace_nodes_and_values(graph, node, [node], [pool], node.outputs, pool.outputs)
+            made = [ir.node("GlobalAveragePool", [source])]
+            if node.attributes.get_int("keepdims", 1) == 0:
+                made.append(ir.node("Flatten", made[0].outputs, {"axis": 1}))
+            ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, made[-1].outputs)
 
 
 def _join_slices(graph: ir.Graph) -> None:

@@ -22,7 +22,7 @@ from compressor.store import Store, digest, identity, write_text
 if TYPE_CHECKING:
     from compressor.teacher import Teacher
 
-__all__ = ["Outcomes", "Watcher", "run"]
+__all__ = ["Outcomes", "Watcher", "check", "run"]
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "nncf", "numpy", "pillow")
 _log = logging.getLogger(__name__)
@@ -47,13 +47,19 @@ class Outcomes:
     missed: BudgetMissed | None
 
 
-def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Outcomes:
-    """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again."""
+def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
+    """Read the model and refuse what cannot be run, or not into ``folder``, before anything is written."""
     from compressor.teacher import take_in
 
-    # What is bad is refused before anything is written.
     teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source)
     teacher.known_normalization(plan)
+    Store(folder.resolve()).admit(_inputs(plan, teacher), fresh=fresh)
+    return teacher
+
+
+def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Outcomes:
+    """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again."""
+    teacher = check(plan, folder, fresh=fresh)
     store = Store(folder.resolve())
     with store.claimed(_inputs(plan, teacher), fresh=fresh), _logged(store.folder):
         model, data, notes = teacher.settle(plan, store, watcher.progress)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -33,23 +35,37 @@ class Store:
 
     # -- whose folder it is -----------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def claimed(self, inputs: Mapping[str, Json], *, fresh: bool) -> Iterator[None]:
-        """Hold the folder for one run of ``inputs``.
+    def admit(self, inputs: Mapping[str, Json], *, fresh: bool) -> None:
+        """Raise UsageError where the folder is not for a run of ``inputs``; touch nothing.
 
-        Raises UsageError where it cannot be written, another run holds it, something else lives in it,
-        or it was begun with other inputs (``fresh`` then starts over).
+        That is where it cannot be written, something else lives in it, or it was begun with other
+        inputs (``fresh`` would then start over).
         """
         try:
-            begun = self.folder / "inputs.json"
-            if self.folder.is_dir() and not begun.exists() and any(p.name not in _FIRST for p in self.folder.iterdir()):
-                raise UsageError(f"{self.folder} holds something other than a run", mend="name an empty folder with -o")
+            nearest = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+            if not nearest.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a folder")
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "it is read-only")
+            begun = self._begun() if nearest == self.folder else None
+        except OSError as error:
+            raise self._unwritable(error) from error
+        changed = [key for key in inputs if begun and begun.get(key) != json.loads(json.dumps(inputs[key]))]
+        if changed and not fresh:
+            raise UsageError(
+                f"{self.folder} was begun with other inputs: {', '.join(changed)} changed",
+                mend="--fresh starts over there, or name another -o",
+            )
+
+    @contextlib.contextmanager
+    def claimed(self, inputs: Mapping[str, Json], *, fresh: bool) -> Iterator[None]:
+        """Hold the folder for one run of ``inputs``. Raises UsageError as `admit` does, or if another run holds it."""
+        self.admit(inputs, fresh=fresh)
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
         except OSError as error:
-            raise UsageError(
-                f"cannot write to {self.folder}: {error.strerror}", mend="name a writable folder with -o"
-            ) from error
+            raise self._unwritable(error) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,20 +73,30 @@ class Store:
                 raise UsageError(
                     f"another run is using {self.folder}", mend="wait for it, or name another -o"
                 ) from error
-            if fresh and begun.exists():
+            self.admit(inputs, fresh=fresh)  # another run may have begun it in between
+            if fresh:
                 self._clear()
-            if begun.exists():
-                self._same(json.loads(begun.read_text()), inputs)
-            write_text(begun, json.dumps(inputs, indent=2) + "\n")
+            write_text(self.folder / "inputs.json", json.dumps(inputs, indent=2) + "\n")
             yield
 
-    def _same(self, begun: Mapping[str, Json], inputs: Mapping[str, Json]) -> None:
-        changed = [key for key in inputs if begun.get(key) != json.loads(json.dumps(inputs[key]))]
-        if changed:
-            raise UsageError(
-                f"{self.folder} was begun with other inputs: {', '.join(changed)} changed",
-                mend="--fresh starts over there, or name another -o",
-            )
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(f"cannot write to {self.folder}: {error.strerror}", mend="name a writable folder with -o")
+
+    def _begun(self) -> Mapping[str, Json] | None:
+        """The inputs that the folder was begun with; None where it is empty. Raises UsageError for someone else's."""
+        try:
+            begun = json.loads((self.folder / "inputs.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            begun = None
+            others = any(p.name not in _FIRST for p in self.folder.iterdir())
+        except ValueError:
+            others = True
+        else:
+            # Many a folder has an inputs.json; ours names these two.
+            others = not isinstance(begun, Mapping) or not {"model", "target"} <= begun.keys()
+        if others:
+            raise UsageError(f"{self.folder} holds something other than a run", mend="name an empty folder with -o")
+        return begun
 
     def _clear(self) -> None:
         for name in ("cache", "bundle", "teacher", "logs"):
@@ -157,10 +183,13 @@ class Store:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
+    """Write a file under a temporary name, then rename it; of a failed try nothing is left."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

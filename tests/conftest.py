@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,3 +21,30 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared test data is not at {SHARED}")
     return SHARED
+
+
+class Done(NamedTuple):
+    """What a command line left behind: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def compress() -> Callable[..., Done]:
+    """``compress ARGUMENTS...`` in this process, which has imported everything already."""
+    from compressor.cli import main
+
+    def run(*arguments: object) -> Done:
+        out, err, argv, handler = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
+        sys.argv = ["compress", *map(str, arguments)]
+        try:
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+                main()
+        finally:
+            sys.argv = argv
+            signal.signal(signal.SIGTERM, handler)
+        return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run

@@ -20,4 +20,6 @@ def halve(model: OnnxModel, path: Path) -> OnnxModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of each value that FP16 rounds to its own edge
         half = convert_float_to_float16(onnx.load(str(model.path)), keep_io_types=True)
-    return save(ir.from_proto(half), path, "fp16", model)
+    graph = ir.from_proto(half)
+    graph.graph.sort()  # the converter puts the input's cast last
+    return save(graph, path, "fp16", model)

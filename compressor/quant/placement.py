@@ -27,6 +27,8 @@ __all__ = ["Placement"]
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BOUNDS = {"uint8": (0, 255), "int8": (-128, 127)}
+_TINY = np.finfo(np.float32).tiny
+"""Kernels flush to zero, or divide by it, below this."""
 
 
 class Placement:
@@ -39,6 +41,7 @@ class Placement:
     """
 
     def __init__(self, model: ir.Model, rules: QdqRules) -> None:
+        common.ShapeInferencePass()(model)  # integer arithmetic on shapes is told from float by its type
         self._model = model
         self._rules = rules
         self._groups = _Groups(model.graph, rules.moves)
@@ -52,8 +55,10 @@ class Placement:
     def apply(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read."""
         graph = self._model.graph
-        grids = {group: self._grid(group, ranges) for group in self._quantised}
-        scales = self._quantise_weights()
+        # In the graph's order: a set's would differ from run to run, and so would the file.
+        groups = dict.fromkeys(self._groups.of(value) for value in _activations(graph))
+        grids = {group: self._grid(group, ranges) for group in groups if group in self._quantised}
+        scales = self._quantise_weights(grids)
         self._quantise_biases(grids, scales)
         integers: dict[ir.Value, ir.Value] = {}
         for value in list(_activations(graph)):
@@ -76,7 +81,7 @@ class Placement:
         for node in graph:
             if node.op_type not in rules.compute or not _is_integer_op(node):
                 continue
-            read |= {self._groups.of(v) for v in node.inputs if v is not None and v.const_value is None}
+            read |= {self._groups.of(v) for v in _variables(node)}
             if node.op_type in rules.quantize_outputs:
                 written.add(self._groups.of(_after_activation(node.outputs[0])))
         if rules.keep_float_outputs:
@@ -94,8 +99,8 @@ class Placement:
             scale, zero = np.float32(max(-low, high) / (top - middle)), middle
         else:
             scale = np.float32((high - low) / (top - bottom))
-            zero = int(np.clip(np.rint(bottom - low / scale), bottom, top)) if scale > 0 else middle
-        if not scale > 0:  # a tensor that is zero throughout: any scale holds it
+            zero = int(np.clip(np.rint(bottom - low / scale), bottom, top)) if scale >= _TINY else middle
+        if not scale >= _TINY:  # a tensor that is zero throughout: any scale holds it
             scale = np.float32(1)
         zero_point = np.asarray(zero, np.dtype(self._rules.activation_dtype))
         return _Grid(
@@ -111,7 +116,7 @@ class Placement:
     def _integers(self, value: ir.Value, grid: _Grid, known: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
         """Make the integers of ``value``; of all its producer's outputs, where that only moves them."""
         graph, producer = self._model.graph, value.producer()
-        moves = producer is not None and producer.op_type in self._rules.moves
+        moves = producer is not None and _only_moves(producer, self._rules.moves)
         if producer is not None and moves and (before := producer.inputs[0]) is not None and before in known:
             inputs = [known[before], *producer.inputs[1:]]
             if producer.op_type == "Pad":  # zero, as an integer, is the zero point
@@ -151,13 +156,13 @@ class Placement:
                 twin.name, value.name = value.name, f"{value.name}_unquantized"
                 graph.outputs[index] = twin
 
-    def _quantise_weights(self) -> dict[ir.Node, NDArray[np.float32]]:
+    def _quantise_weights(self, grids: Mapping[ir.Value, _Grid]) -> dict[ir.Node, NDArray[np.float32]]:
         """Replace constant weights by int8 initialisers. Returns each node's weight scale(s).
 
         Symmetric: the largest magnitude of each channel (or tensor) is mapped onto 2^(b-1) - 1, where b
         is the rules' weight bits.
         """
-        done: dict[tuple[str, bool], tuple[ir.Value, NDArray[np.float32]]] = {}
+        done: dict[tuple[str, int | None, bytes], ir.Value] = {}
         scales: dict[ir.Node, NDArray[np.float32]] = {}
         for node in list(self._model.graph):
             if node.op_type not in self._rules.compute & _WEIGHTED or node.inputs[1] is None:
@@ -165,43 +170,60 @@ class Placement:
             weight, tensor = node.inputs[1], ir.convenience.get_const_tensor(node.inputs[1])
             if tensor is None:
                 continue
-            axis = _channel_axis(node) if node.op_type in self._rules.per_channel else None
-            key = (weight.name or "", axis is None)
+            array = np.asarray(tensor.numpy(), dtype=np.float32)
+            axis = _channel_axis(node) % array.ndim if node.op_type in self._rules.per_channel else None
+            integers, scale = _symmetric(array, self._rules.weight_bits, axis, self._finest(node, grids))
+            key = (weight.name or "", axis, scale.tobytes())
             if key not in done:
-                array = np.asarray(tensor.numpy(), dtype=np.float32)
-                integers, scale = _symmetric(array, self._rules.weight_bits, axis)
-                done[key] = self._stored(weight, integers, scale, axis or 0, before=node), scale
-            value, scales[node] = done[key]
-            node.replace_input_with(1, value)
+                done[key] = self._stored(weight, integers, scale, axis or 0, before=node)
+            node.replace_input_with(1, done[key])
+            scales[node] = scale
         return scales
+
+    def _finest(self, node: ir.Node, grids: Mapping[ir.Value, _Grid]) -> NDArray[np.float64] | float:
+        """The least weight scale with which this node's bias still fits 32 bits, as kernels hold it.
+
+        A channel with next to no weights (training leaves such) would lose its bias otherwise.
+        """
+        bias = ir.convenience.get_const_tensor(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+        grid = grids.get(self._groups.of(node.inputs[0])) if node.inputs[0] is not None else None
+        if bias is None or grid is None:
+            return 0.0
+        magnitude = np.abs(bias.numpy().astype(np.float64))
+        magnitude = magnitude.reshape(-1, magnitude.shape[-1] if bias.shape.rank() else 1).max(axis=0)
+        finest: NDArray[np.float64] = np.maximum(magnitude / 2**30, float(_TINY)) / grid.step
+        return finest
 
     def _quantise_biases(self, grids: Mapping[ir.Value, _Grid], scales: Mapping[ir.Node, NDArray[np.float32]]) -> None:
         """An int32 bias at the scale of the products, where the rules ask for one."""
         for node, weight_scale in scales.items():
             bias = node.inputs[2] if len(node.inputs) > 2 else None
             tensor = ir.convenience.get_const_tensor(bias) if bias is not None else None
-            source = node.inputs[0]
-            if node.op_type not in self._rules.integer_bias or bias is None or tensor is None or source is None:
+            grid = grids.get(self._groups.of(node.inputs[0])) if node.inputs[0] is not None else None
+            if node.op_type not in self._rules.integer_bias or bias is None or tensor is None or grid is None:
                 continue
             if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
                 continue
-            scale = np.asarray(grids[self._groups.of(source)].step * weight_scale, dtype=np.float32)
-            integers = np.clip(np.rint(tensor.numpy() / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
-            node.replace_input_with(2, self._stored(bias, integers, scale, 0, before=node))
+            scale = np.asarray(grid.step * weight_scale, dtype=np.float32)
+            integers = np.rint(tensor.numpy() / scale.astype(np.float64)).astype(np.int32)
+            node.replace_input_with(2, self._stored(bias, integers, scale, integers.ndim - 1, before=node))
 
     def _stored(
         self, value: ir.Value, integers: NDArray[np.generic], scale: NDArray[np.float32], axis: int, before: ir.Node
     ) -> ir.Value:
         """The constant ``value`` as stored integers and their DequantizeLinear."""
+        name = value.name or ""
+        if f"{name}_{integers.dtype}" in self._model.graph.initializers:  # shared, with other scales
+            name = f"{before.name}_{name}"
         # ONNX Runtime's Gemm kernel is chosen only where the zero point is spelled out, zero or not.
         zero_point = np.zeros(scale.shape, integers.dtype)
         inputs = [
-            self._constant(f"{value.name}_{integers.dtype}", integers),
-            self._constant(f"{value.name}_scale", scale),
-            self._constant(f"{value.name}_zero_point", zero_point),
+            self._constant(f"{name}_{integers.dtype}", integers),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero_point", zero_point),
         ]
         dequantise = ir.node("DequantizeLinear", inputs, {"axis": axis} if scale.ndim else {})
-        self._describe(dequantise.outputs[0], f"{value.name}_dequantized", value.shape, ir.DataType.FLOAT)
+        self._describe(dequantise.outputs[0], f"{name}_dequantized", ir.Shape(integers.shape), ir.DataType.FLOAT)
         self._model.graph.insert_before(before, dequantise)
         return dequantise.outputs[0]
 
@@ -235,7 +257,7 @@ class _Groups:
         self._parent: dict[ir.Value, ir.Value] = {}
         self._members: dict[ir.Value, list[ir.Value]] = {}
         for node in graph:
-            if node.op_type in moves and _moves_exactly(node) and node.inputs[0] is not None:
+            if _only_moves(node, moves) and node.inputs[0] is not None:
                 for output in node.outputs:
                     self._parent[output] = self.of(node.inputs[0])
         for value in _activations(graph):
@@ -257,15 +279,26 @@ def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
+def _variables(node: ir.Node) -> list[ir.Value]:
+    """This node's inputs, without the constants among them."""
+    return [v for v in node.inputs if v is not None and ir.convenience.get_const_tensor(v) is None]
+
+
 def _is_integer_op(node: ir.Node) -> bool:
-    """An op without weights must compute on activations alone: a Mul by a constant, say, stays in float."""
-    if node.op_type in _WEIGHTED:
-        return True
-    return all(v is None or v.const_value is None for v in node.inputs)
+    """An op without weights must compute on activations alone: a Mul by a constant, say, stays in float.
+
+    So does arithmetic on shapes, which is in int64.
+    """
+    variables = _variables(node)
+    if any(v.dtype not in (None, ir.DataType.FLOAT) for v in variables):
+        return False
+    return node.op_type in _WEIGHTED or len(variables) == sum(v is not None for v in node.inputs)
 
 
-def _moves_exactly(node: ir.Node) -> bool:
-    """Padding with anything but zeros (or the image's own edge) is no mere move."""
+def _only_moves(node: ir.Node, moves: frozenset[str]) -> bool:
+    """Padding with anything but zeros (or the image's own edge) is no mere move; nor is telling where a maximum was."""
+    if node.op_type not in moves or (node.op_type != "Split" and len(node.outputs) > 1):
+        return False
     if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
         return True
     if len(node.inputs) < 3 or node.inputs[2] is None:
@@ -305,12 +338,13 @@ def _channel_axis(node: ir.Node) -> int:
 
 
 def _symmetric(
-    weight: NDArray[np.float32], bits: int, axis: int | None
+    weight: NDArray[np.float32], bits: int, axis: int | None, finest: NDArray[np.float64] | float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round ``weight`` onto a symmetric grid of ``bits``. Returns the integers and the scale(s)."""
+    """Round ``weight`` onto a symmetric grid of ``bits``, no finer than ``finest``. Returns integers and scale(s)."""
     limit = 2 ** (bits - 1) - 1
-    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
-    largest = np.max(np.abs(weight), axis=others, keepdims=True, initial=0.0)
-    scale = np.where(largest > 0, largest / limit, 1.0).astype(np.float32)
-    integers = np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8)
-    return integers, np.asarray(scale.squeeze() if axis is None else scale.reshape(-1), dtype=np.float32)
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.max(np.abs(weight), axis=others, initial=0.0).astype(np.float64)
+    scale = np.maximum(largest / limit, np.max(finest) if axis is None else finest).astype(np.float32)
+    scale = np.where(scale >= _TINY, scale, np.float32(1))
+    column = scale if axis is None else np.expand_dims(scale, others or ())
+    return np.clip(np.rint(weight / column), -limit, limit).astype(np.int8), scale
