@@ -52,6 +52,12 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
         ) from error
     assert program is not None
     model = program.model
+    for value in (model.graph.inputs[0], model.graph.outputs[0]):
+        if value.shape is None or value.shape.rank() == 0 or isinstance(value.shape[0], int):
+            raise UsageError(
+                "the model cannot be exported to ONNX: it does not give one output row for each sample of any batch",
+                mend="make its forward keep the batch, its first axis, free (torch.export: no fixed batch size)",
+            )
     model.producer_name, model.producer_version = "compressor", None
     return clean(model)
 
@@ -109,7 +115,10 @@ def _join_slices(graph: ir.Graph) -> None:
         if first is None or first.op_type != "Slice" or len(first.outputs[0].uses()) != 1:
             continue
         one, other = _bounds(first), _bounds(node)
-        if one is None or other is None or set(one[2]) & set(other[2]):
+        if one is None or other is None or first.outputs[0].is_graph_output():
+            continue
+        axes = [*one[2], *other[2]]
+        if len(set(axes)) < len(axes) or (min(axes) < 0 <= max(axes)):  # an axis may go by two names
             continue
         node.replace_input_with(0, first.inputs[0])
         for i, (a, b) in enumerate(zip(one, other, strict=True), start=1):
@@ -137,15 +146,16 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own deprecations; neither is the user's business."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    """The exporter prints its progress, warns of its own deprecations and logs what it tried: not the user's business."""
+    disabled = logging.root.manager.disable
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)

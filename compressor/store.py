@@ -96,7 +96,7 @@ class Store:
             others = not isinstance(begun, Mapping) or not {"model", "target"} <= begun.keys()
         if others:
             raise UsageError(f"{self.folder} holds something other than a run", mend="name an empty folder with -o")
-        return begun
+        return None if begun is None else dict(begun)
 
     def _clear(self) -> None:
         for name in ("cache", "bundle", "teacher", "logs"):
