@@ -146,7 +146,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress, warns of its own deprecations and logs what it tried: not the user's business."""
+    """The exporter prints its progress, warns of its own deprecations and logs its tries: not the user's business."""
     disabled = logging.root.manager.disable
     with (
         warnings.catch_warnings(),

@@ -74,11 +74,10 @@ def make_plan(model: Path, flags: Options) -> Plan:
         raise UsageError(f"{model} is a directory", mend="name the model file inside it")
     files = [_options_of(folder / "compress.toml") for folder in (Path(), model.resolve().parent)]
     options = _first(flags, *files)
-    named = options.profile or next(
-        (p for p in _PREFERRED if p in catalog.toml_names("profiles"))
-        if options.data or options.eval
-        else iter(["float"])
-    )
+    named = options.profile
+    if named is None:
+        quantising = next(p for p in _PREFERRED if p in catalog.toml_names("profiles"))
+        named = quantising if options.data is not None or options.eval is not None else "float"
     profile = catalog.find_profile(named)
     own = catalog.make(Options, profile.options, f"profile {named!r}: options")
     # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.

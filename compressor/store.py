@@ -85,7 +85,7 @@ class Store:
     def _begun(self) -> Mapping[str, Json] | None:
         """The inputs that the folder was begun with; None where it is empty. Raises UsageError for someone else's."""
         try:
-            begun = json.loads((self.folder / "inputs.json").read_text(encoding="utf-8"))
+            begun: Json = json.loads((self.folder / "inputs.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             begun = None
             others = any(p.name not in _FIRST for p in self.folder.iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -379,4 +378,4 @@ def test_a_plan_writes_nothing(model: Path) -> None:
     before = sorted(str(p) for p in model.parent.parent.rglob("*"))
     make_plan(model, Options(target="host", data=DIGITS))
     assert sorted(str(p) for p in model.parent.parent.rglob("*")) == before
-    assert os.listdir() == []
+    assert list(Path().iterdir()) == []

@@ -140,9 +140,10 @@ def test_a_run_killed_while_starting_over_can_be_started_again(store: Store, mon
             counter[0] -= 1
             unlink(path, missing_ok)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, "unlink", dying)
+        monkeypatch.setattr(Path, "unlink", dying)
+        with pytest.raises(KeyboardInterrupt):
             claim(store, {**INPUTS, "seed": 1}, fresh=True)
+    monkeypatch.undo()
     claim(store, {**INPUTS, "seed": 1}, fresh=True)
 
 
@@ -326,4 +327,5 @@ def test_digests_and_hashes(tmp_path: Path) -> None:
 
 def test_identity_leaves_out_places_and_what_the_device_changed(tmp_path: Path) -> None:
     assert identity(artifact(tmp_path / "a")) == identity(artifact(tmp_path / "b"))
-    assert identity(artifact(tmp_path)) != identity(dataclasses.replace(artifact(tmp_path), onnx=OnnxModel(tmp_path, "", "fp32", 21)))  # fmt: skip
+    other = dataclasses.replace(artifact(tmp_path), onnx=OnnxModel(tmp_path, "", "fp32", 21))
+    assert identity(artifact(tmp_path)) != identity(other)

@@ -25,7 +25,7 @@ from nncf.onnx.graph.transformations.commands import ONNXTargetPoint
 from nncf.onnx.statistics.aggregator import ONNXStatisticsAggregator
 from numpy.typing import NDArray
 
-from compressor.core import Progress
+from compressor.core import Progress, UsageError
 
 __all__ = ["Estimator", "activation_ranges"]
 
@@ -42,7 +42,8 @@ def activation_ranges(
 ) -> dict[str, tuple[float, float]]:
     """The (low, high) of each named tensor of ``model`` over ``batches`` (each N x C x H x W).
 
-    NNCF runs the float model on ONNX Runtime and reduces every tensor as it passes.
+    NNCF runs the float model on ONNX Runtime and reduces every tensor as it passes. Raises UsageError
+    where a value is not finite.
     """
     logging.getLogger("nncf").setLevel(logging.ERROR)
     proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
@@ -80,6 +81,11 @@ def activation_ranges(
     for tensor, collector in collected.items():
         statistics = collector.get_statistics()
         ranges[tensor] = (float(statistics.min_values.data.min()), float(statistics.max_values.data.max()))
+        if not np.all(np.isfinite(ranges[tensor])):
+            raise UsageError(
+                f"the network's values are not finite on the calibration samples, first in {tensor}",
+                mend="look at the weights and the input normalisation",
+            )
     return ranges
 
 
