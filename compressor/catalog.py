@@ -77,16 +77,15 @@ def find_profile(name: str) -> Profile:
             f"profile {name!r} has no passes", mend='give it one [[pass]] table with a "kind" for each pass'
         )
     specs = tuple(PassSpec(kind=str(p["kind"]), settings={k: v for k, v in p.items() if k != "kind"}) for p in passes)
-    known = {"name", "title", "options"}
+    known = {"name", "title", "options", "resolved"}
     for key in table:
         if key not in known:
             raise unknown(f"key in profile {name!r}", key, sorted(known | {"pass"}))
     options = table.get("options", {})
     if not isinstance(options, dict):
         raise UsageError(f"profile {name!r}: options is not a table", mend="write [options] with one key a line")
-    return Profile(
-        name=str(table.get("name", stem)), title=str(table.get("title", stem)), passes=specs, options=options
-    )
+    name, title = str(table.get("name", stem)), str(table.get("title", stem))
+    return Profile(name, title, specs, options, resolved=table.get("resolved") is True)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; every failure is one message, its mend and the right exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     as_json = "--json" in sys.argv
     try:
         # Not standalone: typer would print usage errors and exit in its own way.

@@ -241,6 +241,8 @@ class Profile:
     passes: tuple[PassSpec, ...]
     options: Mapping[str, Json] = field(default_factory=dict)
     """Options of ``compress run`` that this profile brings along; flags win over them."""
+    resolved: bool = False
+    """Whether this is a plan as it ran (``resolved.toml``): then no compress.toml has a say in it again."""
 
 
 # -- what a run handles -----------------------------------------------------------------------

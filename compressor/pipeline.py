@@ -207,7 +207,7 @@ def resolved(plan: Plan, artifact: Artifact) -> str:
     passes = [
         {"kind": spec.kind, **{k: v for k, v in spec.settings.items() if v is not None}} for spec in plan.profile.passes
     ]
-    table = {"name": plan.profile.name, "title": plan.profile.title, "options": said, "pass": passes}
+    table = {"name": plan.profile.name, "title": plan.profile.title, "resolved": True, "options": said, "pass": passes}
     return tomli_w.dumps(table)
 
 

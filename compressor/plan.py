@@ -81,7 +81,7 @@ def make_plan(model: Path, flags: Options) -> Plan:
     profile = catalog.find_profile(named)
     own = catalog.make(Options, profile.options, f"profile {named!r}: options")
     # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.
-    options = _first(options, own)
+    options = _first(flags, own) if profile.resolved else _first(options, own)
     if options.target is None:
         raise UsageError("no target is named", mend=f"--target {' | '.join(catalog.toml_names('targets'))}")
     target = _at_hand(catalog.find_target(options.target))

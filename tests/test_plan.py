@@ -115,6 +115,15 @@ def test_a_folder_named_like_a_target_does_not_hide_it(model: Path) -> None:
     assert (plan.target.name, plan.profile.name) == ("host", "float")
 
 
+def test_a_plan_as_it_ran_is_deaf_to_compress_toml(model: Path) -> None:
+    write(model.parent / "compress.toml", 'seed = 3\nset = ["measure.blocks=5"]\ntarget = "raspberry-pi-5"')
+    text = f'resolved = true\n[options]\nseed = 4\ntarget = "host"\n{FLOAT_PROFILE}'
+    plan = make_plan(model, Options(profile=str(write(Path("resolved.toml"), text))))
+    assert (plan.seed, plan.target.name) == (4, "host")
+    assert pass_of(plan, "measure").blocks != 5
+    assert make_plan(model, Options(profile="resolved.toml", seed=7)).seed == 7, "flags still count"
+
+
 # -- the default profile ----------------------------------------------------------------------
 
 

@@ -104,7 +104,9 @@ def test_only_what_was_asked_for_is_gathered_and_progress_is_told(model: onnx.Mo
 
 def test_nncf_is_told_not_to_report_before_it_is_imported() -> None:
     """In a process of its own: inside pytest NNCF is silent anyway."""
-    code = "import compressor.quant.ranges; from nncf.telemetry.wrapper import telemetry; print(type(telemetry).__name__)"
+    code = (
+        "import compressor.quant.ranges; from nncf.telemetry.wrapper import telemetry; print(type(telemetry).__name__)"
+    )
     environment = {k: v for k, v in os.environ.items() if k not in ("NNCF_CI", "NNCF_DEV", "PYTEST_CURRENT_TEST")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,7 @@ class Model:
         if pixels.ndim == 3:
             pixels = pixels[np.newaxis]
         channels, height, width = entry["shape"][1:]
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels):
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
             raise ValueError(
                 f"expected 8-bit pixels of {height} x {width} x {channels}, got {pixels.dtype} {pixels.shape[1:]}"
             )
@@ -64,7 +64,9 @@ def verify(folder: Union[str, Path]) -> List[str]:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         files, tolerance = dict(manifest["files"]), float(manifest["golden"]["tolerance"])
         hashes = {name: str(files[name]["sha256"]) for name in sorted(files)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not 0 <= tolerance < float("inf"):
+            raise ValueError(f"its tolerance is {tolerance}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"manifest.json cannot be read: {error}"]
     problems = [
         f"the manifest does not list {name}" for name in ("model.onnx", "golden.npz", "run.py") if name not in files
@@ -79,11 +81,11 @@ def verify(folder: Union[str, Path]) -> List[str]:
         return problems
     try:
         golden = np.load(str(folder / "golden.npz"), allow_pickle=False)
-        wanted = golden["output"]
+        wanted = golden["output"].astype(np.float32)
         got = Model(folder)(golden["input"])
     except Exception as error:  # whatever stops the model from running is the answer
         return [f"the model cannot be run: {error}"]
-    if got.shape != wanted.shape or not np.all(np.isfinite(got)):
+    if got.shape != wanted.shape or not got.size or not np.all(np.isfinite(got)):
         return ["the outputs have the wrong shape or are not finite"]
     worst = float(np.max(np.abs(got - wanted)))
     return (
@@ -117,15 +119,14 @@ def main(arguments: List[str]) -> int:
     try:
         model = Model(folder)
         scores = model.predict(_pixels(arguments[0], model.manifest["input"]))
+        classes = model.manifest["outputs"][0].get("classes") or range(scores.shape[1])
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        for row in odds / odds.sum(axis=1, keepdims=True):
+            best = np.argsort(-row)[:5]
+            print(json.dumps([{"class": classes[i], "probability": round(float(row[i]), 4)} for i in best]))
     except Exception as error:  # the last door: a message, never a traceback
         sys.stderr.write(f"error: {arguments[0]}: {error}\n")
         return 2
-    classes = model.manifest["outputs"][0].get("classes")
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    for row in odds / odds.sum(axis=1, keepdims=True):
-        best = [int(i) for i in np.argsort(-row)[:5]]
-        told = [{"class": classes[i] if classes else i, "probability": round(float(row[i]), 4)} for i in best]
-        print(json.dumps(told))
     return 0
 
 

@@ -51,8 +51,9 @@ class Measure:
     volatile: ClassVar[bool] = True
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
-        if self.blocks < 5 or self.inferences < 1 or self.samples < 0 or (self.threads or 1) < 1 or self.seconds <= 0:
-            return ("measure takes at least 5 blocks, 1 inference, 1 thread, a time, and 0 or more samples",)
+        threads = 1 if self.threads is None else self.threads
+        if self.blocks < 5 or min(self.inferences, threads) < 1 or self.samples < 0 or self.seconds <= 0:
+            return ("measure has a setting too low: give 5 blocks, 1 inference, 1 thread and some seconds, or more",)
         return ()
 
     def run(self, artifact: Artifact, context: Context) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Prospect, Result
+from compressor.core import Artifact, Context, Prospect, Result, UsageError
 
 __all__ = ["Quantize"]
 
@@ -48,6 +48,11 @@ class Quantize:
         assert artifact.onnx is not None
         assert context.data is not None
         assert context.data.train is not None
+        if artifact.onnx.precision != "fp32":
+            raise UsageError(
+                f"quantize starts from a float32 graph, and this one is {artifact.onnx.precision}",
+                mend='set lower.precision = "fp32"',
+            )
         train = context.data.train
         count = min(self.samples, len(train))
         drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))

@@ -65,7 +65,7 @@ class Verify:
         for below, model in zip(["torch", *[m.precision for m in chain]], chain, strict=False):
             expected[model.precision] = outputs(model)
             ladder.append(_rung(below, model.precision, expected[below], expected[model.precision]))
-        if (differs := ladder[0]["relative_error"]) > _EXPORT_TOLERANCE:
+        if not (differs := ladder[0]["relative_error"]) <= _EXPORT_TOLERANCE:  # NaN is no match either
             raise VerificationFailed(
                 f"the ONNX export differs from the torch model by {differs:.2g} of its largest output",
                 mend="look for operations in the model's forward that behave differently in eval mode or when traced",
