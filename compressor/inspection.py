@@ -23,7 +23,7 @@ def inspect_model(path: Path, arch: str | None, input: InputSpec | None) -> Json
         "input": str(taken.input),
         "outputs": taken.outputs,
         "bytes": path.stat().st_size,
-        "notes": list(taken.notes),
+        "notes": list(taken.ingested.notes),
         "normalisation": f"{default} (the family's default; checked against data in a run)" if default else None,
         "run": "with --data: profile ptq (int8); without: profile float, accuracy not measured",
     }

@@ -37,7 +37,6 @@ class Teacher:
     params: int
     macs: int
     outputs: int
-    notes: tuple[str, ...]
 
     def settle(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Prepared | None, tuple[str, ...]]:
         """Write its weights to the run's folder, settle its normalisation, prepare the data.
@@ -48,12 +47,12 @@ class Teacher:
         normalization, said = self._normalization(plan, store, progress)
         weights = store.folder / "teacher" / "model.safetensors"
         weights.parent.mkdir(exist_ok=True)
-        save(self.ingested.state, weights)
+        sha256 = save(self.ingested.state, weights)
         model = Model(
             family=self.ingested.family,
             settings=self.ingested.settings,
             weights=weights,
-            sha256=file_sha256(weights),
+            sha256=sha256,
             params=self.params,
             macs=self.macs,
             outputs=self.outputs,
@@ -61,7 +60,7 @@ class Teacher:
             normalization=normalization,
         )
         data = None if plan.source is None else plan.source.prepare(self.input, normalization)
-        return model, data, (*self.notes, said, *(data.notes if data else ()))
+        return model, data, (*self.ingested.notes, said, *(data.notes if data else ()))
 
     def known_normalization(self, plan: Plan) -> tuple[Normalization, str] | None:
         """What is known of it without running the network: given, or the family's where there is no data.
@@ -83,9 +82,9 @@ class Teacher:
         return parse_normalization(default, channels), f"normalisation {default}: the family's default, not checked"
 
     def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization, str]:
-        channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         if (known := self.known_normalization(plan)) is not None:
             return known
+        channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         assert plan.source is not None
         assert plan.source.train is not None
         train = plan.source.train
@@ -125,7 +124,7 @@ def take_in(path: Path, arch: str | None, given: InputSpec | None, source: Sourc
             f"the model tells {outputs} classes apart, the data has {len(source.classes)}",
             mend="give the data that the model was trained for",
         )
-    return Teacher(ingested, file_sha256(path), input, counted.params, counted.macs, outputs, ingested.notes)
+    return Teacher(ingested, file_sha256(path), input, counted.params, counted.macs, outputs)
 
 
 def family_default(ingested: Ingested, channels: int) -> str | None:

@@ -158,7 +158,12 @@ FAILURES: list[tuple[list[str], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "words"), FAILURES, ids=lambda v: " ".join(map(Path.name.fget, map(Path, v))) if isinstance(v, list) else "")  # fmt: skip
+def words_of(value: object) -> str:
+    """A readable id: the arguments without their folders."""
+    return " ".join(Path(each).name for each in value) if isinstance(value, list) else ""
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), FAILURES, ids=words_of)
 def test_a_failure_is_one_message_with_its_mend(
     arguments: list[str], code: int, words: str, odd: Path, compress: Compress, monkeypatch: pytest.MonkeyPatch
 ) -> None:

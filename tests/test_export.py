@@ -138,7 +138,7 @@ class _Raises(nn.Module):
 def test_a_module_that_cannot_be_exported_is_a_usage_error(
     module: nn.Module, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UsageError, match="the model cannot be exported to ONNX: .") as caught:
+    with pytest.raises(UsageError, match=r"the model cannot be exported to ONNX: .") as caught:
         export(module.eval(), INPUT, 21)
     assert "torch.export" in (caught.value.mend or "")
     assert "\n" not in caught.value.what

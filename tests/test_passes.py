@@ -197,7 +197,8 @@ def test_every_check_tells_each_problem_with_its_mend(kind: str, target: str) ->
 def test_importing_every_pass_imports_no_framework() -> None:
     code = (
         "import importlib, pkgutil, sys, compressor.passes as passes\n"
-        "for found in pkgutil.iter_modules(passes.__path__): importlib.import_module(f'compressor.passes.{found.name}')\n"
+        "for found in pkgutil.iter_modules(passes.__path__):\n"
+        "    importlib.import_module(f'compressor.passes.{found.name}')\n"
         "heavy = {'torch', 'nncf', 'onnxruntime', 'onnx', 'onnx_ir', 'onnxscript', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -526,7 +527,7 @@ def test_an_export_that_is_not_finite_fails(lowered: Artifact, context: Callable
     done = _measured(lowered, here)
     nan = _scale_initialiser(lambda n: n.endswith("linear.weight"), float("nan"))
     spoiled = _spoil(done, tmp_path, nan)
-    with pytest.raises(VerificationFailed, match="not finite|differs"):
+    with pytest.raises(VerificationFailed, match=r"not finite|differs"):
         through(spoiled, here, make_pass("verify", **QUIET))
 
 

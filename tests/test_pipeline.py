@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -76,6 +77,26 @@ def test_a_run_leaves_what_is_promised(digits: tuple[Path, Any]) -> None:
     assert json.loads(done.stdout) == report_of(folder), "stdout is exactly the report"
     assert not re.search(r"\.partial|\.bundle-", " ".join(tree(folder)))
     assert [p.name for p in folder.parent.iterdir()] == ["run"], "and nothing beside the run's folder"
+
+
+def test_the_run_gained_what_it_should(digits: tuple[Path, Any]) -> None:
+    report = report_of(digits[0])
+    assert report["normalization"]["name"] == "symmetric"
+    assert report["teacher"]["metric"]["samples"] == report["result"]["metric"]["samples"] == 360
+    assert report["result"]["metric"]["value"] > report["teacher"]["metric"]["value"] - 0.02
+    assert report["result"]["bytes"] < report["teacher"]["bytes"] / 3
+    export, quantised = report["passes"][-1]["metrics"]["ladder"]
+    assert (export["from"], export["to"], quantised["to"]) == ("torch", "fp32", "int8")
+    assert export["relative_error"] < 1e-4
+    assert quantised["agreement"] > 0.95
+
+
+def test_every_layer_of_the_result_is_int8(digits: tuple[Path, Any]) -> None:
+    graph = onnx.load(str(digits[0] / "bundle" / "model.onnx")).graph
+    integers = [i for i in graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) > 1]
+    ops = [node.op_type for node in graph.node]
+    assert len(integers) == ops.count("Conv") + ops.count("Gemm") == 12
+    assert "Relu" not in ops, "the integers' own clamping does it"
 
 
 def test_progress_is_on_stderr(digits: tuple[Path, Any]) -> None:

@@ -55,9 +55,7 @@ class Placement:
     def apply(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read."""
         graph = self._model.graph
-        # In the graph's order: a set's would differ from run to run, and so would the file.
-        groups = dict.fromkeys(self._groups.of(value) for value in _activations(graph))
-        grids = {group: self._grid(group, ranges) for group in groups if group in self._quantised}
+        grids = {group: self._grid(group, ranges) for group in self._quantised}
         scales = self._quantise_weights(grids)
         self._quantise_biases(grids, scales)
         integers: dict[ir.Value, ir.Value] = {}
@@ -86,8 +84,8 @@ class Placement:
                 written.add(self._groups.of(_after_activation(node.outputs[0])))
         if rules.keep_float_outputs:
             written -= {self._groups.of(v) for v in graph.outputs}
-        groups = dict.fromkeys(self._groups.of(value) for value in _activations(graph))
-        return tuple(group for group in groups if group in read | written)
+        chosen = read | written
+        return tuple(group for group in self._groups if group in chosen)
 
     def _grid(self, group: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> _Grid:
         """One grid for a group: it spans the ranges of all its members, and holds zero exactly."""
@@ -270,6 +268,9 @@ class _Groups:
 
     def members(self, group: ir.Value) -> list[ir.Value]:
         return self._members[group]
+
+    def __iter__(self) -> Iterator[ir.Value]:
+        return iter(self._members)
 
 
 def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
