@@ -48,7 +48,7 @@ def find(folder: str, name: str) -> Any:
     """The one public thing of an entry. Raises UsageError with the nearest match."""
     known = names(folder)
     if name not in known:
-        raise unknown(folder.rstrip("s") if folder != "passes" else "pass", name, known)
+        raise unknown(folder.removesuffix("es" if folder.endswith("sses") else "s"), name, known)
     module = importlib.import_module(f"compressor.{folder}.{name.replace('-', '_')}")
     (public,) = module.__all__
     return getattr(module, public)
@@ -99,9 +99,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _toml_folder(folder: str) -> Any:
-    """Beside the package in a checkout, inside it in a wheel."""
-    beside = Path(__file__).parent.parent / folder
-    return beside if beside.is_dir() else resources.files("compressor") / folder
+    """Inside the package in a wheel, beside it in a checkout."""
+    inside = resources.files("compressor") / folder
+    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
 
 
 def _read(name: str, what: str) -> tuple[str, dict[str, Any]]:

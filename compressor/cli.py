@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.exceptions import TyperException
 
 from compressor import __version__
-from compressor.core import BudgetMissed, CompressError, Exit, Json
+from compressor.core import Exit, Json, UsageError
+from compressor.exits import discard, end, fail, heed_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +32,19 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint: .pt, .pth, .th, .safetensors.")]
+ModelFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A checkpoint: .pt, .pth, .th, .safetensors; with --trust a whole module or program."
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code in MODEL with your rights: whole modules, TorchScript, .pt2. Only if you know who made it.",
+    ),
+]
 Arch = Annotated[str | None, typer.Option(metavar="PKG.MODULE:CALLABLE", help="Your own architecture's constructor.")]
 DataSource = Annotated[
     str | None,
@@ -76,6 +85,7 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="0 if left out.")] = None,
     device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where training happens.")] = None,
+    trust: Trust = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in a folder that has a run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do every check that a run does first, and stop.")] = False,
     as_json: AsJson = False,
@@ -87,8 +97,8 @@ def run(
         target, profile, arch, data, evaluate, input, normalize,
         tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device,
     )  # fmt: skip
-    plan = make_plan(model, flags)
-    folder = output or Path("runs") / f"{model.stem}-{plan.target.name}-{plan.profile.name}"
+    plan = make_plan(model, flags, trust=trust)
+    folder = output or plan.folder
     from compressor import pipeline
 
     if dry_run:
@@ -109,6 +119,43 @@ def run(
 
 
 @app.command()
+def rank(
+    archs: Annotated[Path, typer.Argument(metavar="ARCHS.json", help="A JSON list of encodings of students.")],
+    space: Annotated[str, typer.Option(metavar="S", help="Their family: cifar-resnet, shufflenetv2, mobilenetv2 …")],
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="The images that they are to tell apart.")],
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="The teacher, for the scores that compare with it.")
+    ] = None,
+    arch: Arch = None,
+    score: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Another score to print beside the default's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the images and the initialisations.")] = 0,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank untrained students by how good they promise to be when distilled; higher is better."""
+    from compressor.search.rank import rank as rank_students
+
+    err = _stderr()
+    with err.status("score") as status:
+        rows = rank_students(
+            archs, space, data, teacher=teacher, arch=arch, also=score or (), seed=seed, trust=trust,
+            progress=lambda message, done, total: status.update(f"{message} {done}/{total}"),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = [
+        {"score": f"{r['scores']['default']:.3f}", "params": f"{r['params']:,}", "MACs": f"{r['macs']:,}"}
+        | {name: _figure(value) for name, value in r["scores"].items() if name not in ("default", "params", "macs")}
+        | {"arch": json.dumps(r["arch"])}
+        for r in sorted(rows, key=lambda r: -r["scores"]["default"])
+    ]
+    _list(table, tuple(table[0]), as_json)
+
+
+@app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or the folder of a run.")],
     as_json: AsJson = False,
@@ -121,13 +168,15 @@ def verify(
 
 
 @app.command()
-def inspect(model: ModelFile, arch: Arch = None, input: InputSize = None, as_json: AsJson = False) -> None:
+def inspect(
+    model: ModelFile, arch: Arch = None, input: InputSize = None, trust: Trust = False, as_json: AsJson = False
+) -> None:
     """Tell what a model file is: family, parameters, MACs, input, and what a run would do."""
     from compressor.core import InputSpec
     from compressor.inspection import inspect_model
 
     spec = None if input is None else InputSpec.parse(input)
-    _print(inspect_model(model, arch, spec), as_json)
+    _print(inspect_model(model, arch, spec, trust=trust), as_json)
 
 
 @app.command()
@@ -183,55 +232,29 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+) -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # no library that is loaded from here on copes with that
+        raise UsageError("the working directory is not there any more", mend="cd to one that is") from error
 
 
 def main() -> NoReturn:
     """Run the command line; every failure is one message, its mend and the right exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    as_json = "--json" in sys.argv
+    heed_signals()
     try:
         # Not standalone: typer would print usage errors and exit in its own way.
         code = app(standalone_mode=False)
-        if code == Exit.STOPPED:
-            raise KeyboardInterrupt  # which typer swallows
-        sys.stdout.flush()
-    except CompressError as error:
-        # With a missed limit stdout has its one document already: the report, which names the shortfall.
-        _fail(error.what, error.mend, error.code, as_json and not isinstance(error, BudgetMissed))
-    except TyperException as error:
-        _fail(error.format_message(), _usage(error), Exit.USAGE, as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped", "the same command goes on from where it was", Exit.STOPPED, as_json)
-    except BrokenPipeError:
-        # The reader went away, as `head` does: nothing is left to tell it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.OK)
-    except MemoryError:
-        _fail("out of memory", "a smaller --input, or a machine with more memory", Exit.INTERNAL, as_json)
+        if sys.stdout is not None:  # which a shell may have closed
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as stop:
+        if not isinstance(stop if isinstance(stop, OSError) else stop.__context__, BrokenPipeError):
+            raise
+        discard(sys.stdout)  # typer exits with 1 there; but a reader that has had enough is no failure
+        code = Exit.OK
     except Exception as error:  # noqa: BLE001 - the last door: no traceback reaches the user
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail("the disk is full", "free some space; the same command goes on from there", Exit.INTERNAL, as_json)
-        mend = "this is a fault of compress: the run's logs/run.log has the traceback"
-        _fail(f"internal error: {type(error).__name__}: {error}", mend, Exit.INTERNAL, as_json)
-    sys.exit(code if isinstance(code, int) else Exit.OK)
-
-
-def _fail(what: str, mend: str | None, code: Exit, as_json: bool) -> NoReturn:
-    if as_json:
-        print(json.dumps({"error": {"what": what, "mend": mend, "exit": int(code)}}, indent=2))
-    sys.stderr.write(_printable(f"error: {what}\n" + (f"  mend: {mend}\n" if mend else "")))
-    sys.exit(int(code))
-
-
-def _printable(text: str) -> str:
-    """A file's name may hold escape codes: they are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
-def _usage(error: TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'compress'} --help"
+        fail(error)
+    end(code if isinstance(code, int) else Exit.OK)
 
 
 # -- printing ---------------------------------------------------------------------------------
@@ -300,6 +323,10 @@ def _text(value: Json) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _list(rows: list[Any], columns: tuple[str, ...], as_json: bool) -> None:

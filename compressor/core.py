@@ -206,6 +206,8 @@ class Target:
     """The narrowest float precision that the target computes in natively."""
     threads: int = 1
     memory_mb: int | None = None
+    width_multiple: int = 8
+    """Channel counts that the target's kernels like are multiples of this."""
     quirks: tuple[str, ...] = ()
     """Facts of the hardware that a backend must know, such as ``u8s8-saturates``."""
     runtime: Mapping[str, str] = field(default_factory=dict)
@@ -216,6 +218,10 @@ class Target:
     def __post_init__(self) -> None:
         if self.builds not in ("here", "on-device"):
             raise UsageError(f'target {self.name}: builds = "{self.builds}"', mend='write "here" or "on-device"')
+        if not 1 <= self.width_multiple <= 64:
+            raise UsageError(
+                f"target {self.name}: width_multiple = {self.width_multiple}", mend="write a whole number from 1 to 64"
+            )
         for precision in (*self.precisions, self.native_float):
             if precision not in PRECISIONS:
                 raise UsageError(
@@ -253,9 +259,9 @@ class Model:
     """A torch model on disk: its architecture, and its weights as safetensors."""
 
     family: str
-    """A file of ``models/``, or the user's own ``package.module:callable``."""
+    """A file of ``models/``, the user's own ``package.module:callable``, or ``trusted:FORM``: code in a file."""
     settings: Mapping[str, Json]
-    """The family's own fields: what `models` needs to build it again."""
+    """The family's own fields: what `models` needs to build it again; of a trusted file its path and SHA-256."""
     weights: Path
     sha256: str
     params: int
@@ -309,6 +315,8 @@ class Record:
     cached: bool
     metrics: Mapping[str, Json]
     warnings: tuple[str, ...]
+    pinned: Mapping[str, Json] = field(default_factory=dict)
+    """As in `Result`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +413,8 @@ class Result:
     artifact: Artifact
     metrics: Mapping[str, Json] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    pinned: Mapping[str, Json] = field(default_factory=dict)
+    """Settings with which it would do the same again, where its own leave something to the device's state."""
 
 
 @dataclass(frozen=True, slots=True)

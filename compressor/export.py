@@ -7,7 +7,7 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ import onnx_ir.passes.common as common
 import torch
 from numpy.typing import NDArray
 
+from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
 
-__all__ = ["export", "save"]
+__all__ = ["export", "export_each", "save"]
 
 _INT64 = ir.TensorType(ir.DataType.INT64)
 
@@ -35,7 +36,7 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
     try:
         with _quiet():
             program = torch.onnx.export(
-                module,
+                _followed(module, example),
                 (example,),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
@@ -60,6 +61,61 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
             )
     model.producer_name, model.producer_version = "compressor", None
     return clean(model)
+
+
+def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opset: int) -> list[ir.Model]:
+    """Export modules, each with the shape of its one input (batch included, static), as graphs of their own.
+
+    One call of the exporter does them all: most of what a call costs does not depend on what is exported.
+    """
+    together = _Beside([module for module, _ in modules]).eval()
+    with _quiet():
+        program = torch.onnx.export(
+            together,
+            tuple(torch.zeros(shape) for _, shape in modules),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[f"input_{i}" for i in range(len(modules))],
+            output_names=[f"output_{i}" for i in range(len(modules))],
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model.graph
+    models = []
+    for source, sink in zip(graph.inputs, graph.outputs, strict=True):
+        own = ir.convenience.extract(graph, [source], [sink])
+        own.inputs[0].name, own.outputs[0].name = "input", "output"
+        models.append(clean(ir.Model(own, ir_version=program.model.ir_version)))
+    return models
+
+
+class _Beside(torch.nn.Module):
+    """Modules side by side: one input and one output each."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.members = torch.nn.ModuleList(modules)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(module(x) for module, x in zip(self.members, inputs, strict=True))
+
+
+def _followed(module: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
+    """TorchScript as a graph that torch.export can follow; any other module as it is."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return module
+    from torch._export.converter import TS2EPConverter
+
+    try:
+        graph: torch.nn.Module = TS2EPConverter(module, (example,)).convert().module(check_guards=False)
+    except Exception as error:  # it raises all kinds at what it does not know
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"the TorchScript program cannot be lowered: torch's converter fails: {reason}",
+            mend="give the module that it was made from: its state dict with --arch package.module:callable, "
+            "or the module itself, saved with torch.save, with --trust",
+        ) from error
+    return graph
 
 
 def clean(model: ir.Model) -> ir.Model:
@@ -87,9 +143,7 @@ def save(model: ir.Model, path: Path, precision: str, made_from: OnnxModel | Non
     del proto.graph.value_info[:]  # a seventh of a small file, and every runtime infers it again
     onnx.checker.check_model(proto, full_check=True)
     data = proto.SerializeToString(deterministic=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write(path, data)
     return OnnxModel(path, hashlib.sha256(data).hexdigest(), precision, proto.opset_import[0].version, made_from)
 
 

@@ -10,9 +10,9 @@ from compressor.teacher import family_default, take_in
 __all__ = ["inspect_model"]
 
 
-def inspect_model(path: Path, arch: str | None, input: InputSpec | None) -> Json:
+def inspect_model(path: Path, arch: str | None, input: InputSpec | None, *, trust: bool = False) -> Json:
     """Family, parameters, MACs, input, and what a run would do with no further flag."""
-    taken = take_in(path, arch, input, None)
+    taken = take_in(path, arch, input, None, trust=trust)
     default = family_default(taken.ingested, taken.input.channels)
     return {
         "model": str(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
@@ -12,17 +13,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import __version__
+from compressor.atomic import write
 from compressor.bench.machine import machine
 from compressor.budgets import Outcome, judge
-from compressor.core import Artifact, BudgetMissed, CompressError, Context, Data, Json, Pass, Progress, Record, Result
+from compressor.core import (
+    Artifact,
+    BudgetMissed,
+    CompressError,
+    Context,
+    Data,
+    Json,
+    Pass,
+    Progress,
+    Record,
+    Result,
+    UsageError,
+)
 from compressor.plan import Plan, settings_of
 from compressor.report.document import DataUsed, build_report, write_report
-from compressor.store import Store, digest, identity, write_text
+from compressor.store import Store, digest, identity
 
 if TYPE_CHECKING:
     from compressor.teacher import Teacher
 
-__all__ = ["Outcomes", "Watcher", "check", "run"]
+__all__ = ["Compressed", "Watcher", "check", "run"]
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "nncf", "numpy", "pillow")
 _log = logging.getLogger(__name__)
@@ -39,25 +53,34 @@ class Watcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class Compressed:
     """What a run left behind."""
 
     report: Json
+    """What ``report.json`` holds."""
     folder: Path
     missed: BudgetMissed | None
+    """The shortfall, where a budget or the allowed drop was missed."""
+
+    @property
+    def bundle(self) -> Path | None:
+        """The deployable folder; None where the profile has no verify pass."""
+        return self.folder / "bundle" if self.report["bundle"] else None
 
 
 def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     """Read the model and refuse what cannot be run, or not into ``folder``, before anything is written."""
     from compressor.teacher import take_in
 
-    teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source)
+    store = Store(folder.resolve())
+    store.vacant()
+    teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
     teacher.known_normalization(plan)
-    Store(folder.resolve()).admit(_inputs(plan, teacher), fresh=fresh)
+    store.admit(_inputs(plan, teacher), fresh=fresh)
     return teacher
 
 
-def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Outcomes:
+def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Compressed:
     """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again."""
     teacher = check(plan, folder, fresh=fresh)
     store = Store(folder.resolve())
@@ -72,7 +95,7 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
         if shortfalls
         else None
     )
-    return Outcomes(report, folder, missed)
+    return Compressed(report, folder, missed)
 
 
 def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher) -> Artifact:
@@ -81,7 +104,13 @@ def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, 
         watcher.started(each.kind, number, len(plan.passes))
         try:
             artifact, record = _run_pass(each, artifact, plan, data, store, watcher.progress)
-        except CompressError as error:
+        except Exception as error:
+            if gone := store.missing(artifact):
+                raise UsageError(
+                    f"{gone} was deleted during the run", mend="the same command makes it again"
+                ) from error
+            if not isinstance(error, CompressError):
+                raise
             before = ", ".join(p.kind for p in plan.passes[: number - 1]) or "nothing"
             error.what = f"{each.kind} (pass {number} of {len(plan.passes)}, after {before}): {error.what}"
             raise
@@ -105,7 +134,7 @@ def _run_pass(
         begun = time.perf_counter()
         result: Result = each.run(artifact, context)  # type: ignore[no-redef]
         seconds = time.perf_counter() - begun
-        record = Record(each.kind, settings_of(each), seconds, False, result.metrics, result.warnings)
+        record = Record(each.kind, settings_of(each), seconds, False, result.metrics, result.warnings, result.pinned)
         store.finish(each.kind, key, each.gives, result, record)
     return result.artifact, record
 
@@ -135,6 +164,7 @@ def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
     return {
         "model": teacher.file_sha256,
         "arch": options.arch,
+        "trust": plan.trust,
         "target": identity(plan.target),
         "passes": [[each.kind, settings_of(each)] for each in plan.passes],
         "data": None
@@ -169,7 +199,7 @@ def _publish(
     if artifact.bundle is not None:
         place = store.publish(artifact.bundle.path, "bundle")
         artifact = replace(artifact, bundle=replace(artifact.bundle, path=place))
-    write_text(store.folder / "resolved.toml", resolved(plan, artifact))
+    write(store.folder / "resolved.toml", resolved(plan, artifact).encode("utf-8", "replace"))
     report = build_report(
         artifact,
         target=plan.target,
@@ -205,10 +235,18 @@ def resolved(plan: Plan, artifact: Artifact) -> str:
     said |= {"input": str(artifact.teacher.input), "seed": plan.seed, "device": plan.device}
     said["normalize"] = artifact.teacher.normalization.name
     passes = [
-        {"kind": spec.kind, **{k: v for k, v in spec.settings.items() if v is not None}} for spec in plan.profile.passes
+        {"kind": done.kind, **{k: v for k, v in {**done.settings, **done.pinned}.items() if v is not None}}
+        for done in artifact.log
     ]
     table = {"name": plan.profile.name, "title": plan.profile.title, "resolved": True, "options": said, "pass": passes}
     return tomli_w.dumps(table)
+
+
+class _Log(logging.FileHandler):
+    """A log that the disk has no room for is no traceback on the user's screen: what is lost by it says so itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        return
 
 
 class _logged:  # noqa: N801 - used as a context manager function
@@ -216,7 +254,7 @@ class _logged:  # noqa: N801 - used as a context manager function
 
     def __init__(self, folder: Path) -> None:
         (folder / "logs").mkdir(exist_ok=True)
-        self._handler = logging.FileHandler(folder / "logs" / "run.log", encoding="utf-8")
+        self._handler = _Log(folder / "logs" / "run.log", encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
     def __enter__(self) -> None:
@@ -228,4 +266,5 @@ class _logged:  # noqa: N801 - used as a context manager function
         if error is not None:
             _log.error("stopped", exc_info=error)
         logging.getLogger("compressor").removeHandler(self._handler)
-        self._handler.close()
+        with contextlib.suppress(OSError):  # of what the disk had no room for
+            self._handler.close()

@@ -17,6 +17,7 @@ from compressor import catalog
 from compressor.bench.machine import machine
 from compressor.budgets import Budget
 from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Prospect, Target, Unavailable, UsageError
+from compressor.ingest import opened
 
 if TYPE_CHECKING:
     from compressor.data import Source
@@ -61,17 +62,22 @@ class Plan:
     max_drop: float | None
     seed: int
     device: str
+    trust: bool = False
+    """Whether code in the model file may run. Said with the command alone: a file beside a model must not say it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes if nothing else is said."""
+        return Path("runs") / f"{self.model.stem}-{self.target.name}-{self.profile.name}"
 
 
-def make_plan(model: Path, flags: Options) -> Plan:
+def make_plan(model: Path, flags: Options, *, default_target: str | None = None, trust: bool = False) -> Plan:
     """Resolve every option (flag > compress.toml here > beside the model > profile > default) and check all.
 
     Raises UsageError for what cannot be as asked, Unavailable where the target's runtime is missing.
     """
-    if not model.exists():
-        raise UsageError(f"there is no file {model}", mend="name the model file to compress")
-    if model.is_dir():
-        raise UsageError(f"{model} is a directory", mend="name the model file inside it")
+    with opened(model):
+        pass  # it is a file that can be read; the rest of the plan is checked before its content is
     files = [_options_of(folder / "compress.toml") for folder in (Path(), model.resolve().parent)]
     options = _first(flags, *files)
     named = options.profile
@@ -83,10 +89,12 @@ def make_plan(model: Path, flags: Options) -> Plan:
     # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.
     options = _first(flags, own) if profile.resolved else _first(options, own)
     if options.target is None:
+        options = replace(options, target=default_target)
+    if options.target is None:
         raise UsageError("no target is named", mend=f"--target {' | '.join(catalog.toml_names('targets'))}")
     target = _at_hand(catalog.find_target(options.target))
     profile = replace(profile, passes=_with_settings(profile.passes, options.set or ()))
-    passes = tuple(_make_pass(spec, i, profile.name) for i, spec in enumerate(profile.passes))
+    passes = tuple(_make_pass(spec, profile.name, options.budget) for spec in profile.passes)
     budgets = tuple(Budget.parse(text) for text in options.budget or ())
     spec = None if options.input is None else InputSpec.parse(options.input)
     if options.device not in (None, "cpu", "cuda"):
@@ -115,6 +123,7 @@ def make_plan(model: Path, flags: Options) -> Plan:
         options.max_drop,
         options.seed or 0,
         options.device or "cpu",
+        trust,
     )
 
 
@@ -174,10 +183,12 @@ def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[
     return tuple(changed)
 
 
-def _make_pass(spec: PassSpec, index: int, profile: str) -> Pass:
-    made: Pass = catalog.make(
-        catalog.find("passes", spec.kind), spec.settings, f"pass {spec.kind!r} of profile {profile!r}"
-    )
+def _make_pass(spec: PassSpec, profile: str, budget: tuple[str, ...] | None) -> Pass:
+    """A pass that works under a budget takes the run's, where the profile gives it none of its own."""
+    cls, settings = catalog.find("passes", spec.kind), dict(spec.settings)
+    if budget and any(field.name == "budget" for field in dataclasses.fields(cls)):
+        settings.setdefault("budget", budget)
+    made: Pass = catalog.make(cls, settings, f"pass {spec.kind!r} of profile {profile!r}")
     return made
 
 

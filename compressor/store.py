@@ -13,17 +13,18 @@ import shutil
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from compressor import catalog
+from compressor.atomic import clear_partial, partial, refusals, write
 from compressor.core import Artifact, Json, Record, Result, UsageError
 
-__all__ = ["Store", "digest", "file_sha256", "identity", "write_text"]
+__all__ = ["Store", "digest", "file_sha256", "identity"]
 
 _HERE = "@/"
 """Stands for the run's folder in the JSON kept there, so that the folder can be moved."""
 
-_FIRST = (".lock", ".inputs.json.partial")
+_FIRST = (".lock", partial(Path("inputs.json")).name)
 """What a run that was killed in its first moment may have left, and nothing else."""
 
 
@@ -35,21 +36,32 @@ class Store:
 
     # -- whose folder it is -----------------------------------------------------------------------
 
-    def admit(self, inputs: Mapping[str, Json], *, fresh: bool) -> None:
-        """Raise UsageError where the folder is not for a run of ``inputs``; touch nothing.
+    def vacant(self) -> None:
+        """Raise UsageError where no run could take the folder, whatever its inputs; touch nothing.
 
-        That is where it cannot be written, something else lives in it, or it was begun with other
-        inputs (``fresh`` would then start over).
+        That is where it cannot be written, something else lives in it, or another run holds it.
         """
         try:
+            str(self.folder).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"cannot write to {self.folder}: its name is no UTF-8, which the runtimes need",
+                mend="name another folder with -o",
+            ) from error
+        with refusals(self.folder):
             nearest = next(p for p in (self.folder, *self.folder.parents) if p.exists())
             if not nearest.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a folder")
+                raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a folder", str(nearest))
             if not os.access(nearest, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "it is read-only")
-            begun = self._begun() if nearest == self.folder else None
-        except OSError as error:
-            raise self._unwritable(error) from error
+                raise PermissionError(errno.EACCES, "it is read-only", str(nearest))
+            if nearest == self.folder and self._begun() is not None and self._lock_file.exists():
+                with self._lock_file.open("rb") as lock:
+                    self._hold(lock, fcntl.LOCK_SH)
+
+    def admit(self, inputs: Mapping[str, Json], *, fresh: bool) -> None:
+        """Raise UsageError where the folder was begun with other inputs (``fresh`` would then start over)."""
+        with refusals(self.folder):
+            begun = self._begun() if self.folder.exists() else None
         changed = [key for key in inputs if begun and begun.get(key) != json.loads(json.dumps(inputs[key]))]
         if changed and not fresh:
             raise UsageError(
@@ -59,28 +71,55 @@ class Store:
 
     @contextlib.contextmanager
     def claimed(self, inputs: Mapping[str, Json], *, fresh: bool) -> Iterator[None]:
-        """Hold the folder for one run of ``inputs``. Raises UsageError as `admit` does, or if another run holds it."""
-        self.admit(inputs, fresh=fresh)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UsageError(
-                    f"another run is using {self.folder}", mend="wait for it, or name another -o"
-                ) from error
-            self.admit(inputs, fresh=fresh)  # another run may have begun it in between
-            if fresh:
-                self._clear()
-            write_text(self.folder / "inputs.json", json.dumps(inputs, indent=2) + "\n")
-            yield
+        """Hold the folder for one run of ``inputs``.
 
-    def _unwritable(self, error: OSError) -> UsageError:
-        return UsageError(f"cannot write to {self.folder}: {error.strerror}", mend="name a writable folder with -o")
+        Raises UsageError as `vacant` and `admit` do, and where the folder is not there any more at the end;
+        CompressError where the disk is full.
+        """
+        self.vacant()
+        with refusals(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock_file.open("wb") as lock:
+                self._hold(lock, fcntl.LOCK_EX)
+                self.admit(inputs, fresh=fresh)
+                clear_partial(self.folder)
+                if fresh:
+                    self._clear()
+                write(self.folder / "inputs.json", json.dumps(inputs, indent=2) + "\n")
+                self._cache.mkdir(exist_ok=True)
+                try:
+                    yield
+                finally:
+                    self._check_place(lock)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder / ".lock"
+
+    @property
+    def _cache(self) -> Path:
+        return self.folder / "cache"
+
+    def _hold(self, lock: BinaryIO, how: int) -> None:
+        """Lock for as long as the file is open; the kernel lets go even of a killed run's. Raises UsageError."""
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another run is using {self.folder}", mend="wait for it, or name another -o") from error
+        except OSError as error:
+            raise UsageError(
+                f"the file system of {self.folder} knows no locks: {error.strerror}",
+                mend="name a folder on a local disk with -o",
+            ) from error
+
+    def _check_place(self, lock: BinaryIO) -> None:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(lock.fileno()), self._lock_file.stat()):
+                return
+        raise UsageError(
+            f"{self.folder} was deleted or moved while the run was writing to it",
+            mend="leave it where it is until the run has ended",
+        )
 
     def _begun(self) -> Mapping[str, Json] | None:
         """The inputs that the folder was begun with; None where it is empty. Raises UsageError for someone else's."""
@@ -99,8 +138,10 @@ class Store:
         return None if begun is None else dict(begun)
 
     def _clear(self) -> None:
-        for name in ("cache", "bundle", "teacher", "logs"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("bundle", "cache", "teacher", "logs"):
+            place = self.folder / name
+            if place.exists():  # under its own name a half-deleted bundle would pass for a whole one
+                shutil.rmtree(place.replace(partial(place)), ignore_errors=True)
         # inputs.json last: without it a folder that was half cleared would pass for someone else's.
         for name in ("report.json", "report.html", "resolved.toml", "inputs.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -108,62 +149,76 @@ class Store:
     # -- passes -----------------------------------------------------------------------------------
 
     def finished(self, kind: str, key: str, artifact: Artifact) -> tuple[Result, Record] | None:
-        """The result of a pass that has run before, on ``artifact``; None where it has not, or its files are gone."""
+        """The result of a pass that has run before, on ``artifact``.
+
+        None where it has not, or where what it left is not what it wrote: deleted, changed, damaged.
+        """
         path = self._pass_folder(kind, key) / "result.json"
-        if not path.is_file():
-            return None
-        stored = self._unpack(json.loads(path.read_text(encoding="utf-8")))
-        if not all(file.exists() for file in self._files(stored["slots"])):
+        kept = _recall(path)
+        stored = kept and self._unpack(kept["value"])
+        if stored is None or stored["files"] != self._hashes(stored["slots"]):
             return None
         hints = typing.get_type_hints(Artifact)
         given = {name: catalog.coerce(hints[name], value, f"{path}: {name}") for name, value in stored["slots"].items()}
         record = catalog.make(Record, stored["record"], str(path))
         made = dataclasses.replace(artifact, **given)
-        return Result(made, record.metrics, record.warnings), record
+        return Result(made, record.metrics, record.warnings, record.pinned), record
 
     @contextlib.contextmanager
     def workdir(self, kind: str, key: str) -> Iterator[Path]:
         """An empty folder for a pass to work in; what an earlier, broken-off try left there is gone."""
         folder = self._pass_folder(kind, key)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
         yield folder
 
     def finish(self, kind: str, key: str, gives: frozenset[str], result: Result, record: Record) -> None:
         """Remember a pass as done: from here on `finished` answers for it."""
         slots = {name: _plain(getattr(result.artifact, name)) for name in sorted(gives)}
-        packed = self._pack({"slots": slots, "record": _plain(record)})
-        write_text(self._pass_folder(kind, key) / "result.json", json.dumps(packed, indent=1) + "\n")
+        stored = {"slots": slots, "record": _plain(record), "files": self._hashes(slots)}
+        _remember(self._pass_folder(kind, key) / "result.json", self._pack(stored))
 
     def _pass_folder(self, kind: str, key: str) -> Path:
-        return self.folder / "cache" / f"{kind}-{key[:16]}"
+        return self._cache / f"{kind}-{key[:16]}"
+
+    def missing(self, artifact: Artifact) -> Path | None:
+        """The first file or folder of an artifact that somebody deleted."""
+        return next((path for path in self._files(_plain(artifact)) if not path.exists()), None)
 
     # -- values -----------------------------------------------------------------------------------
 
     def memo(self, name: str, key: Json, compute: Callable[[], Json]) -> Json:
         """The JSON value of ``compute()``, computed once for each ``key``."""
-        path = self.folder / "cache" / f"{name}-{digest(key)[:16]}.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+        path = self._cache / f"{name}-{digest(key)[:16]}.json"
+        if (kept := _recall(path)) is not None:
+            return kept["value"]
         value = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(value, indent=1) + "\n")
+        _remember(path, value)
         return value
 
     def publish(self, source: Path, name: str) -> Path:
         """Copy a finished folder to ``name``, in place of what stood there, whole or not at all."""
-        place = self.folder / name
-        # One run at a time holds the folder: what lies under this name is a killed one's.
-        fresh = self.folder / f".{name}.partial"
+        place, made = self.folder / name, _contents(source)
+        if made == _contents(place):
+            return place
+        fresh = partial(place)
         shutil.rmtree(fresh, ignore_errors=True)
         try:
-            shutil.copytree(source, fresh / name)
+            for file in made:
+                (fresh / "new" / file).parent.mkdir(parents=True, exist_ok=True)
+                write(fresh / "new" / file, (source / file).read_bytes())
             if place.exists():
                 place.replace(fresh / "old")
-            (fresh / name).replace(place)
+            (fresh / "new").replace(place)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return place
+
+    def _hashes(self, value: Json) -> list[list[str]]:
+        """Path and SHA-256 of every file of this folder that a JSON value names, alone or by its folder."""
+        named = sorted(self._files(value))
+        return [[str(path / file), sha256] for path in named for file, sha256 in _contents(path).items()]
 
     def _files(self, value: Json) -> Iterator[Path]:
         """Every path into this folder that a JSON value names."""
@@ -182,20 +237,33 @@ class Store:
         return _walk(value, lambda text: str(self.folder / text[len(_HERE) :]) if text.startswith(_HERE) else text)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it; of a failed try nothing is left."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contents(path: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder by its name there; of a file alone, by no name."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {"" if file == path else str(file.relative_to(path)): file_sha256(file) for file in files}
+
+
+def _remember(path: Path, value: Json) -> None:
+    write(path, json.dumps({"value": value, "sha256": _sum(value)}, indent=1) + "\n")
+
+
+def _recall(path: Path) -> Mapping[str, Json] | None:
+    """What `_remember` wrote, its ``value``; None where there is nothing, or anything else."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return kept if kept["sha256"] == _sum(kept["value"]) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sum(value: Json) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def digest(value: Json) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Model, Normalization, Progress, UsageError
-from compressor.data import Prepared, Source, default_size
-from compressor.ingest import Ingested, ingest, save
-from compressor.models._cost import cost
+from compressor.ingest import Ingested, ingest
 from compressor.plan import Plan
-from compressor.preprocessing import infer_normalization, parse_normalization
 from compressor.store import Store, file_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from compressor.data import Prepared, Source
 
 __all__ = ["Teacher", "take_in"]
 
@@ -44,6 +44,8 @@ class Teacher:
         Returns the model, the data, and sentences for the report.
         Raises UsageError where data and model do not fit, or no normalisation is clearly right.
         """
+        from compressor.ingest import save
+
         normalization, said = self._normalization(plan, store, progress)
         weights = store.folder / "teacher" / "model.safetensors"
         weights.parent.mkdir(exist_ok=True)
@@ -67,6 +69,8 @@ class Teacher:
 
         None where training data can tell. Raises UsageError where nothing can.
         """
+        from compressor.preprocessing import parse_normalization
+
         channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         if plan.options.normalize is not None:
             given = parse_normalization(plan.options.normalize, channels)
@@ -82,13 +86,17 @@ class Teacher:
         return parse_normalization(default, channels), f"normalisation {default}: the family's default, not checked"
 
     def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization, str]:
+        import torch
+
+        from compressor.preprocessing import infer_normalization, parse_normalization
+
         if (known := self.known_normalization(plan)) is not None:
             return known
         channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         assert plan.source is not None
         assert plan.source.train is not None
         train = plan.source.train
-        drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // self.macs)))
+        drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.macs))))
 
         def infer() -> dict[str, Json]:
             module = self.ingested.build()
@@ -109,12 +117,17 @@ class Teacher:
         return parse_normalization(found["name"], channels), found["note"]
 
 
-def take_in(path: Path, arch: str | None, given: InputSpec | None, source: Source | None) -> Teacher:
-    """Read a model file, settle its input (flag, family, data) and count what it costs.
+def take_in(
+    path: Path, arch: str | None, given: InputSpec | None, source: Source | None, *, trust: bool = False
+) -> Teacher:
+    """Read a model file, settle its input (flag, file, family, data) and count what it costs.
 
     Raises UsageError or UnsafeInput as `ingest` does, and UsageError where model, input and data do not fit.
     """
-    ingested = ingest(path, arch=arch)
+    # Nothing here imports torch before this is done: a file that is refused is refused at once.
+    ingested = ingest(path, arch=arch, trust=trust)
+    from compressor.models._cost import cost
+
     module = ingested.build()
     input = _input(ingested, given, source)
     counted = cost(module, input)
@@ -138,7 +151,13 @@ def _family(ingested: Ingested) -> Any:
 
 
 def _input(ingested: Ingested, given: InputSpec | None, source: Source | None) -> InputSpec:
-    """The flag, the family's own, or the data's; a family trained at its data's size follows small data."""
+    """The flag, the file's or the family's own, or the data's; a family trained at its data's size follows that."""
+    from compressor.data import default_size
+
+    if ingested.input is not None:
+        if given not in (None, ingested.input):
+            raise UsageError(f"--input is {given}, the model takes {ingested.input} alone", mend="leave out --input")
+        return ingested.input
     if given is not None:
         if ingested.channels is not None and given.channels != ingested.channels:
             raise UsageError(
@@ -158,8 +177,10 @@ def _input(ingested: Ingested, given: InputSpec | None, source: Source | None) -
     return InputSpec(ingested.channels or stored, height, width)
 
 
-def _outputs(module: torch.nn.Module, input: InputSpec) -> int:
+def _outputs(module: nn.Module, input: InputSpec) -> int:
     """How many scores the network gives for a sample; found by running it."""
+    import torch
+
     try:
         with torch.inference_mode():
             scores = module(torch.zeros(2, *input.shape))

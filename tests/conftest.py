@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 
@@ -33,18 +34,22 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="session")
 def compress() -> Callable[..., Done]:
-    """``compress ARGUMENTS...`` in this process, which has imported everything already."""
+    """``compress ARGUMENTS...`` in this process, which has imported everything already, and reads models itself."""
     from compressor.cli import main
+    from compressor.ingest._child import read_weights
 
     def run(*arguments: object) -> Done:
-        out, err, argv, handler = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
+        out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         sys.argv = ["compress", *map(str, arguments)]
         try:
-            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            here = patch("compressor.ingest._ingest.read", read_weights)
+            with here, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
                 main()
         finally:
             sys.argv = argv
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
     return run

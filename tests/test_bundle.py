@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from compressor.bundle import runner, verify_bundle, write_bundle
-from compressor.core import Exit, UsageError, VerificationFailed
+from compressor.core import Exit, InputSpec, UnsafeInput, UsageError, VerificationFailed
+from compressor.data._images import decode
 
 HEIGHT, WIDTH, CLASSES = 5, 7, 3
 MANIFEST = {
@@ -272,6 +273,64 @@ def test_a_manifest_that_is_no_json(bundle: Path, text: bytes) -> None:
     refused(bundle, "manifest.json cannot be read")
 
 
+# -- what comes from outside --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["numpy.py", "__pycache__", "notes.txt"])
+def test_what_the_manifest_does_not_list_does_not_belong(bundle: Path, name: str) -> None:
+    (bundle / name).mkdir() if name.startswith("_") else (bundle / name).touch()
+    refused(bundle, f"{name} is not the bundle's")
+
+
+def test_hidden_files_are_no_matter(bundle: Path) -> None:
+    (bundle / ".DS_Store").touch()
+    verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "run.py", "manifest.json"])
+def test_a_link_out_of_the_bundle_is_unsafe(bundle: Path, name: str) -> None:
+    (bundle / name).rename(bundle.parent / name)
+    (bundle / name).symlink_to(bundle.parent / name)
+    with pytest.raises(UnsafeInput, match=f"{name} is a link out of the bundle"):
+        verify_bundle(bundle)
+
+
+def test_a_link_to_the_bundle_itself_is_none(bundle: Path) -> None:
+    (bundle.parent / "link").symlink_to("bundle")
+    verify_bundle(bundle.parent / "link")
+
+
+def test_an_unsafe_model_is_not_run_though_its_hash_is_right(bundle: Path) -> None:
+    made = onnx.load_from_string(_model())
+    made.graph.initializer[0].dims[0] = 10**9
+    (bundle / "model.onnx").write_bytes(made.SerializeToString())
+    relist(bundle, "model.onnx")
+    with pytest.raises(UnsafeInput, match="claims"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_folder_has_is_a_usage_error(tmp_path: Path, place: str) -> None:
+    with pytest.raises(UsageError):
+        verify_bundle(tmp_path / place)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "run.py", "manifest.json"])
+def test_an_extra_file_cannot_take_the_place_of_the_bundles_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(_model())
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(UsageError, match=name):
+        write_bundle(tmp_path / "b", tmp_path / "m.onnx", MANIFEST, _golden(), 1e-3, [tmp_path / name])
+    assert not (tmp_path / "b").exists()
+
+
+def test_verifying_takes_no_torch(good: Path) -> None:
+    code = (
+        f"import sys, pathlib; from compressor.bundle import verify_bundle; verify_bundle(pathlib.Path({str(good)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", f"{code}\nassert 'torch' not in sys.modules"], check=True)
+
+
 # -- run.py, on a board -----------------------------------------------------------------------
 
 
@@ -284,7 +343,7 @@ def test_the_runner_is_python_3_6() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    assert imported == {"hashlib", "json", "sys", "pathlib", "typing", "numpy", "onnxruntime", "PIL"}
+    assert imported == {"hashlib", "json", "os", "sys", "pathlib", "typing", "numpy", "onnxruntime", "PIL"}
     assert "from __future__" not in source  # `annotations` came with 3.7
 
 
@@ -301,9 +360,9 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
-def run(bundle: Path, *arguments: str, pillow: bool = True) -> subprocess.CompletedProcess[str]:
-    """``python run.py ARGUMENTS`` where only NumPy, ONNX Runtime and perhaps Pillow are installed."""
-    absent = ("compressor", "torch", "onnx", "onnx_ir", "nncf", "safetensors", "sklearn", *(() if pillow else ("PIL",)))
+def run(bundle: Path, *arguments: str, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """``python run.py ARGUMENTS`` where only NumPy, ONNX Runtime and Pillow are installed, or not even those."""
+    absent = ("compressor", "torch", "onnx", "onnx_ir", "nncf", "safetensors", "sklearn", *without)
     code = BOARD.format(absent=absent, argv=[str(bundle / "run.py"), *arguments])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=bundle.parent)
     assert "Traceback" not in done.stderr, done.stderr
@@ -336,7 +395,7 @@ def test_run_an_array(good: Path, tmp_path: Path) -> None:
     pixels = _pixels(2, HEIGHT, WIDTH, 3)
     np.save(tmp_path / "two.npy", pixels)
     np.save(tmp_path / "one.npy", pixels[1])
-    done = run(good, str(tmp_path / "two.npy"), pillow=False)
+    done = run(good, str(tmp_path / "two.npy"), without=("PIL",))
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 2
@@ -344,7 +403,7 @@ def test_run_an_array(good: Path, tmp_path: Path) -> None:
         for told, (name, odds) in zip(row, _expected(each), strict=True):
             assert told["class"] == name
             assert told["probability"] == pytest.approx(odds, abs=2e-4)
-    assert run(good, str(tmp_path / "one.npy"), pillow=False).stdout.splitlines() == done.stdout.splitlines()[1:]
+    assert run(good, str(tmp_path / "one.npy"), without=("PIL",)).stdout.splitlines() == done.stdout.splitlines()[1:]
 
 
 def test_a_bundle_without_class_names_gives_their_numbers(bundle: Path, tmp_path: Path) -> None:
@@ -369,10 +428,48 @@ def test_run_an_image_of_any_size(good: Path, tmp_path: Path) -> None:
 
 def test_an_image_without_pillow_says_what_to_do(good: Path, tmp_path: Path) -> None:
     Image.fromarray(_pixels(HEIGHT, WIDTH, 3)).save(tmp_path / "a.png")
-    done = run(good, str(tmp_path / "a.png"), pillow=False)
+    done = run(good, str(tmp_path / "a.png"), without=("PIL",))
     assert done.returncode == 2
     assert "need Pillow" in done.stderr
     assert ".npy of 5 x 7 x 3" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "1"])
+@pytest.mark.parametrize("size", [(5, 7), (40, 30), (30, 90)])
+@pytest.mark.parametrize("spec", [InputSpec(3, 5, 7), InputSpec(1, 5, 7), InputSpec(3, 66, 70)])
+def test_images_become_what_the_model_was_judged_on(
+    tmp_path: Path, mode: str, size: tuple[int, int], spec: InputSpec
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.random.default_rng(1).integers(0, 1 << 16, size, np.uint16))
+    else:
+        image = Image.fromarray(_pixels(*size, 4)).convert("RGB" if mode in ("P", "CMYK", "1") else mode).convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    image.save(path)
+    seen = runner._pixels(str(path), {"shape": ["batch", *spec.shape]})
+    np.testing.assert_array_equal(seen.transpose(2, 0, 1), decode(path.read_bytes(), spec, "x"))
+
+
+@pytest.mark.parametrize(
+    ("library", "name"), [("numpy", "NumPy"), ("onnxruntime", "ONNX Runtime")], ids=["numpy", "onnxruntime"]
+)
+@pytest.mark.parametrize("argument", ["--verify", "a.npy"])
+def test_a_missing_runtime_is_named_with_its_install_line(good: Path, library: str, name: str, argument: str) -> None:
+    done = run(good, argument, without=(library,))
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.startswith(f"error: {name} cannot be imported: {library} is not on this board\n")
+    assert done.stderr.endswith("  mend: python3 -m pip install numpy onnxruntime\n")
+
+
+@pytest.mark.parametrize(("suffix", "keep"), [("png", 60), ("jpg", 300), ("png", 0)])
+def test_a_broken_image_is_told_without_a_traceback(good: Path, tmp_path: Path, suffix: str, keep: int) -> None:
+    path = tmp_path / f"\x1b[31m.{suffix}"
+    Image.fromarray(_pixels(40, 30, 3)).save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    done = run(good, str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "\x1b" not in done.stderr
 
 
 @pytest.mark.parametrize(

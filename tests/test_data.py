@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from compressor.core import InputSpec, Normalization, UsageError
+from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data import default_size, load_data
 from compressor.data._images import decode, fit
 from compressor.preprocessing import NORMALIZATIONS
@@ -210,6 +213,93 @@ def test_an_empty_or_vanished_image_is_named(tmp_path: Path) -> None:
     refused(path, "test/a/001.png")
 
 
+def test_broken_images_are_all_counted_before_a_run_begins(tmp_path: Path) -> None:
+    broken = {f"a/{n}.png": encoded(n, (20, 20))[:100] for n in range(3)}
+    for path in (
+        folder(tmp_path / "set", half("", 5, 0) | broken),
+        zipped(tmp_path / "set.zip", half("", 5, 0) | broken),
+    ):
+        refused(path, "a/0.png", "(and 2 others)")
+
+
+def test_whole_images_with_something_after_them_are_taken(tmp_path: Path) -> None:
+    odd = {f"a/{kind}.{kind.lower()}": encoded(n, kind=kind) + b"\0\0" for n, kind in enumerate(("PNG", "JPEG", "BMP"))}
+    assert len(load_data(None, evaluate=folder(tmp_path, half("", 3, 50) | odd)).evaluate) == 9
+
+
+def test_of_a_large_set_some_images_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compressor.data._folder._CHECKED_BYTES", 400)
+    files = half("train/", 30, 0) | half("test/", 3, 500) | {"train/b/029.png": encoded(1, (20, 20))[:100]}
+    with pytest.raises(UsageError, match="train/b/029"):
+        load_data(folder(tmp_path, files)).train.pixels(None, SMALL)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("place", ["a/x.png", "x.png", "a/pipe"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path, place: str) -> None:
+    path = folder(tmp_path, half("", 5, 0))
+    os.mkfifo(tmp_path / place)
+    if place == "a/x.png":
+        refused(path, "a/x.png is no regular file")
+    else:  # in no class, or no image
+        load_data(path)
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    path = folder(tmp_path, half("", 5, 0))
+    (tmp_path / "a" / "to").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "to").symlink_to(tmp_path / "a")
+    source = load_data(path)  # a, a/to, b, b/to: and no further
+    assert len(source.train or ()) < 20
+    places = [tmp_path / "a" / str(n) for n in range(9)]
+    for each in places:
+        each.mkdir()
+        for other in places:
+            (each / other.name).symlink_to(other)
+    refused(path, "circles")
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
+    path = folder(tmp_path, half("", 5, 0))
+    os.truncate(tmp_path / "a/001.png", 1 << 40)
+    refused(path, "a/001.png has 1,099,511,627,776 bytes")
+
+
+def test_zip_members_that_are_odd(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("a/link.png")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    lzma = zipfile.ZipInfo("a/lzma.png")
+    lzma.compress_type = zipfile.ZIP_LZMA
+    cases = [(link, "a/link.png is a link"), (lzma, "a/lzma.png is compressed"), ("a\\000.png", "a/000.png is in the")]
+    for info, word in cases:
+        path = Path(zipped(tmp_path / "odd.zip", half("", 3, 0)))
+        with zipfile.ZipFile(path, "a") as out:
+            out.writestr(info, encoded(0))
+        refused(str(path), "odd.zip", word)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path) + b"/\xff\x1b[31m"
+    folder(Path(os.fsdecode(root)), half("", 5, 0))
+    for name in (b"/b/\xfe.png", b"/b/\n.png"):
+        Path(os.fsdecode(root + name)).write_bytes(encoded(9 + name[3]))
+    Path(os.fsdecode(root + b"/b/x.\xfe\x1b")).touch()
+    source = load_data(os.fsdecode(root))
+    assert len(source.train or ()) + len(source.evaluate) == 12
+    told = [*source.notes, source.evaluate.name]
+    assert any("1 files" in note for note in told)
+    assert all(note.isprintable() for note in told)
+    Path(os.fsdecode(root + b"/b")).rename(os.fsdecode(root + b"/\xfe"))
+    refused(os.fsdecode(root), "'\\udcfe'", "cannot be printed")
+
+
+def test_many_tiny_members(tmp_path: Path) -> None:
+    data, path = [encoded(n, (1, 1)) for n in range(2)], tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for n in range(20_000):
+            out.writestr(f"{'ab'[n % 2]}/{n}.png", data[n % 2])
+    assert len(load_data(None, evaluate=str(path)).evaluate) == 20_000
+
+
 # -- judging on another source --------------------------------------------------------------------
 
 
@@ -291,7 +381,6 @@ def test_bad_npz(tmp_path: Path) -> None:
         ({"x": x, "y": y.reshape(-1, 1)}, "(20, 1)"),
         ({"x": x, "y": y + 10**9}, "labels"),
         ({"x": x, "y": y * 0}, "one class"),
-        ({"x": np.array([{}] * 20, dtype=object), "y": y}, "Object arrays"),
     ]
     for arrays, word in cases:
         refused(npz(bad, **arrays), "bad.npz", word)
@@ -299,6 +388,61 @@ def test_bad_npz(tmp_path: Path) -> None:
     bad.write_bytes(bad.read_bytes()[:500])
     refused(str(bad), "bad.npz")
     refused(zipped(bad, {"x.npy": b"no array", "y.npy": b""}), "bad.npz")
+
+
+def test_what_a_pickle_would_run_is_not_run(tmp_path: Path) -> None:
+    for change in ({"x": np.array([{}] * 20, dtype=object)}, {"y": np.array([1] * 20, dtype=object)}):
+        with pytest.raises(UnsafeInput, match=r"bad\.npz: . is an array of Python objects"):
+            load_data(npz(tmp_path / "bad.npz", **({"x": pixels(0), "y": np.arange(20) % 2} | change)))
+    for protocol in range(2, 6):
+        (tmp_path / "raw.npz").write_bytes(pickle.dumps({"x": 1}, protocol))
+        with pytest.raises(UnsafeInput, match="is a pickle"):
+            load_data(str(tmp_path / "raw.npz"))
+
+
+def test_npz_ways_to_save(tmp_path: Path) -> None:
+    x, y = pixels(0, shape=(8, 6, 3)), np.arange(20) % 4
+    want = load_data(None, evaluate=npz(tmp_path / "plain.npz", x=x, y=y)).evaluate
+    np.savez_compressed(tmp_path / "small.npz", x=np.asfortranarray(x), y=y.astype(">i2"), other=np.array([{}]))
+    found = load_data(None, evaluate=str(tmp_path / "small.npz")).evaluate
+    assert found.fingerprint == want.fingerprint
+    blank = np.zeros((20_000, 8, 8), np.uint8)
+    np.savez_compressed(tmp_path / "blank.npz", x=blank, y=np.arange(20_000) % 2)  # 500 times smaller
+    assert len(load_data(None, evaluate=str(tmp_path / "blank.npz")).evaluate) == 20_000
+
+
+def test_npz_that_lies(tmp_path: Path) -> None:
+    def saved(name: str, x: bytes) -> str:
+        return zipped(tmp_path / name, {"x.npy": x, "y.npy": _npy(np.arange(20) % 2)})
+
+    def header(shape: str, kind: str = "|u1") -> bytes:
+        text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+    for shape in ("(1000000, 1000, 1000)", "(20, 8, 9)", "(1000000000000000000, 8, 8)"):
+        with pytest.raises(UnsafeInput, match="claims"):
+            load_data(saved("over.npz", header(shape) + bytes(20 * 64)))
+    for x, word in (
+        (header("(20, -8, -8)") + bytes(20 * 64), "header"),
+        (header("(1000000000000000000,)", "|V0"), "not of numbers"),
+        (header("(20, 8, 8)", "|u1")[:-30], "header"),
+        (b"\x93NUMPY\1\0\xff\xff{", "header"),
+        (b"\x93NUMPY\2\0\xff\xff\xff\x7f{", "header"),
+        (b"\x93NUMPY\3\0\1\0\0\0{", "header"),
+        (_npy(np.zeros(20, [("a", "u1")])), "not of numbers"),
+        (_npy(np.zeros((20, 8, 8), complex)), "not of numbers"),
+    ):
+        refused(saved("bad.npz", x), "bad.npz", word)
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as out:
+        for name in ("x.npy", "y.npy", "x"):
+            out.writestr(name, _npy(np.zeros(2)))
+    refused(str(tmp_path / "twice.npz"), "two arrays called x")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
 
 
 def test_digits() -> None:
@@ -310,7 +454,7 @@ def test_digits() -> None:
     refused("builtin:digit", "'digit'")
 
 
-def test_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "my_source.py").write_text(
         "import numpy as np\n"
         "x = np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8) + np.arange(20, dtype=np.uint8)[:, None, None]\n"
@@ -320,6 +464,9 @@ def test_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def three(): return x, y, x\n"
         "def text(): return 'x', y\n"
         "def fails(): raise KeyError('nothing here')\n"
+        "def leaves(): import sys; sys.exit(0)\n"
+        "def ragged(): return [[1], [1, 2]], y\n"
+        "def talks(): print('hello'); return x, y\n"
     )
     monkeypatch.chdir(tmp_path)
     assert len(load_data("my_source:two").evaluate) == 4
@@ -327,6 +474,11 @@ def test_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("my_source:three", "my_source:three")
     refused("my_source:text", "my_source:text")
     refused("my_source:fails", "nothing here")
+    refused("my_source:leaves", "my_source:leaves failed: SystemExit")
+    refused("my_source:ragged", "my_source:ragged")
+    refused("my_source:y", "my_source:y failed")
+    load_data("my_source:talks")
+    assert capsys.readouterr().out == ""
     refused("my_source:missing", "missing")
     refused("no_such_module:f", "no_such_module")
 
@@ -371,6 +523,45 @@ def test_mixtures_are_noted(tmp_path: Path) -> None:
     assert any(n.startswith("1 of the 12 images looked at are grey") for n in source.notes)
     assert any(n.startswith("1 of the 12 images looked at have transparency") for n in source.notes)
     assert source.size == SMALL
+
+
+def test_what_is_done_with_odd_images_is_counted(tmp_path: Path) -> None:
+    def saved(image: Image.Image, kind: str, **how: object) -> bytes:
+        out = io.BytesIO()
+        image.save(out, kind, **how)
+        return out.getvalue()
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain = Image.new("RGB", (8, 8))
+    files = half("", 5, 0) | {
+        "a/wide.png": saved(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG"),
+        "a/print.jpg": saved(Image.new("CMYK", (8, 8)), "JPEG"),
+        "a/turned.jpg": saved(plain, "JPEG", exif=turned),
+        "b/moving.webp": saved(plain, "WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]),
+        "b/moving.png": saved(plain, "PNG", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]),
+    }
+    source = load_data(None, evaluate=folder(tmp_path, files))
+    for count, word in ((1, "16 bits: scaled"), (1, "CMYK"), (1, "EXIF orientation: ignored"), (2, "first frame")):
+        assert any(note.startswith(f"{count} of the 15 images looked at") and word in note for note in source.notes)
+    seen = {n: decode(d, SMALL, n) for n, d in files.items() if "." in n}
+    assert (seen["a/wide.png"] == 156).all()
+    assert seen["b/moving.webp"].max() < 8
+    assert seen["b/moving.png"].max() == 0
+
+
+def test_images_that_claim_too_many_pixels(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    head, tail = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x08\x02\0\0\0"
+    for width, height in ((60_000, 60_000), (9_000, 9_000), (10_000, 9_500)):
+        chunk = head[12:] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + tail
+        image = head[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + b"\0\0\0\x0aIDAT"
+        with pytest.raises(UnsafeInput, match=r"a/huge\.png claims too many pixels"):
+            load_data(folder(tmp_path, half("", 3, 0) | {"a/huge.png": image}))
+    assert not recwarn.list
+
+
+def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
+    refused(folder(tmp_path, half("", 3, 0) | {"a/f.ppm": b"Pf\n2 2\n-1.0\n" + bytes(16)}), "a/f.ppm", "floating")
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import io
 import os
 import pickle
+import re
+import socket
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +20,27 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from hostile.models import archive, legacy
 from torch import Tensor, nn
 
 from compressor.core import CompressError, Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
 from compressor.ingest import Ingested, ingest, load, save
+from compressor.ingest._child import read_weights
+from compressor.ingest._claims import CALLS, CONSTANTS, STORAGES
+from compressor.ingest._pickle import _READ
+from compressor.ingest._scan import Contents, scan
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.mobilenetv2 import MobileNetV2
 from compressor.models.resnet import ResNet
 from compressor.models.shufflenetv2 import ShuffleNetV2
 
 ARCH = CifarResNet((1, 2, 1), (4, 6, 8), outputs=5, channels=1)
+
+
+@pytest.fixture(autouse=True)
+def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process read what a child would: each takes its seconds, and has tests of its own."""
+    monkeypatch.setattr("compressor.ingest._ingest.read", read_weights)
 
 
 @pytest.fixture
@@ -571,3 +586,124 @@ def test_the_users_own_artifact(zoo: str, path: Path, tmp_path: Path) -> None:
     save(ingested.state, kept)
     x = torch.randn(1, 2, 3, 3)
     assert torch.equal(load(artifact(ingested.family, ingested.settings, kept))(x), module(x))
+
+
+# -- what the scan knows of pickles ---------------------------------------------------------------
+
+
+def test_the_scan_allows_nothing_that_torch_does_not() -> None:
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    assert {*CALLS, *CONSTANTS, *STORAGES} <= set(_get_allowed_globals())
+
+
+def test_the_scan_reads_what_torch_reads() -> None:
+    source = inspect.getsource(torch._weights_only_unpickler.Unpickler.load)
+    known = {name for name in dir(pickle) if name.isupper() and re.search(rf"\b{name}\[0\]", source)}
+    assert known == _READ | {"EMPTY_SET"}  # which nothing could be added to
+
+
+def training() -> dict[str, Any]:
+    """What a training script keeps: weights, an optimiser's state, a schedule, generators, plain values."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.zeros(2, 3, 6, 6)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    return {
+        "state_dict": network.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+        "rng": torch.get_rng_state(), "best_prec1": 91.78, "epoch": 3, "name": None, "history": [[1.0, 2], [3.0]],
+    }  # fmt: skip
+
+
+def attributed() -> Tensor:
+    tensor = torch.zeros(3)
+    tensor.note = "mine"  # type: ignore[attr-defined]
+    return tensor
+
+
+HONEST: dict[str, Callable[[], Any]] = {
+    "training": training,
+    "plain values": lambda: {
+        "set": {1, 2}, "size": torch.Size([1, 2]), "device": torch.device("cpu"), "type": torch.float16,
+        "bytes": b"ab\xff", "array": bytearray(b"x"), "complex": 1j, "counter": Counter("aab"), "large": 2**100,
+        "negative": -5, "tuple": (1, (2, "a")), ("pair", 1): 2, 1.5: False,
+    },
+    "attribute": attributed,
+    "parameter": lambda: nn.Parameter(torch.zeros(2)),
+    "tied": lambda: [torch.zeros(2, 2)] * 2,
+    "views": lambda: list(torch.arange(12.0).reshape(3, 4).t()),
+    "empty": lambda: torch.zeros(0, 3),
+    "scalar": lambda: torch.tensor(3),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8),
+    "quantised by channel": lambda: torch.quantize_per_channel(
+        torch.zeros(4, 2), torch.ones(4), torch.zeros(4, dtype=torch.int64), 0, torch.qint8
+    ),
+    "meta": lambda: torch.zeros(3, device="meta"),
+    **{
+        str(dtype): lambda dtype=dtype: torch.zeros(3).to(dtype)
+        for dtype in (
+            torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+            torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16,
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("content", HONEST)
+def test_whatever_torch_saves_passes_the_scan(content: str, zipped: bool, path: Path) -> None:
+    torch.save(HONEST[content](), path, _use_new_zipfile_serialization=zipped)
+    with path.open("rb") as file:
+        assert scan(file, path) == Contents("checkpoint")
+
+
+def test_a_checkpoint_without_checksums(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert same(ingest(path), network)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "legacy"])
+def test_weights_from_python_2(old: bool, path: Path) -> None:
+    """Pairs as arguments, byte strings for text, and tensors as torch before 0.4 pickled them."""
+    kind = b"ctorch\nFloatStorage\n"
+    storage = b"(U\x07storage" + kind + b"U\x010U\x03cpuK\x01" + (b"N" if old else b"") + b"tQ"
+    weight = b"ctorch._utils\n_rebuild_tensor\n(" + storage + b"K\x00K\x01\x85K\x01\x85tR"
+    pickled = b"\x80\x02ccollections\nOrderedDict\n](](U\x01w" + weight + b"ee\x85R."
+    keys = b"\x80\x02]U\x010a."
+    path.write_bytes(legacy(pickled, keys) if old else archive(pickled))
+    with path.open("rb") as file:
+        assert scan(file, path) == Contents("checkpoint")
+        assert read_weights(file, path).state["w"].shape == (1,)
+
+
+def test_a_name_is_as_good_as_its_case(path: Path) -> None:
+    """torch finds an archive's members whatever the case of their names: so must whoever judges them."""
+    path.write_bytes(archive(b"\x80\x02}.", {"DATA.PKL": b"\x80\x02K\x07."}))
+    with path.open("rb") as file:
+        assert torch.load(file, weights_only=True) == 7
+    assert "one name" in refusal(path, Exit.UNSAFE)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "loop", "long", "zero byte", "large"])
+def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(str(path))
+    elif kind in ("device", "loop"):
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    elif kind == "large":
+        path.touch()
+        os.truncate(path, 1 << 42)
+    else:
+        path = tmp_path / ("a" * 1000 if kind == "long" else "a\0b")
+    assert str(path) in refusal(path, Exit.USAGE)

@@ -165,7 +165,7 @@ def test_every_pass_is_a_frozen_dataclass_that_says_what_it_needs(kind: str) -> 
     for slots in (made.needs, made.gives):
         assert isinstance(slots, frozenset)
         assert slots <= set(SLOTS)
-    assert made.gives
+    assert made.needs
     assert isinstance(made.volatile, bool)
     assert made == cls()
     with pytest.raises(dataclasses.FrozenInstanceError):

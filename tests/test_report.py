@@ -154,7 +154,7 @@ def test_the_document_holds_the_schema_in_order(report: dict[str, Any]) -> None:
         assert {"name", "value", "samples"} <= set(report[side]["metric"])
         assert {"median", "p90", "p99", "samples", "estimated", "threads"} == set(report[side]["latency_ms"])
         assert len(report["samples_ms"][side]) == 24
-    assert {"kind", "settings", "seconds", "cached", "metrics", "warnings"} == set(report["passes"][0])
+    assert {"kind", "settings", "seconds", "cached", "metrics", "warnings", "pinned"} == set(report["passes"][0])
     assert report["budgets"][0] == dataclasses.asdict(MET)
     assert report["bundle"]["files"][0] == {"name": "manifest.json", "bytes": 2}
 
@@ -193,7 +193,7 @@ def test_a_report_is_replaced_whole_or_not_at_all(
 
 def test_a_folder_that_cannot_be_made_is_a_usage_error(report: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write the report"):
+    with pytest.raises(UsageError, match="cannot write to"):
         write_report(report, tmp_path / "file/run")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +16,21 @@ from typing import Any
 
 import pytest
 
-from compressor.core import Artifact, InputSpec, Model, Normalization, OnnxModel, Record, Result, UsageError
-from compressor.store import Store, digest, file_sha256, identity, write_text
+from compressor.atomic import write
+from compressor.core import (
+    Artifact,
+    Bundle,
+    CompressError,
+    Exit,
+    InputSpec,
+    Model,
+    Normalization,
+    OnnxModel,
+    Record,
+    Result,
+    UsageError,
+)
+from compressor.store import Store, digest, file_sha256, identity
 
 INPUTS = {"model": "aa", "seed": 0, "data": ["x", None], "target": {"name": "host", "quirks": []}}
 
@@ -31,6 +47,12 @@ def contents(folder: Path) -> list[str]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "run")
+
+
+@pytest.fixture
+def begun(store: Store) -> Store:
+    claim(store)
+    return store
 
 
 # -- whose folder it is -----------------------------------------------------------------------
@@ -66,7 +88,7 @@ def test_fresh_starts_over(store: Store) -> None:
         (store.folder / name).touch()
     (store.folder / "notes.txt").write_text("the user's own")
     claim(store, {**INPUTS, "seed": 1}, fresh=True)
-    assert contents(store.folder) == [".lock", "inputs.json", "notes.txt"]
+    assert contents(store.folder) == [".lock", "cache", "inputs.json", "notes.txt"]
     claim(store, {**INPUTS, "seed": 1})
 
 
@@ -147,14 +169,95 @@ def test_a_run_killed_while_starting_over_can_be_started_again(store: Store, mon
     claim(store, {**INPUTS, "seed": 1}, fresh=True)
 
 
+def test_a_run_killed_while_starting_over_leaves_no_half_deleted_bundle(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(store)
+    (store.folder / "bundle").mkdir()
+    (store.folder / "bundle" / "manifest.json").touch()
+
+    def dying(path: Path, **_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", dying)
+        with pytest.raises(KeyboardInterrupt):
+            claim(store, fresh=True)
+    assert not (store.folder / "bundle").exists()
+    claim(store, fresh=True)
+    assert contents(store.folder) == [".lock", "cache", "inputs.json"]
+
+
+def test_what_killed_runs_left_half_written_is_cleared_away(store: Store) -> None:
+    claim(store)
+    (store.folder / ".bundle.partial" / "new").mkdir(parents=True)
+    (store.folder / ".bundle.partial" / "new" / ".model.onnx.partial").touch()
+    (store.folder / "cache" / "lower-1").mkdir()
+    (store.folder / "cache" / "lower-1" / ".model.onnx.partial").touch()
+    (store.folder / "cache" / "lower-1" / "model.onnx").touch()
+    (store.folder / "mine.partial").touch()
+    claim(store)
+    kept = [".lock", "cache", "cache/lower-1", "cache/lower-1/model.onnx", "inputs.json", "mine.partial"]
+    assert contents(store.folder) == kept
+
+
+def test_who_comes_second_is_refused_before_any_work(store: Store) -> None:
+    store.vacant()
+    assert not store.folder.exists()
+    with store.claimed(INPUTS, fresh=False):
+        with pytest.raises(UsageError, match="another run is using"):
+            Store(store.folder).vacant()
+        Store(store.folder.with_name("other")).vacant()
+    store.vacant()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_named(number: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(UsageError, match=f"knows no locks: {os.strerror(number)}") as caught:
+        claim(store)
+    assert "-o" in (caught.value.mend or "")
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("some library's word for it"), FileNotFoundError(2, "gone")])
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_folder_that_goes_away_during_a_run_is_a_usage_error(how: str, error: Exception | None, store: Store) -> None:
+    def lose_it(error: Exception | None) -> None:
+        away = store.folder.rename(store.folder.with_name("away"))
+        if how == "deleted":
+            shutil.rmtree(away)
+        elif how == "replaced":
+            claim(Store(store.folder))
+        if error is not None:
+            raise error
+
+    with pytest.raises(UsageError, match="was deleted or moved"), store.claimed(INPUTS, fresh=False):
+        lose_it(error)
+
+
+def test_a_disk_that_fills_up_during_a_run_is_named(store: Store) -> None:
+    full = pytest.raises(CompressError, match=f"the disk is full: {store.folder}")
+    with full as caught, store.claimed(INPUTS, fresh=False):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.code == Exit.INTERNAL
+
+
 def test_what_cannot_be_a_folder_is_a_usage_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    for place in (file, file / "below", Path("/proc/compress-run"), tmp_path / ("n" * 300)):
+    names = [file, file / "below", Path("/proc/compress-run"), tmp_path / ("n" * 300), tmp_path / "caf\udce9"]
+    for place in names:
         with pytest.raises(UsageError, match="cannot write to") as caught:
             claim(Store(place))
         assert "-o" in (caught.value.mend or "")
+        if place.parts[1] != "proc":  # which lets root look as if it could write
+            with pytest.raises(UsageError, match="cannot write to"):
+                Store(place).vacant()
     assert file.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -190,9 +293,9 @@ def lowered(store: Store, key: str = "k" * 64) -> Result:
     return result
 
 
-def test_a_finished_pass_is_answered_from_the_cache(store: Store) -> None:
-    result = lowered(store)
-    kept = store.finished("lower", "k" * 64, artifact(store.folder))
+def test_a_finished_pass_is_answered_from_the_cache(begun: Store) -> None:
+    result = lowered(begun)
+    kept = begun.finished("lower", "k" * 64, artifact(begun.folder))
     assert kept is not None
     assert kept[0] == result
     assert kept[0].artifact.onnx is not None
@@ -200,79 +303,124 @@ def test_a_finished_pass_is_answered_from_the_cache(store: Store) -> None:
     assert kept[1] == Record("lower", {"precision": "fp16"}, 1.5, False, {"bytes": 4, "psnr": 33.5}, ("careful",))
 
 
-def test_another_key_or_pass_is_not(store: Store) -> None:
-    lowered(store)
-    assert store.finished("lower", "j" * 64, artifact(store.folder)) is None
-    assert store.finished("build", "k" * 64, artifact(store.folder)) is None
+def test_another_key_or_pass_is_not(begun: Store) -> None:
+    lowered(begun)
+    assert begun.finished("lower", "j" * 64, artifact(begun.folder)) is None
+    assert begun.finished("build", "k" * 64, artifact(begun.folder)) is None
 
 
-def test_only_the_slots_that_it_gives_are_taken_from_the_cache(store: Store) -> None:
-    lowered(store)
-    now = artifact(store.folder)
+def test_only_the_slots_that_it_gives_are_taken_from_the_cache(begun: Store) -> None:
+    lowered(begun)
+    now = artifact(begun.folder)
     now = dataclasses.replace(now, teacher=dataclasses.replace(now.teacher, family="other"))
-    kept = store.finished("lower", "k" * 64, now)
+    kept = begun.finished("lower", "k" * 64, now)
     assert kept is not None
     assert kept[0].artifact.teacher.family == "other"
 
 
-def test_a_moved_folder_still_answers(store: Store, tmp_path: Path) -> None:
-    lowered(store)
+def test_a_moved_folder_still_answers(begun: Store, tmp_path: Path) -> None:
+    lowered(begun)
     moved = Store(tmp_path / "elsewhere" / "run")
     moved.folder.parent.mkdir()
-    shutil.move(store.folder, moved.folder)
+    shutil.move(begun.folder, moved.folder)
     kept = moved.finished("lower", "k" * 64, artifact(moved.folder))
     assert kept is not None
     onnx = kept[0].artifact.onnx
     assert onnx is not None
     assert onnx.path.read_bytes() == b"fp16"
     assert onnx.path.is_relative_to(moved.folder)
-    assert str(store.folder) not in "".join(p.read_text() for p in moved.folder.rglob("*.json"))
+    assert str(begun.folder) not in "".join(p.read_text() for p in moved.folder.rglob("*.json"))
 
 
-def test_a_pass_that_was_broken_off_is_done_again(store: Store) -> None:
-    with store.workdir("lower", "k" * 64) as workdir:
+def test_a_pass_that_was_broken_off_is_done_again(begun: Store) -> None:
+    with begun.workdir("lower", "k" * 64) as workdir:
         (workdir / "half.onnx").write_bytes(b"f")
-    assert store.finished("lower", "k" * 64, artifact(store.folder)) is None
-    with store.workdir("lower", "k" * 64) as workdir:
+    assert begun.finished("lower", "k" * 64, artifact(begun.folder)) is None
+    with begun.workdir("lower", "k" * 64) as workdir:
         assert list(workdir.iterdir()) == []
 
 
-def test_a_pass_that_failed_is_done_again(store: Store) -> None:
-    with pytest.raises(RuntimeError), store.workdir("lower", "k" * 64):
+def test_a_pass_that_failed_is_done_again(begun: Store) -> None:
+    with pytest.raises(RuntimeError), begun.workdir("lower", "k" * 64):
         raise RuntimeError
-    assert store.finished("lower", "k" * 64, artifact(store.folder)) is None
+    assert begun.finished("lower", "k" * 64, artifact(begun.folder)) is None
 
 
-@pytest.mark.parametrize("gone", ["model.onnx", "teacher.onnx"])
-def test_a_pass_whose_files_were_deleted_is_done_again(gone: str, store: Store) -> None:
-    result = lowered(store)
+@pytest.mark.parametrize("name", ["model.onnx", "teacher.onnx", "result.json"])
+@pytest.mark.parametrize("harm", ["deleted", "emptied", "cut", "changed"])
+def test_a_pass_whose_files_are_not_as_it_wrote_them_is_done_again(harm: str, name: str, begun: Store) -> None:
+    result = lowered(begun)
     assert result.artifact.onnx is not None
-    result.artifact.onnx.path.with_name(gone).unlink()
-    assert store.finished("lower", "k" * 64, artifact(store.folder)) is None
+    file = result.artifact.onnx.path.with_name(name)
+    content = file.read_bytes()
+    file.unlink()
+    if harm != "deleted":
+        changed = content.replace(b"fp16", b"fp61").replace(b"fp32", b"fp23")
+        file.write_bytes({"emptied": b"", "cut": content[:-3], "changed": changed}[harm])
+    assert begun.finished("lower", "k" * 64, artifact(begun.folder)) is None
+    lowered(begun)
+    assert begun.finished("lower", "k" * 64, artifact(begun.folder)) is not None
+
+
+@pytest.mark.parametrize("harm", ["deleted", "changed", "added"])
+def test_a_folder_that_a_pass_made_is_checked_file_by_file(harm: str, begun: Store) -> None:
+    with begun.workdir("verify", "k" * 64) as workdir:
+        (workdir / "bundle" / "deep").mkdir(parents=True)
+        (workdir / "bundle" / "deep" / "model.onnx").write_bytes(b"int8")
+        made = dataclasses.replace(artifact(begun.folder), bundle=Bundle(workdir / "bundle", "ab"))
+        record = Record("verify", {}, 1.5, False, {"db": float("nan")}, ())
+        begun.finish("verify", "k" * 64, frozenset({"bundle"}), Result(made), record)
+    assert begun.finished("verify", "k" * 64, artifact(begun.folder)) is not None
+    file = workdir / "bundle" / "deep" / "model.onnx"
+    if harm == "deleted":
+        file.unlink()
+    else:
+        (file if harm == "changed" else file.with_name("other")).write_bytes(b"int7")
+    assert begun.finished("verify", "k" * 64, artifact(begun.folder)) is None
+
+
+def test_a_file_that_somebody_deleted_is_named(begun: Store) -> None:
+    made = lowered(begun).artifact
+    assert made.onnx is not None
+    assert begun.missing(made) == made.teacher.weights
+    made.teacher.weights.parent.mkdir()
+    made.teacher.weights.touch()
+    assert begun.missing(made) is None
+    made.onnx.path.unlink()
+    assert begun.missing(made) == made.onnx.path
 
 
 # -- values -----------------------------------------------------------------------------------
 
 
-def test_a_memo_is_computed_once_a_key(store: Store) -> None:
+def test_a_memo_is_computed_once_a_key(begun: Store) -> None:
     calls: list[int] = []
 
     def compute() -> Any:
         calls.append(1)
         return {"value": [0.1 + 0.2, None, "x"]}
 
-    first = store.memo("metric", ["a", 1], compute)
-    assert store.memo("metric", ["a", 1], compute) == first == {"value": [0.1 + 0.2, None, "x"]}
+    first = begun.memo("metric", ["a", 1], compute)
+    assert begun.memo("metric", ["a", 1], compute) == first == {"value": [0.1 + 0.2, None, "x"]}
     assert len(calls) == 1
-    store.memo("metric", ["a", 2], compute)
-    store.memo("other", ["a", 1], compute)
+    begun.memo("metric", ["a", 2], compute)
+    begun.memo("other", ["a", 1], compute)
     assert len(calls) == 3
 
 
-def test_a_memo_that_failed_is_not_kept(store: Store) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", '{"value": 4}', '{"value": 4, "sha256": "ab"}'])
+def test_a_memo_that_is_not_as_it_was_written_is_computed_again(text: str, begun: Store) -> None:
+    begun.memo("metric", 1, lambda: 5)
+    (file,) = (begun.folder / "cache").iterdir()
+    file.write_text(text)
+    assert begun.memo("metric", 1, lambda: 6) == 6
+    assert begun.memo("metric", 1, lambda: 7) == 6
+
+
+def test_a_memo_that_failed_is_not_kept(begun: Store) -> None:
     with pytest.raises(RuntimeError):
-        store.memo("metric", 1, lambda: (_ for _ in ()).throw(RuntimeError()))
-    assert store.memo("metric", 1, lambda: 5) == 5
+        begun.memo("metric", 1, lambda: (_ for _ in ()).throw(RuntimeError()))
+    assert begun.memo("metric", 1, lambda: 5) == 5
 
 
 def test_publish_replaces_a_folder_whole(store: Store, tmp_path: Path) -> None:
@@ -290,6 +438,19 @@ def test_publish_replaces_a_folder_whole(store: Store, tmp_path: Path) -> None:
     assert [p.name for p in store.folder.iterdir()] == ["bundle"], "nothing temporary stays"
 
 
+def test_the_same_content_is_not_published_twice(store: Store, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model.onnx").write_text("1")
+    store.folder.mkdir()
+    place = store.publish(made, "bundle")
+    before = place.stat().st_ino
+    assert store.publish(made, "bundle").stat().st_ino == before, "who is reading it is not disturbed"
+    (place / "model.onnx").write_text("the user's edit")
+    assert store.publish(made, "bundle").stat().st_ino != before
+    assert (place / "model.onnx").read_text() == "1"
+
+
 def test_a_copy_that_fails_leaves_what_stood_there(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,23 +459,16 @@ def test_a_copy_that_fails_leaves_what_stood_there(
     (made / "model.onnx").write_text("1")
     store.folder.mkdir()
     store.publish(made, "bundle")
+    (made / "model.onnx").write_text("2")
 
-    def full(source: str, *_: Any, **__: Any) -> None:
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copytree", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         store.publish(made, "bundle")
     assert (store.folder / "bundle" / "model.onnx").read_text() == "1"
     assert [p.name for p in store.folder.iterdir()] == ["bundle"]
-
-
-def test_text_is_written_whole(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    write_text(file, "1")
-    write_text(file, "ä")
-    assert file.read_text(encoding="utf-8") == "ä"
-    assert contents(tmp_path) == ["a.json"]
 
 
 def test_digests_and_hashes(tmp_path: Path) -> None:
@@ -329,3 +483,78 @@ def test_identity_leaves_out_places_and_what_the_device_changed(tmp_path: Path) 
     assert identity(artifact(tmp_path / "a")) == identity(artifact(tmp_path / "b"))
     other = dataclasses.replace(artifact(tmp_path), onnx=OnnxModel(tmp_path, "", "fp32", 21))
     assert identity(artifact(tmp_path)) != identity(other)
+
+
+# -- killed -----------------------------------------------------------------------------------
+
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+
+
+def run_in_small(store: Store, generation: str, *, fresh: bool) -> None:
+    """All that a run does in its folder, in the order in which it does it."""
+    with store.claimed({**INPUTS, "model": generation}, fresh=fresh):
+        store.memo("metric", generation, lambda: generation)
+        key = digest(generation)
+        if store.finished("verify", key, artifact(store.folder)) is None:
+            with store.workdir("verify", key) as workdir:
+                (workdir / "bundle").mkdir()
+                for name in ("model.onnx", "manifest.json"):
+                    write(workdir / "bundle" / name, f"{generation} of {name}")
+                made = dataclasses.replace(artifact(store.folder), bundle=Bundle(workdir / "bundle", "ab"))
+                record = Record("verify", {}, 1.5, False, {}, ())
+                store.finish("verify", key, frozenset({"bundle"}), Result(made), record)
+        store.publish(store.folder / "cache" / f"verify-{key[:16]}" / "bundle", "bundle")
+        write(store.folder / "report.json", json.dumps({"of": generation}))
+
+
+def killed_at(moment: int, store: Store, generation: str, *, fresh: bool) -> bool:
+    """Whether a process of its own was killed at its ``moment``-th change of the disk, or was done before."""
+    if (process := os.fork()) == 0:
+        left = moment
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            run_in_small(store, generation, fresh=fresh)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    """Every file with a final name."""
+    named = (p for p in folder.rglob("*") if p.is_file() and ".partial" not in str(p))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in named}
+
+
+def test_a_run_that_is_killed_at_any_moment_leaves_whole_files_and_is_finished_by_the_next(tmp_path: Path) -> None:
+    expected = {}
+    for generation in ("old", "new"):
+        run_in_small(Store(tmp_path / generation), generation, fresh=False)
+        expected[generation] = whole(tmp_path / generation)
+    for begun_with in (None, "old"):
+        moment = 0
+        while True:
+            moment += 1
+            store = Store(tmp_path / f"{begun_with}-{moment}")
+            if begun_with:
+                run_in_small(store, begun_with, fresh=False)
+            if not killed_at(moment, store, "new", fresh=begun_with is not None):
+                break
+            left = whole(store.folder) if store.folder.exists() else {}
+            for name, content in left.items():
+                assert content in [tree[name] for tree in expected.values() if name in tree], (moment, name)
+            bundle = {name: content for name, content in left.items() if name.startswith("bundle/")}
+            assert not bundle or any(bundle.items() <= tree.items() for tree in expected.values()), moment
+            assert len(bundle) in (0, 2), moment
+            run_in_small(store, "new", fresh=begun_with is not None)
+            assert whole(store.folder) == expected["new"], moment
+            assert not list(store.folder.rglob("*.partial")), moment
+        assert moment > 20
+        assert whole(store.folder) == expected["new"]

@@ -80,7 +80,7 @@ class _CpuSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is wrong is raised
         if exact:
             # QuantizeLinear/DequantizeLinear stay as they are and the rest is computed in float, so that
             # the answer does not depend on which 8-bit instructions this CPU happens to have.

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.atomic import write
 from compressor.bundle import runner
-from compressor.core import Bundle, Json, UsageError, VerificationFailed
+from compressor.core import Bundle, Json, UnsafeInput, UsageError, VerificationFailed
 
 __all__ = ["verify_bundle", "write_bundle"]
 
 SCHEMA_VERSION = 1
+
+_GOLDEN = 1 << 30
+"""Bytes of golden.npz; a run writes eight samples."""
+_ROOM, _PER_BYTE = 512 << 20, 256
+"""What running a model may take: so much for any, and more for each byte of its inputs."""
 
 
 def write_bundle(
@@ -31,17 +37,25 @@ def write_bundle(
 
     ``golden`` is a normalised batch (N x C x H x W) and the outputs expected for it, within
     ``tolerance`` (absolute, in the output's unit). Raises VerificationFailed where the bundle, as it
-    lies on disk, does not give them.
+    lies on disk, does not give them, and UsageError where an ``extra`` file has the name of another.
     """
+    names = ["model.onnx", "golden.npz", "run.py", "manifest.json", *(path.name for path in extra)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"a bundle cannot have two files named {twice[0]}", mend="give the engine another name")
     folder.mkdir(parents=True)
-    shutil.copyfile(model, folder / "model.onnx")
-    np.savez(folder / "golden.npz", input=golden[0], output=golden[1])
-    shutil.copyfile(Path(runner.__file__), folder / "run.py")
-    for path in extra:
-        shutil.copyfile(path, folder / path.name)
+    known = io.BytesIO()
+    np.savez(known, input=golden[0], output=golden[1])
+    contents = {
+        "model.onnx": model.read_bytes(),
+        "golden.npz": known.getvalue(),
+        "run.py": Path(runner.__file__).read_bytes(),
+        **{path.name: path.read_bytes() for path in extra},
+    }
+    for name, content in contents.items():
+        write(folder / name, content)
     files = {
-        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in sorted(contents.items())
     }
     whole = {
         "schema_version": SCHEMA_VERSION,
@@ -49,23 +63,60 @@ def write_bundle(
         "golden": {"samples": len(golden[0]), "tolerance": tolerance},
         "files": files,
     }
-    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    write(folder / "manifest.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
     return verify_bundle(folder)
 
 
 def verify_bundle(folder: Path) -> Bundle:
-    """Recompute the hashes, load the model and check it against golden.npz.
+    """Recompute the hashes, judge the model as one from outside, run it and check it against golden.npz.
 
-    Raises UsageError where ``folder`` is no bundle, VerificationFailed naming what is wrong.
+    Raises UsageError where ``folder`` is no bundle, VerificationFailed naming what is wrong, UnsafeInput for files
+    that reach out of the bundle or claim more than they hold.
     """
-    if (folder / "bundle" / "manifest.json").is_file():
-        folder = folder / "bundle"
-    if not (folder / "manifest.json").is_file():
-        raise UsageError(f"{folder} is not a bundle: it has no manifest.json", mend="name a run's folder or its bundle")
-    problems = runner.verify(str(folder))
+    try:
+        if (folder / "bundle" / "manifest.json").is_file():
+            folder = folder / "bundle"
+        if not (folder / "manifest.json").is_file():
+            raise UsageError(
+                f"{folder} is not a bundle: it has no manifest.json", mend="name a run's folder or its bundle"
+            )
+        _check_links(folder)
+        manifest, problems = runner.check(folder)
+        problems = problems or _compared(folder, manifest)
+        sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {folder}: {error.strerror}", mend="check its permissions") from error
     if problems:
         raise VerificationFailed(
             f"{folder}: {'; '.join(problems)}", mend="make the bundle anew with compress run, and copy it whole"
         )
-    return Bundle(folder, hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest())
+    return Bundle(folder, sha256)
+
+
+def _check_links(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UnsafeInput(f"{path} is a link out of the bundle", mend="copy what it leads to: cp -L")
+
+
+def _compared(folder: Path, manifest: Mapping[str, Json]) -> list[str]:
+    """What is wrong with the model; it and golden.npz are not opened by a library before they are judged."""
+    from compressor.data import Pickled, read_arrays
+    from compressor.ingest import memory_limit, read_onnx
+
+    try:
+        content = read_onnx(folder / "model.onnx", (folder / "model.onnx").read_bytes()).SerializeToString()
+        golden = read_arrays(folder / "golden.npz", ("input", "output"), _GOLDEN)
+        batch, wanted = golden["input"], golden["output"]
+    except (UsageError, Pickled) as error:  # nothing was unpickled: it is only not what was written
+        return [f"the model cannot be run: {error.what}"]
+    room = _ROOM + 4 * len(content) + _PER_BYTE * batch.nbytes
+    try:
+        with memory_limit(room):
+            return runner.compare(runner.Model(folder, manifest=dict(manifest), content=content), batch, wanted)
+    except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise UnsafeInput(
+                f"{folder}: the model takes more than {room:,} bytes of memory", mend="do not run it"
+            ) from error
+        return [f"the model cannot be run: {error}"]

@@ -11,27 +11,64 @@ In an application: copy the folder, then ``Model("folder").predict(pixels)``.
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
-import numpy as np
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use over the network otherwise
 
-__all__ = ["Model", "verify"]
+
+def _without(library: str, error: ImportError) -> int:
+    _tell(f"{library} cannot be imported: {error}")
+    sys.stderr.write("  mend: python3 -m pip install numpy onnxruntime\n")
+    return 5
+
+
+def _tell(problem: str) -> None:
+    """Names may hold escape codes: they are shown, not obeyed."""
+    sys.stderr.write("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in problem) + "\n")
+
+
+try:
+    import numpy as np
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(_without("NumPy", error))
+
+__all__ = ["Model", "check", "compare", "verify"]
+
+_OWN = ("model.onnx", "golden.npz", "run.py")
+_LARGEST = (2 << 30) - 1
+_LONGEST_MANIFEST = 16 << 20
+_BILINEAR, _BICUBIC = 2, 3  # Pillow's, by number: old and new versions name them differently
 
 
 class Model:
-    """A bundle, loaded. ``manifest`` is its manifest.json."""
+    """A bundle, loaded. ``manifest`` is its manifest.json.
 
-    def __init__(self, folder: Union[str, Path], threads: int = 1) -> None:
+    Manifest and ``model.onnx``'s content are read from ``folder`` unless they are given.
+    """
+
+    def __init__(
+        self,
+        folder: Union[str, Path],
+        threads: int = 1,
+        manifest: Optional[Dict[str, Any]] = None,
+        content: Optional[bytes] = None,
+    ) -> None:
         import onnxruntime
 
-        self.manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))  # type: Dict[str, Any]
+        self.manifest = _manifest(Path(folder)) if manifest is None else manifest
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is wrong is raised
         self._session = onnxruntime.InferenceSession(
-            str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            (Path(folder) / "model.onnx").read_bytes() if content is None else content,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=False,  # which would print
         )
 
     def __call__(self, batch: Any) -> Any:
@@ -60,37 +97,67 @@ class Model:
 def verify(folder: Union[str, Path]) -> List[str]:
     """Check hashes, then the model's outputs against golden.npz. Returns what is wrong, nothing if all is well."""
     folder = Path(folder)
+    manifest, problems = check(folder)
+    if problems:
+        return problems
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        with np.load(str(folder / "golden.npz"), allow_pickle=False) as golden:
+            return compare(Model(folder, manifest=manifest), golden["input"], golden["output"])
+    except Exception as error:  # whatever stops the model from running is the answer
+        return [f"the model cannot be run: {error}"]
+
+
+def check(folder: Path) -> Tuple[Dict[str, Any], List[str]]:
+    """The manifest of a bundle, and what is wrong with its files: all are there, unchanged, and there are no others."""
+    try:
+        manifest = _manifest(folder)
         files, tolerance = dict(manifest["files"]), float(manifest["golden"]["tolerance"])
         hashes = {name: str(files[name]["sha256"]) for name in sorted(files)}
         if not 0 <= tolerance < float("inf"):
             raise ValueError(f"its tolerance is {tolerance}")
+        found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return [f"manifest.json cannot be read: {error}"]
-    problems = [
-        f"the manifest does not list {name}" for name in ("model.onnx", "golden.npz", "run.py") if name not in files
-    ]
+        return {}, [f"manifest.json cannot be read: {error}"]
+    problems = [f"the manifest does not list {name}" for name in _OWN if name not in files]
     for name, expected in hashes.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():
             problems.append(f"{name} is missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        elif path.stat().st_size > _LARGEST or _sha256(path) != expected:
             problems.append(f"{name} was changed: its SHA-256 is not the manifest's")
-    if problems:
-        return problems
-    try:
-        golden = np.load(str(folder / "golden.npz"), allow_pickle=False)
-        wanted = golden["output"].astype(np.float32)
-        got = Model(folder)(golden["input"])
-    except Exception as error:  # whatever stops the model from running is the answer
-        return [f"the model cannot be run: {error}"]
+    # Python would import a numpy.py that lies here before the real one.
+    problems += [f"{name} is not the bundle's: remove it" for name in found if name not in (*files, "manifest.json")]
+    return manifest, problems
+
+
+def compare(model: Model, batch: Any, wanted: Any) -> List[str]:
+    """What is wrong with a model's outputs for ``batch``: nothing where they are ``wanted``, within the tolerance."""
+    wanted = wanted.astype(np.float32)
+    got = model(batch)
     if got.shape != wanted.shape or not got.size or not np.all(np.isfinite(got)):
         return ["the outputs have the wrong shape or are not finite"]
-    worst = float(np.max(np.abs(got - wanted)))
+    worst, tolerance = float(np.max(np.abs(got - wanted))), float(model.manifest["golden"]["tolerance"])
     return (
         [] if worst <= tolerance else [f"the outputs differ from golden.npz by {worst:.3g}, more than {tolerance:.3g}"]
     )
+
+
+def _manifest(folder: Path) -> Dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    if path.stat().st_size > _LONGEST_MANIFEST:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes")
+    manifest = json.loads(path.read_text(encoding="utf-8"))  # type: Dict[str, Any]
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _pixels(path: str, entry: Dict[str, Any]) -> Any:
@@ -101,21 +168,56 @@ def _pixels(path: str, entry: Dict[str, Any]) -> Any:
         from PIL import Image
     except ImportError as error:
         raise ValueError(f"image files need Pillow; without it: a .npy of {height} x {width} x {channels}") from error
-    image = Image.open(path).convert("RGB" if channels == 3 else "L").resize((width, height))
-    return np.asarray(image).reshape(height, width, channels)
+    with Image.open(path) as image:
+        fitted = _fitted(_converted(image, "L" if channels == 1 else "RGB"), height, width)
+    return np.asarray(fitted).reshape(height, width, channels)
+
+
+# As the images were made pixels that the model was judged on (`compressor.data`).
+
+
+def _converted(image: Any, mode: str) -> Any:
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def _fitted(image: Any, height: int, width: int) -> Any:
+    if image.size == (width, height):
+        return image
+    if max(height, width) <= 64:
+        return image.resize((width, height), _BICUBIC)
+    tall, wide = round(height * 256 / 224), round(width * 256 / 224)
+    if wide * image.height >= tall * image.width:
+        tall = wide * image.height // image.width
+    else:
+        wide = tall * image.width // image.height
+    left, top = round((wide - width) / 2), round((tall - height) / 2)
+    return image.resize((wide, tall), _BILINEAR).crop((left, top, left + width, top + height))
 
 
 def main(arguments: List[str]) -> int:
     folder = Path(__file__).resolve().parent
+    if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] != "--verify"):
+        sys.stderr.write(f"{__doc__}\n")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        import onnxruntime  # noqa: F401 - whether it is there
+    except ImportError as error:
+        return _without("ONNX Runtime", error)
     if arguments == ["--verify"]:
         problems = verify(folder)
-        sys.stderr.write("".join(f"error: {problem}\n" for problem in problems))
+        for problem in problems:
+            _tell(problem)
         if not problems:
             print("verified")
         return 6 if problems else 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.stderr.write(f"{__doc__}\n")
-        return 0 if arguments in (["-h"], ["--help"]) else 2
     try:
         model = Model(folder)
         scores = model.predict(_pixels(arguments[0], model.manifest["input"]))
@@ -125,7 +227,7 @@ def main(arguments: List[str]) -> int:
             best = np.argsort(-row)[:5]
             print(json.dumps([{"class": classes[i], "probability": round(float(row[i]), 4)} for i in best]))
     except Exception as error:  # the last door: a message, never a traceback
-        sys.stderr.write(f"error: {arguments[0]}: {error}\n")
+        _tell(f"{arguments[0]}: {error}")
         return 2
     return 0
 

@@ -1,6 +1,7 @@
 """Data sources: where training and judging samples come from, and how they are cut in halves."""
 
+from compressor.data._npz import Pickled, read_arrays
 from compressor.data._source import Prepared, Source, default_size, load_data
 from compressor.data._splits import PreparedSplit, RawSplit
 
-__all__ = ["Prepared", "PreparedSplit", "RawSplit", "Source", "default_size", "load_data"]
+__all__ = ["Pickled", "Prepared", "PreparedSplit", "RawSplit", "Source", "default_size", "load_data", "read_arrays"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ from PIL import Image
 from compressor.catalog import unknown
 from compressor.core import InputSpec, UsageError
 from compressor.data._images import Look, fit
+from compressor.data._npz import read_arrays
 from compressor.data._splits import Found, RawSplit
 
 _MAX_CLASSES = 100_000
+_LARGEST = 16 << 30
+"""Bytes of an ``.npz``, unpacked: all of it is in memory."""
+_BLOCK = 1 << 24
+"""Floats that are converted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,9 @@ class Arrays:
     def look(self, row: int) -> Look:
         return Look(*self.pixels.shape[1:])
 
+    def check(self, rows: NDArray[np.int64]) -> None:
+        """Arrays were checked when they were read."""
+
     def load(self, row: int, input: InputSpec) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = self.pixels[row]
         if pixels.shape == input.shape:
@@ -52,22 +61,8 @@ class Arrays:
 
 
 def read_npz(path: Path) -> Found:
-    """Read ``x`` and ``y``, and ``x_test`` and ``y_test`` if they are there. Nothing is unpickled."""
-    names = ("x", "y", "x_test", "y_test")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = list(file.files)
-            # What is no array comes as bytes; of which np.asarray makes one that is refused later.
-            arrays = {n: np.asarray(file[n]) for n in names if n in found}
-    except Exception as error:  # NumPy and zipfile have a dozen kinds for broken bytes
-        raise UsageError(
-            f"cannot read {path}: {error}", mend="save plain numeric arrays with numpy.savez(file, x=images, y=labels)"
-        ) from error
-    if not {"x", "y"} <= arrays.keys():
-        raise UsageError(
-            f"{path} lacks the arrays x and y; it has {', '.join(found) or 'none'}",
-            mend="save it with numpy.savez(file, x=images, y=labels)",
-        )
+    """Read ``x`` and ``y``, and ``x_test`` and ``y_test`` if they are there. Raises as `read_arrays` does."""
+    arrays = read_arrays(path, ("x", "y"), _LARGEST, optional=("x_test", "y_test"))
     if len(arrays) == 3:
         raise UsageError(f"{path} has one of x_test and y_test only", mend="save both or none")
     return _found(path.name, str(path), list(arrays.values()))
@@ -97,11 +92,12 @@ def read_builtin(name: str) -> Found:
 def read_callable(source: str) -> Found:
     """Call the user's ``package.module:callable``, which gives (x, y) or (x, y, x_test, y_test)."""
     module, _, name = source.partition(":")
-    with _importing_from_here():
+    # What it prints is no result of ours.
+    with _importing_from_here(), contextlib.redirect_stdout(sys.stderr):
         try:
             function: Callable[[], Any] = getattr(importlib.import_module(module), name)
             given = function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"{source} failed: {type(error).__name__}: {error}",
                 mend=f"make `python -c 'import {module}; {module}.{name}()'` work",
@@ -118,7 +114,7 @@ def read_callable(source: str) -> Found:
     return _found(source, source, arrays)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _importing_from_here() -> Iterator[None]:
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -132,7 +128,7 @@ def _importing_from_here() -> Iterator[None]:
 def _found(where: str, source: str, arrays: Sequence[NDArray[Any]]) -> Found:
     halves = []
     for suffix, x, y in zip(("", "_test"), arrays[::2], arrays[1::2], strict=False):
-        pixels, labels = _pixels(x, f"{source}: x{suffix}"), _labels(y, f"{source}: y{suffix}")
+        pixels, labels = to_pixels(x, f"{source}: x{suffix}"), _labels(y, f"{source}: y{suffix}")
         if len(pixels) != len(labels):
             raise UsageError(
                 f"{source}: x{suffix} has {len(pixels):,} samples, y{suffix} {len(labels):,}",
@@ -148,7 +144,7 @@ def _found(where: str, source: str, arrays: Sequence[NDArray[Any]]) -> Found:
     return Found(where, classes, splits[0], splits[1] if len(splits) == 2 else None)
 
 
-def _pixels(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
+def to_pixels(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
     """``x`` as N x C x H x W of 8 bits."""
     given = x.shape
     if x.ndim == 3:
@@ -166,12 +162,19 @@ def _pixels(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
     low, high = float(x.min()), float(x.max())
     if not (low >= 0 and high <= 1):  # NaN fails both
         raise UsageError(f"{where} has values from {low:g} to {high:g}", mend="it takes uint8, or floats in [0, 1]")
-    return np.ascontiguousarray(np.rint(x * 255).astype(np.uint8))
+    pixels = np.empty(x.shape, np.uint8)
+    step = max(1, _BLOCK // prod(x.shape[1:]))
+    for n in range(0, len(x), step):  # or it would take its own memory twice over
+        pixels[n : n + step] = np.rint(x[n : n + step] * 255)
+    return pixels
 
 
 def _labels(y: NDArray[Any], where: str) -> NDArray[np.int64]:
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or not len(y):
-        raise UsageError(f"{where} has shape {y.shape} of {y.dtype}", mend="it takes one integer a sample, shape (N,)")
+        raise UsageError(
+            f"{where} has shape {y.shape} of {y.dtype}",
+            mend="it takes one integer a sample, shape (N,); of one-hot rows that is y.argmax(1)",
+        )
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= _MAX_CLASSES:
         raise UsageError(f"{where} has labels from {low} to {high}", mend="number the classes 0, 1, 2, …")

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from compressor.core import InputSpec, UsageError
+from compressor.core import CompressError, InputSpec, UnsafeInput, UsageError
 
-SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "webp", "ppm"})
+SUFFIXES = frozenset({"jpg", "jpeg", "png", "bmp", "webp", "ppm", "pgm"})
 """The image files that are read; all others are ignored and counted."""
 
 EXACT_SIDE = 64
 """Up to this many pixels a side, an input is a whole small image; above, a crop of a photograph."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
+_MOST_PIXELS = 1 << 26
+"""8,192 x 8,192: decoded, and made opaque, they take most of a gigabyte."""
+_ORIENTATION = 0x0112
+
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +35,41 @@ class Look:
     channels: int
     height: int
     width: int
-    transparent: bool = False
+    oddities: tuple[str, ...] = ()
+    """What is done with it that its owner may not expect; "3 images ..." goes before."""
 
 
 def look(data: bytes, where: str) -> Look:
-    """Read an image's header. Raises UsageError naming ``where`` if it is no image."""
-    image = _open(data, where)
-    # A palette may well be of greys, but is stored as colours.
-    channels = 1 if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else 3
-    return Look(channels, image.height, image.width, image.has_transparency_data)
+    """Read an image's header. Raises as `decode` does."""
+    with _image(data, where) as image:
+        # A palette may well be of greys, but is stored as colours.
+        channels = 1 if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else 3
+        return Look(channels, image.height, image.width, tuple(_oddities(image)))
 
 
 def decode(data: bytes, input: InputSpec, where: str) -> NDArray[np.uint8]:
     """Decode an image file to C x H x W of a network's input.
 
-    EXIF orientation is ignored, as torchvision's ImageFolder ignores it.
-    Raises UsageError naming ``where`` if the image is broken.
+    EXIF orientation is ignored, as torchvision's ImageFolder ignores it. Raises, naming ``where``, UsageError if
+    the image is broken, and UnsafeInput if it claims more pixels than any sample has.
     """
-    return fit(_open(data, where, pixels=True), input)
+    with _image(data, where) as image:
+        return fit(image, input)
+
+
+def looks_whole(data: bytes) -> bool:
+    """Whether both ends of an image file are as they should be; of some kinds of file it cannot be told."""
+    return (
+        (data.startswith(_JPEG) and data.endswith(b"\xff\xd9"))
+        or (data.startswith(_PNG) and data.endswith(b"IEND\xaeB`\x82"))
+        or (data.startswith(b"RIFF") and int.from_bytes(data[4:8], "little") + 8 == len(data))
+    )
+
+
+def check(data: bytes, where: str) -> None:
+    """Decode an image and drop it. Raises as `decode` does."""
+    with _image(data, where) as image:
+        image.load()
 
 
 def fit(image: Image.Image, input: InputSpec) -> NDArray[np.uint8]:
@@ -77,7 +102,7 @@ def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255 rather than scale
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        wide = np.asarray(image).clip(0, 65535).astype(np.uint32)
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
@@ -85,11 +110,38 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _open(data: bytes, where: str, pixels: bool = False) -> Image.Image:
+def _oddities(image: Image.Image) -> Iterator[str]:
+    if image.mode.startswith("I"):
+        yield "are of 16 bits: scaled to 8"
+    if image.mode == "CMYK":
+        yield "are CMYK: converted to RGB"
+    if image.has_transparency_data:
+        yield "have transparency: composited on white"
+    if getattr(image, "is_animated", False):
+        yield "are animated: their first frame is taken"
+    # A PNG's comes after its pixels, which are not decoded for it.
+    if image.format in ("JPEG", "WEBP") and image.getexif().get(_ORIENTATION, 1) != 1:
+        yield "have an EXIF orientation: ignored, as torchvision's ImageFolder does"
+
+
+@contextmanager
+def _image(data: bytes, where: str) -> Iterator[Image.Image]:
+    """An image, not decoded yet; whatever is found to be wrong with it is told by its name."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if pixels:
-            image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.width * image.height > _MOST_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers, whose range is not known")
+            yield image
+    except (CompressError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        held = f"it is no {', '.join(_FORMATS)}" if data else "it is empty"
+        raise UsageError(f"cannot decode {where}: {held}", mend="replace or remove this file") from error
+    except Image.DecompressionBombError as error:
+        raise UnsafeInput(f"{where} claims too many pixels: {error}", mend="shrink or remove this file") from error
     except Exception as error:  # Pillow has a dozen kinds for broken bytes, SyntaxError among them
         raise UsageError(f"cannot decode {where}: {error}", mend="replace or remove this file") from error
-    return image

@@ -5,13 +5,15 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from unicodedata import category
 
 import numpy as np
 
 from compressor.core import UsageError
-from compressor.data._folder import Archive, Files, Folder, Tree
+from compressor.data._folder import Files, Tree
 from compressor.data._images import SUFFIXES
 from compressor.data._splits import Found, RawSplit
+from compressor.data._stores import Archive, Folder, shown
 
 TRAIN = "train"
 JUDGES = ("test", "val", "valid", "validation")
@@ -19,12 +21,14 @@ JUDGES = ("test", "val", "valid", "validation")
 
 _HALVES = frozenset({TRAIN, *JUDGES})
 _LAYOUT = "make one folder of images a class, or train/ and test/ with one folder a class in each"
+_UNTOLD = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, bytes that are no UTF-8, line and paragraph separators."""
 _KINDS = ", ".join(f".{s}" for s in sorted(SUFFIXES))
 
 
 def read_folder(path: Path) -> Found:
     """Read a folder or zip of images. Raises UsageError if its layout makes no sense."""
-    where = path.resolve().name
+    where = shown(path.resolve().name)
     halves = _halves(path)
     main_name = TRAIN if TRAIN in halves else next(n for n in ("", *JUDGES) if n in halves)
     test_name = next((n for n in JUDGES if n in halves and n != main_name), None)
@@ -75,13 +79,16 @@ def _halves(path: Path) -> dict[str, Tree]:
 
 def _classes(tree: Tree) -> tuple[str, ...]:
     if not tree.images:
-        raise UsageError(f"{tree.where} holds no images ({_KINDS})", mend=_LAYOUT)
+        held = f", but {len(tree.others):,} other files ({_kinds(tree)})" if tree.others else ""
+        raise UsageError(f"{tree.where} holds no images ({_KINDS}){held}", mend=_LAYOUT)
     if not tree.tops:
         raise UsageError(f"the images of {tree.where} are in no class folders", mend=_LAYOUT)
     if empty := sorted(tree.top_folders - tree.tops):
         raise UsageError(
             f"no images ({_KINDS}) in class folder {', '.join(empty[:5])} of {tree.where}", mend="fill or remove it"
         )
+    if odd := [name for name in sorted(tree.tops) if any(category(c) in _UNTOLD for c in name)]:
+        raise UsageError(f"class folder {odd[0]!r} of {tree.where} has a name that cannot be printed", mend="rename it")
     return tuple(sorted(tree.tops))
 
 
@@ -94,11 +101,15 @@ def _split(tree: Tree, classes: tuple[str, ...], name: str) -> RawSplit:
 
 def _ignored(tree: Tree) -> tuple[str, ...]:
     loose = sum("/" not in n for n in tree.images)
-    other = Counter(PurePosixPath(f).suffix or "no suffix" for f in tree.others)
     notes = []
     if loose:
         notes.append(f"{loose:,} images of {tree.where} are outside of its class folders: ignored")
-    if other:
-        kinds = ", ".join(kind for kind, _ in other.most_common(5))
-        notes.append(f"{len(tree.others):,} files of {tree.where} are no images ({kinds}): ignored")
-    return tuple(notes)
+    if tree.others:
+        notes.append(f"{len(tree.others):,} files of {tree.where} are no images ({_kinds(tree)}): ignored")
+    return tuple(map(shown, notes))
+
+
+def _kinds(tree: Tree) -> str:
+    """What the files are called that are not read."""
+    found = Counter(PurePosixPath(f).suffix or "no suffix" for f in tree.others)
+    return ", ".join(shown(kind)[:20] for kind, _ in found.most_common(5))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.core import InputSpec, Normalization, UsageError
+from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data._arrays import read_builtin, read_callable, read_npz
 from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
@@ -63,9 +64,10 @@ class Source:
 def load_data(source: str | None, *, evaluate: str | None = None) -> Source:
     """Find the samples that ``--data`` and ``--eval`` name; either may be left out.
 
-    Nothing but some headers is decoded. Without samples to judge on a fifth of ``source`` is
-    held out; without ``source`` there is no ``train``.
-    Raises UsageError for anything that cannot be used, naming the file and the mend.
+    Nothing is decoded but some headers, and files that look broken. Without samples to judge on a fifth of
+    ``source`` is held out; without ``source`` there is no ``train``.
+    Raises UsageError for anything that cannot be used, UnsafeInput for what claims more than it holds or holds code,
+    naming the file and the mend.
     """
     if source is None and evaluate is None:
         raise UsageError("no data is named", mend=_TAKES)
@@ -93,6 +95,9 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> Source:
     if train is not None:
         train, note = disjoint(train, test)
         notes += [note] if note else []
+    for split in (train, test):
+        if split is not None:
+            split.check()
     looks = [look for split in (train, test) if split for look in split.looks(_LOOKED_AT)]
     return Source("classification", classes, _size(looks), train, test, (*notes, *_mixture(looks)))
 
@@ -122,6 +127,8 @@ def _read(source: str) -> Found:
         if source and path.is_dir():
             return read_folder(path)
         if source and path.exists():
+            if path.is_file() and _is_pickle(path):
+                raise UnsafeInput(f"{source} is a pickle, which can hold code", mend=_TAKES)
             if not path.is_file() or not zipfile.is_zipfile(path):
                 raise UsageError(f"{source} is neither a folder, a zip nor an .npz, or it is truncated", mend=_TAKES)
             return read_npz(path) if path.suffix.lower() == ".npz" else read_folder(path)
@@ -130,6 +137,13 @@ def _read(source: str) -> Found:
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source):
         return read_callable(source)
     raise UsageError(f"no such data: {source!r}", mend=_TAKES)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as all pickles since Python 2.3 do."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def _same_classes(found: Found, judged: Found) -> tuple[str, ...]:
@@ -157,11 +171,10 @@ def _fitting(size: InputSpec | None, input: InputSpec) -> tuple[str, ...]:
 
 
 def _mixture(looks: list[Look]) -> tuple[str, ...]:
-    grey, transparent = sum(look.channels == 1 for look in looks), sum(look.transparent for look in looks)
+    grey = sum(look.channels == 1 for look in looks)
     among = f"of the {len(looks):,} images looked at"
     notes = []
     if 0 < grey < len(looks):
         notes.append(f"{grey} {among} are grey, the others coloured: all are converted to the network's channels")
-    if transparent:
-        notes.append(f"{transparent} {among} have transparency: composited on white")
-    return tuple(notes)
+    oddities = Counter(oddity for look in looks for oddity in look.oddities)
+    return (*notes, *(f"{count} {among} {oddity}" for oddity, count in sorted(oddities.items())))

@@ -37,8 +37,15 @@ class Samples(Protocol):
 
     def look(self, row: int) -> Look: ...
 
+    def check(self, rows: NDArray[np.int64]) -> None:
+        """Raise as ``load`` does for broken images, as far as they are found in a second or two."""
+        ...
+
     def load(self, row: int, input: InputSpec) -> NDArray[np.uint8]:
-        """The image, C x H x W, at the network's input size."""
+        """The image, C x H x W, at the network's input size.
+
+        Raises UsageError, or UnsafeInput, naming the file that cannot be decoded.
+        """
         ...
 
 
@@ -73,7 +80,7 @@ class RawSplit:
     def pixels(self, indices: NDArray[np.int64] | None, input: InputSpec) -> NDArray[np.uint8]:
         """The samples at ``indices`` (all if None) as N x C x H x W at the network's input size.
 
-        Raises UsageError naming the file that cannot be decoded.
+        Raises as `Samples.load` does.
         """
         rows = self.rows if indices is None else self.rows[indices]
         out = np.empty((len(rows), *input.shape), np.uint8)
@@ -85,6 +92,10 @@ class RawSplit:
         """The indices of at most ``count`` samples, of each class in proportion; always the same ones."""
         by_label = np.argsort(self.labels, kind="stable")
         return by_label[np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)]
+
+    def check(self) -> None:
+        """Raise as ``pixels`` does for broken images, as far as they are found in a second or two."""
+        self.samples.check(self.rows)
 
     def looks(self, count: int) -> list[Look]:
         """The headers of ``sample(count)``."""

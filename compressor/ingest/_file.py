@@ -1,138 +1,50 @@
-"""Reading a model file that may be hostile: nothing in it is ever run.
-
-``torch.load(weights_only=True)`` does the reading. What it cannot judge is judged here: archives of
-code, deflated archives (bombs), and errors that it raises alike for a payload and for a broken file.
-"""
+"""The file itself: a regular one, of a size that this machine can take."""
 
 from __future__ import annotations
 
-import io
-import pickletools
-import warnings
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
 
-import safetensors.torch
-import torch
+from compressor.core import UsageError
 
-from compressor.core import UnsafeInput, UsageError
+__all__ = ["opened"]
 
-_SAVE_AGAIN = "save the weights alone: torch.save(model.state_dict(), path), or as safetensors"
-_CODE = f"{_SAVE_AGAIN}; and where the architecture is not a known one, give --arch package.module:callable"
-_COPY_AGAIN = "copy or download it again, and compare its size and checksum with the original's"
-
-# How torch words that a tensor is larger than the storage it was saved with.
-_CLAIMS = (
-    "does not match expected size",
-    "not resizable",
-    "wrong byte size",
-    "allocate memory",
-    "out of bounds for storage",
-)
+_KINDS = {
+    stat.S_IFDIR: ("a directory", "name the model file in it"),
+    stat.S_IFIFO: ("a named pipe", "write its content to a file first"),
+    stat.S_IFSOCK: ("a socket", "name the model file"),
+    stat.S_IFCHR: ("a device", "name the model file"),
+    stat.S_IFBLK: ("a device", "name the model file"),
+}
 
 
-def read(path: Path) -> Any:
-    """What a checkpoint holds, on the CPU: tensors in dicts, lists and plain values.
-
-    Raises UnsafeInput for a file with code in it, and UsageError for one that cannot be read.
-    """
-    content = _bytes(path)
-    if content[8:9] == b"{" and not content.startswith((b"PK", b"\x80")):
-        return _safetensors(path, content)
-    pickled = _pickle_of_archive(path, content) if content.startswith(b"PK\3\4") else content
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, open for reading. Raises UsageError for anything else, at once."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises EOFError, KeyError, IndexError, RuntimeError ... for broken files
-        if name := _foreign_global(pickled):
-            raise UnsafeInput(f"{path} holds code: pickled Python objects ({name})", mend=_CODE) from error
-        if any(claim in str(error) for claim in _CLAIMS):
-            raise UnsafeInput(f"{path} claims tensors larger than itself", mend=_SAVE_AGAIN) from error
-        if content.startswith((b"PK", b"\x80")):
-            raise UsageError(f"{path} is truncated or corrupt", mend=_COPY_AGAIN) from error
-        raise UsageError(f"{path} is not a PyTorch checkpoint", mend=_SAVE_AGAIN) from error
+        _check(path, path.stat())
+        # Not to wait for a writer, should a pipe have taken the file's place meanwhile.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        _check(path, os.fstat(file.fileno()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"there is no file {path}", mend="name a .pt, .pth or .safetensors file") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot read {path}: {reason}", mend="check its name and its permissions") from error
+    with file:
+        yield file
 
 
-def _bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory", mend="name the model file in it")
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}", mend="name a .pt, .pth or .safetensors file")
-    if path.suffix == ".onnx":
+def _check(path: Path, status: os.stat_result) -> None:
+    if kind := _KINDS.get(stat.S_IFMT(status.st_mode)):
+        raise UsageError(f"{path} is {kind[0]}, not a model file", mend=kind[1])
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if status.st_size > memory // 2:
         raise UsageError(
-            f"{path} is an ONNX file: compression starts from PyTorch",
-            mend="give the checkpoint it was exported from; `compress bench` takes ONNX files",
+            f"{path} has {status.st_size:,} bytes; this machine's memory has {memory:,}",
+            mend="read it where it takes less than half of the memory",
         )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", mend="check its permissions") from error
-    if not content:
-        raise UsageError(f"{path} is empty", mend=_COPY_AGAIN)
-    return content
-
-
-def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load(content)  # type: ignore[no-any-return]
-    except Exception as error:  # its own error class, or KeyError for a type of number that torch lacks
-        raise UsageError(f"{path} is truncated or corrupt: {error}", mend=_COPY_AGAIN) from error
-
-
-def _pickle_of_archive(path: Path, content: bytes) -> bytes:
-    """The pickle inside torch's zip archive, once the archive is known to be one of plain weights."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            # All of it lies in one folder, named like the file.
-            names = {PurePosixPath(*PurePosixPath(e.filename).parts[1:]).as_posix(): e for e in entries}
-            tops = {name.split("/")[0] for name in names}
-            if tops & {"code", "constants.pkl"}:
-                raise UnsafeInput(f"{path} is a TorchScript archive: it holds code", mend=_CODE)
-            if tops & {"archive_format", "models", "serialized_exported_program.json"}:
-                raise UnsafeInput(f"{path} is a torch.export archive: it holds code", mend=_CODE)
-            if "data.pkl" not in names:
-                raise UsageError(f"{path} is a zip archive, but not a PyTorch checkpoint", mend=_SAVE_AGAIN)
-            stored = all(e.compress_type == zipfile.ZIP_STORED and e.compress_size == e.file_size for e in entries)
-            if not stored or sum(e.file_size for e in entries) > len(content):
-                raise UnsafeInput(f"{path} is a compressed archive, which torch never writes", mend=_SAVE_AGAIN)
-            return archive.read(names["data.pkl"])
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError) as error:
-        raise UsageError(f"{path} is truncated or corrupt", mend=_COPY_AGAIN) from error
-
-
-def _foreign_global(pickled: bytes) -> str | None:
-    """The first class or function that a pickle names and that weights do not need.
-
-    Reads the opcodes and runs none. An old torch file is four pickles in a row, then raw numbers.
-    """
-    stream = io.BytesIO(pickled)
-    for _ in range(4):
-        strings, found = ["?", "?"], []
-        try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if "UNICODE" in opcode.name or "STRING" in opcode.name:
-                    strings.append(str(argument))
-                elif opcode.name == "STACK_GLOBAL":
-                    found.append(".".join(strings[-2:]))
-                elif opcode.name in ("GLOBAL", "INST"):
-                    found.append(str(argument).replace(" ", "."))
-            broken = False
-        except Exception:  # noqa: BLE001 - whatever it raises, no more can be read
-            # Text may look like a pickle for a while; what torch writes starts with this byte.
-            broken = True
-        foreign = [name for name in found if not _harmless(name)]
-        if foreign and (not broken or pickled.startswith(b"\x80")):
-            return foreign[0]
-        if broken:
-            break
-    return None
-
-
-def _harmless(name: str) -> bool:
-    module, _, attribute = name.rpartition(".")
-    return module in ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections") and (
-        attribute.endswith(("Storage", "Dict", "Parameter", "Counter")) or "_rebuild" in attribute
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from compressor.atomic import write
 from compressor.core import UnsafeInput, UsageError
 
-_NESTS = ("state_dict", "model", "model_state_dict", "net")
+NESTS = ("state_dict", "model", "model_state_dict", "net")
 """Where training scripts keep the weights among other things; the first one found is taken."""
 
 _PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -53,7 +52,7 @@ def unwrap(content: Any, path: Path) -> Weights:
     """
     notes: list[str] = []
     for _ in range(_DEEPEST):  # a pickled dict may hold itself
-        nest = next((n for n in _NESTS if isinstance(content, Mapping) and isinstance(content.get(n), Mapping)), None)
+        nest = next((n for n in NESTS if isinstance(content, Mapping) and isinstance(content.get(n), Mapping)), None)
         if nest is None:
             break
         content = content[nest]
@@ -81,10 +80,10 @@ def _check(state: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {key} is not a dense tensor of real numbers",
                 mend="give the float checkpoint, before any quantisation or sparsification",
             )
-    storages = {key: t.untyped_storage() for key, t in state.items()}
-    held = sum({s.data_ptr(): s.nbytes() for s in storages.values()}.values())
+    storages = [t.untyped_storage() for t in state.values()]
+    held = sum({s.data_ptr(): s.nbytes() for s in storages}.values())
     claimed = sum(t.nbytes for t in state.values())
-    if claimed > _TYING * held or any(t.nbytes > storages[key].nbytes() for key, t in state.items()):
+    if claimed > _TYING * held:
         raise UnsafeInput(
             f"{path} claims {claimed:,} bytes of weights, and holds {held:,}",
             mend="save its tensors in full: {k: v.clone() for k, v in model.state_dict().items()}",
@@ -137,21 +136,17 @@ def some(names: list[str]) -> str:
     return ", ".join((name if name.isprintable() else repr(name))[:100] for name in names[:3]) + more
 
 
-def save(state: Mapping[str, Tensor], path: Path) -> str:
-    """Write weights as safetensors, whole or not at all; the same weights give the same bytes.
-
-    Returns the file's SHA-256.
-    """
+def packed(state: Mapping[str, Tensor]) -> bytes:
+    """Weights as a safetensors file has them; the same weights give the same bytes."""
     # Clones, because safetensors refuses tensors that share memory.
     plain = {key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)}
-    content = safetensors.torch.save(plain)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    content: bytes = safetensors.torch.save(plain)
+    return content
+
+
+def save(state: Mapping[str, Tensor], path: Path) -> str:
+    """Write weights as safetensors, whole or not at all, and return the file's SHA-256."""
+    content = packed(state)
+    if not (path.is_file() and path.read_bytes() == content):  # a run that goes on needs no room for what is there
+        write(path, content)
     return hashlib.sha256(content).hexdigest()

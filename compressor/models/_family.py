@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, Self
 
 from torch import nn
 
-from compressor.core import UsageError
+from compressor.core import InputSpec, Json, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The keys of a state dict and the shapes of its tensors."""
 
+SMALL = 64
+"""The longest side in pixels of a small input, whose resolution the stems of students keep."""
+
 
 class Family(Protocol):
-    """An architecture's encoding: a frozen dataclass whose fields are its JSON-able settings.
+    """An architecture: a frozen, hashable dataclass whose fields are its JSON-able settings.
 
     The module that ``build`` makes has an ``avgpool`` child that is fed the last feature map
-    (N x C x H x W), and ends in one linear classifier: what the search's scores hook into.
+    (N x C x H x W), and ends in one linear classifier. Its ``stages`` is a tuple of the names of
+    submodules, in the order that they run, for ``get_submodule``: each gives the last feature map
+    (N x C x H x W) of one resolution that blocks work at, and the last of them what ``avgpool`` is
+    fed. Scores and losses hook in there.
+
+    A family is also a search space: its *members* are the architectures that ``decode`` gives for
+    one input and one number of classes. Their sizes are bounded, so every walk of ``mutated`` stays
+    in reach of a workstation's memory, and every member on the same grid can be reached by one.
     """
 
     normalization: ClassVar[str]
@@ -26,6 +37,8 @@ class Family(Protocol):
     """The side in pixels of its published teachers' inputs."""
     follows_data: ClassVar[bool]
     """True where the family is trained at the size of its data, if that is 64 pixels at most."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def channels(self) -> int:
@@ -54,6 +67,37 @@ class Family(Protocol):
         """The network, freshly initialised, on torch's default device."""
         ...
 
+    @classmethod
+    def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
+        """The member that an encoding such as ``{"depths": [3, 3, 3]}`` describes, for ``outputs`` classes.
+
+        Any input will do. The stem follows it: up to `SMALL` pixels a side it keeps the resolution.
+        Raises UsageError naming the key where the encoding is none, or describes more than the space holds.
+        """
+        ...
+
+    def encode(self) -> dict[str, Json]:
+        """What ``decode`` makes this member from; what may be left out and is the default, is.
+
+        Raises UsageError where no encoding describes this architecture (a teacher may be one of those).
+        """
+        ...
+
+    def mutated(self, random: random.Random, multiple: int) -> Self:
+        """Another member for the same input, one small step away; the same state of ``random`` gives the same.
+
+        All its widths are rounded so that its convolutions have multiples of ``multiple`` (1 to 64) channels.
+        """
+        ...
+
+    @classmethod
+    def seeds(cls, input: InputSpec, outputs: int, multiple: int) -> tuple[Self, ...]:
+        """Members to start a search from, rounded as in ``mutated``: the smallest of the space first, then by size.
+
+        The widest and deepest are about the published ones, so some will obey whatever budget can be obeyed.
+        """
+        ...
+
 
 def kernel(shapes: Shapes, layer: str) -> tuple[int, int, int, int] | None:
     """A convolution's weight shape (out, in / groups, height, width); None where ``layer`` is not one."""
@@ -75,15 +119,20 @@ def count(shapes: Shapes, pattern: str, start: int = 0) -> int:
     return n
 
 
-def require(holds: bool, where: str, what: str) -> None:
-    """Refuse an encoding that describes no network. Raises UsageError."""
+def small(input: InputSpec) -> bool:
+    """Whether stems are to keep the resolution."""
+    return max(input.height, input.width) <= SMALL
+
+
+def require(holds: bool, where: str, what: str, mend: str = "correct the architecture's settings") -> None:
+    """Refuse settings that describe no network. Raises UsageError."""
     if not holds:
-        raise UsageError(f"{where}: {what}", mend="correct the architecture's settings")
+        raise UsageError(f"{where}: {what}", mend=mend)
 
 
 def initialise(network: nn.Module) -> nn.Module:
     """He initialisation of all convolutions (He et al. 2015, eq. 10, by fan-out); the rest keeps torch's own."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # no values to draw, and slow at that
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return network

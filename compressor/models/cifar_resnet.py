@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compressor.models._family import Shapes, classes, count, initialise, kernel, require
+from compressor.core import InputSpec, Json
+from compressor.models._encoding import chosen, keys, snapped, varied, wholes
+from compressor.models._family import SMALL, Shapes, classes, count, initialise, kernel, require
 
 __all__ = ["CifarResNet"]
+
+_NAME = "cifar-resnet"
+_WIDTHS = (16, 32, 64)
+
+_DEEPEST = 18
+"""Blocks a stage in the search space: ResNet-110's, the deepest that still gains (the paper's table 6)."""
+_WIDEST = 512
+"""Channels in the search space: those of ResNet-18's last stage, as drawn for CIFAR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +32,8 @@ class CifarResNet:
     """A 3x3 stem of stride 1, stages of basic blocks, each stage after the first at half the resolution.
 
     ResNet-20 is ``depths=(3, 3, 3)``; ResNet-18 as drawn for CIFAR is four stages of two, 64 to 512 wide.
+    The search space has three stages and option A. For inputs of more than 64 pixels a side its stem
+    reduces them to 33 to 64, where the first stage of the published networks works.
     """
 
     normalization: ClassVar[str] = "imagenet"
@@ -28,20 +42,29 @@ class CifarResNet:
 
     depths: tuple[int, ...]
     """Blocks a stage."""
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = _WIDTHS
     """Channels a stage; the stem has the first."""
     shortcut: Literal["A", "B"] = "A"
     """Past a stage's first block: ``A`` subsamples and pads with zero channels, ``B`` is a 1x1 convolution."""
     outputs: int = 10
     channels: int = 3
+    reduction: int = 1
+    """The stem's stride, a power of two. Its kernel is twice that and one, so that no pixel is skipped, and so
+    that the weights tell."""
 
     def __post_init__(self) -> None:
-        where = "cifar-resnet"
+        where = _NAME
         require(len(self.depths) >= 2, where, f"depths = {self.depths} has fewer than two stages")
         require(len(self.depths) == len(self.widths), where, "depths and widths differ in length")
         require(min(*self.depths, *self.widths, self.outputs, self.channels) > 0, where, "a size is below one")
         widens = all(a <= b for a, b in itertools.pairwise(self.widths))
-        require(widens or self.shortcut == "B", where, f'shortcut "A" cannot narrow: widths = {self.widths}')
+        require(
+            widens or self.shortcut == "B",
+            where,
+            f"widths = {self.widths}: no convolution is there to narrow",
+            mend="give each stage at least the width of the one before",
+        )
+        require(self.reduction.bit_count() == 1, where, f"reduction = {self.reduction} is no power of two")
 
     @classmethod
     def rename(cls, key: str) -> str:
@@ -54,14 +77,54 @@ class CifarResNet:
         stages = range(1, 1 + count(shapes, "layer{}.0.conv1.weight", start=1))
         firsts = [kernel(shapes, f"layer{i}.0.conv1") for i in stages]
         widths = tuple(first[0] for first in firsts if first)
-        if stem is None or stem[2:] != (3, 3) or outputs is None or len(widths) != len(stages) or len(stages) < 2:
+        if stem is None or outputs is None or len(widths) != len(stages) or len(stages) < 2:
+            return None
+        reduction = stem[2] // 2
+        if stem[2:] != (2 * reduction + 1,) * 2 or reduction.bit_count() != 1 or "layer1.0.conv3.weight" in shapes:
             return None
         depths = tuple(count(shapes, f"layer{i}.{{}}.conv1.weight") for i in stages)
         shortcut: Literal["A", "B"] = "B" if "layer2.0.shortcut.0.weight" in shapes else "A"
-        return cls(depths, widths, shortcut, outputs, channels=stem[1])
+        return cls(depths, widths, shortcut, outputs, stem[1], reduction)
 
     def build(self) -> nn.Module:
         return initialise(_Network(self))
+
+    @classmethod
+    def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
+        keys(_NAME, encoding, ["depths"], ["widths"])
+        depths = wholes(_NAME, "depths", encoding["depths"], 3, _DEEPEST)
+        widths = wholes(_NAME, "widths", encoding.get("widths", _WIDTHS), 3, _WIDEST)
+        return cls(depths, widths, "A", outputs, input.channels, _reduction(input))
+
+    def encode(self) -> dict[str, Json]:
+        require(len(self.depths) == 3 and self.shortcut == "A", _NAME, f"no encoding describes {self}")
+        widths = {} if self.widths == _WIDTHS else {"widths": list(self.widths)}
+        return {"depths": list(self.depths), **widths}
+
+    def mutated(self, random: random.Random, multiple: int) -> Self:
+        base = replace(self, widths=snapped(self.widths, multiple, _WIDEST))
+        depths = varied("depths", base.depths, 1, _DEEPEST)
+        widths = varied("widths", base.widths, multiple, _WIDEST)
+        widening = [[change for change in kind if list(change[1]) == sorted(change[1])] for kind in widths]
+        return replace(base, **chosen(random, [*depths, *widening]))
+
+    @classmethod
+    def seeds(cls, input: InputSpec, outputs: int, multiple: int) -> tuple[Self, ...]:
+        scales = (0, 1 / 4, 1 / 2, 1, 2, 4)
+        ladder = ((depth, [scale * width for width in _WIDTHS]) for scale in scales for depth in (1, 3, 9))
+        seeds = (
+            cls((depth,) * 3, snapped(widths, multiple, _WIDEST), "A", outputs, input.channels, _reduction(input))
+            for depth, widths in ladder
+        )
+        return tuple(dict.fromkeys(seeds))
+
+
+def _reduction(input: InputSpec) -> int:
+    """The stem's stride that leaves at most 64 pixels a side."""
+    reduction = 1
+    while -(-max(input.height, input.width) // reduction) > SMALL:
+        reduction *= 2
+    return reduction
 
 
 class _PadShortcut(nn.Module):
@@ -84,6 +147,7 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU()
         self.shortcut: nn.Module
         if stride == 1:
             self.shortcut = nn.Identity()
@@ -94,17 +158,20 @@ class _Block(nn.Module):
             self.shortcut = nn.Sequential(project, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = self.relu(self.bn1(self.conv1(x)))
+        z: Tensor = self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        return z
 
 
 class _Network(nn.Module):
     def __init__(self, arch: CifarResNet) -> None:
         super().__init__()
         width = arch.widths[0]
-        self.conv1 = nn.Conv2d(arch.channels, width, 3, padding=1, bias=False)
+        stride = arch.reduction
+        self.conv1 = nn.Conv2d(arch.channels, width, 2 * stride + 1, stride, padding=stride, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.stages = [f"layer{i}" for i in range(1, 1 + len(arch.depths))]
+        self.relu = nn.ReLU()
+        self.stages = tuple(f"layer{i}" for i in range(1, 1 + len(arch.depths)))
         for i, (stage, depth, outputs) in enumerate(zip(self.stages, arch.depths, arch.widths, strict=True)):
             first = _Block(width, outputs, 1 if i == 0 else 2, arch.shortcut)
             rest = (_Block(outputs, outputs, 1, arch.shortcut) for _ in range(depth - 1))
@@ -115,8 +182,14 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x channels x H x W to N x outputs logits."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         logits: Tensor = self.linear(torch.flatten(self.avgpool(x), 1))
         return logits
+
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        stem = nn.Sequential(self.conv1, self.bn1, self.relu)
+        head = nn.Sequential(self.avgpool, nn.Flatten(), self.linear)
+        return (stem, *(block for stage in self.stages for block in self.get_submodule(stage).children()), head)

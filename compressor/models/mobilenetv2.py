@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from compressor.core import UsageError
-from compressor.models._family import Shapes, classes, count, initialise, kernel, require
+from compressor.core import InputSpec, Json, UsageError
+from compressor.models._encoding import Kind, chosen, items, keys, snap, steps, whole
+from compressor.models._family import Shapes, classes, count, initialise, kernel, require, small
 
 __all__ = ["MobileNetV2"]
 
+_Group = tuple[int, int, int, int]
+
+_NAME = "mobilenetv2"
+_STEM = 32
+
 # The paper's table 2: expansion, width, repeats and the stride of the first.
 _PUBLISHED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_PUBLISHED_LAST = 1280
+
+# What the search space holds.
+_GROUPS = 10
+"""Groups: three more than the paper's."""
+_HALVINGS = 5
+"""Groups of stride 2: the paper's four, and one that stands for the stem's at small inputs."""
+_EXPANSION = 10
+"""The paper finds no gain from more (section 4: 5 to 10 differ little)."""
+_WIDEST = 512
+"""Channels of a group: those of the paper's widest network, 1.4x, are 448."""
+_DEEPEST = 6
+"""Blocks a group: two more than the paper's longest."""
+_LAST = 4096
+"""Channels of the last convolution: some twice the paper's widest, 1792."""
 
 
 @dataclass(frozen=True, slots=True)
 class MobileNetV2:
-    """A 3x3 stem, groups of inverted residuals, a 1x1 convolution to ``last`` channels."""
+    """A 3x3 stem, groups of inverted residuals, a 1x1 convolution to ``last`` channels.
+
+    The search space has a stem of 32, and chooses the groups, their strides among the rest.
+    """
 
     normalization: ClassVar[str] = "imagenet"
     input_size: ClassVar[int] = 224
     follows_data: ClassVar[bool] = False
 
-    blocks: tuple[tuple[int, int, int, int], ...] = _PUBLISHED
+    blocks: tuple[_Group, ...] = _PUBLISHED
     """Groups of inverted residuals: expansion t, width c, n repeats, the first of stride s."""
-    last: int = 1280
-    stem: int = 32
+    last: int = _PUBLISHED_LAST
+    stem: int = _STEM
     """Width of the stem."""
     small: bool = False
     """For small inputs: the stem keeps the resolution."""
@@ -37,10 +63,10 @@ class MobileNetV2:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        require(len(self.blocks) > 0, "mobilenetv2", "blocks is empty")
+        require(len(self.blocks) > 0, _NAME, "blocks is empty")
         sizes = (*itertools.chain(*self.blocks), self.last, self.stem, self.outputs, self.channels)
-        require(min(sizes) > 0, "mobilenetv2", "a size is below one")
-        require(all(s in (1, 2) for *_, s in self.blocks), "mobilenetv2", "a stride is neither 1 nor 2")
+        require(min(sizes) > 0, _NAME, "a size is below one")
+        require(all(s in (1, 2) for *_, s in self.blocks), _NAME, "a stride is neither 1 nor 2")
 
     @classmethod
     def rename(cls, key: str) -> str:
@@ -73,6 +99,90 @@ class MobileNetV2:
     def build(self) -> nn.Module:
         return initialise(_Network(self))
 
+    @classmethod
+    def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
+        keys(_NAME, encoding, ["blocks", "last"])
+        rows = items(_NAME, "blocks", encoding["blocks"], 1, _GROUPS)
+        blocks = tuple(_group(items(_NAME, f"blocks[{i}]", row, 4, 4), f"blocks[{i}]") for i, row in enumerate(rows))
+        require(_held(blocks), _NAME, f"blocks has over {_HALVINGS} groups of stride 2", "give fewer the stride 2")
+        last = whole(_NAME, "last", encoding["last"], _LAST)
+        return cls(blocks, last, _STEM, small(input), outputs, input.channels)
+
+    def encode(self) -> dict[str, Json]:
+        require(self.stem == _STEM, _NAME, f"no encoding describes {self}")
+        return {"blocks": [list(group) for group in self.blocks], "last": self.last}
+
+    def mutated(self, random: random.Random, multiple: int) -> Self:
+        blocks = _on_grid(self.blocks, multiple)
+        base = replace(self, blocks=blocks, last=snap(self.last, multiple, _LAST))
+        kinds: list[Kind] = [[("last", width) for width in kind] for kind in steps(base.last, multiple, _LAST)]
+        for i, group in enumerate(blocks):
+            before, after = blocks[:i], blocks[i + 1 :]
+            kinds += [[("blocks", (*before, new, *after)) for new in kind] for kind in _resized(group, multiple)]
+            kinds += [[("blocks", b)] for new in _rebuilt(group) if _held(b := (*before, *new, *after))]
+        return replace(base, **chosen(random, kinds))
+
+    @classmethod
+    def seeds(cls, input: InputSpec, outputs: int, multiple: int) -> tuple[Self, ...]:
+        """The published networks, and shallow ones of a block a group; at small inputs halved but three times."""
+        first, second, *rest = _PUBLISHED
+        # Four halvings would leave 2x2 of 32x32 pixels.
+        full = (first, (*second[:3], 1) if small(input) else second, *rest)
+        shallow = tuple((t, c, 1, s) for t, c, _, s in full)
+        ladder = [
+            (((1, 1, 1, 2),), 0.0, 1),
+            *((shallow, alpha, alpha * _PUBLISHED_LAST) for alpha in (1 / 8, 1 / 4, 1 / 2, 1)),
+            # The multiplier leaves the last convolution alone where it is below one (the paper's section 4).
+            *((full, alpha, max(alpha, 1) * _PUBLISHED_LAST) for alpha in (0.35, 0.5, 0.75, 1, 1.4)),
+        ]
+        seeds = (
+            cls(
+                _on_grid(groups, multiple, alpha),
+                snap(last, multiple, _LAST),
+                _STEM,
+                small(input),
+                outputs,
+                input.channels,
+            )
+            for groups, alpha, last in ladder
+        )
+        return tuple(dict.fromkeys(seeds))
+
+
+def _held(blocks: tuple[_Group, ...]) -> bool:
+    """Whether the search space holds as many groups, and as many of stride 2."""
+    return 1 <= len(blocks) <= _GROUPS and sum(s == 2 for *_, s in blocks) <= _HALVINGS
+
+
+def _resized(group: _Group, multiple: int) -> list[list[_Group]]:
+    """A step of its expansion, width or repeats."""
+    t, c, n, s = group
+    return [
+        *([(step, c, n, s) for step in kind] for kind in steps(t, 1, _EXPANSION)),
+        *([(t, step, n, s) for step in kind] for kind in steps(c, multiple, _WIDEST)),
+        *([(t, c, step, s) for step in kind] for kind in steps(n, 1, _DEEPEST)),
+    ]
+
+
+def _rebuilt(group: _Group) -> list[tuple[_Group, ...]]:
+    """The other stride; a group of one block more; or, where it has but one, less."""
+    t, c, n, s = group
+    return [((t, c, n, 3 - s),), (group, (t, c, 1, 1)), *([()] if n == 1 else [])]
+
+
+def _group(row: Sequence[Json], where: str) -> _Group:
+    expansion, width, repeats, stride = row
+    return (
+        whole(_NAME, f"{where}, expansion,", expansion, _EXPANSION),
+        whole(_NAME, f"{where}, width,", width, _WIDEST),
+        whole(_NAME, f"{where}, repeats,", repeats, _DEEPEST),
+        whole(_NAME, f"{where}, stride,", stride, 2),
+    )
+
+
+def _on_grid(groups: tuple[_Group, ...], multiple: int, alpha: float = 1) -> tuple[_Group, ...]:
+    return tuple((t, snap(alpha * width, multiple, _WIDEST), n, s) for t, width, n, s in groups)
+
 
 def _unit(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU6."""
@@ -100,11 +210,15 @@ class _Network(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [_unit(arch.channels, arch.stem, 3, stride=1 if arch.small else 2)]
         inputs = arch.stem
+        ends: list[int] = []
         for expansion, width, repeats, stride in arch.blocks:
+            if stride == 2 and len(layers) > 1:
+                ends.append(len(layers) - 1)
             for i in range(repeats):
                 layers.append(_Inverted(inputs, width, stride if i == 0 else 1, expansion))
                 inputs = width
         self.features = nn.Sequential(*layers, _unit(inputs, arch.last, 1))
+        self.stages = tuple(f"features.{end}" for end in (*ends, len(layers)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(arch.last, arch.outputs))
 
@@ -112,3 +226,9 @@ class _Network(nn.Module):
         """Map N x channels x H x W to N x outputs logits."""
         logits: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
         return logits
+
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        stem = self.features[0]
+        head = nn.Sequential(self.avgpool, nn.Flatten(), self.classifier)
+        return (stem, *list(self.features)[1:], head)

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from compressor.models._family import Shapes, classes, count, initialise, kernel, require
+from compressor.core import InputSpec, Json
+from compressor.models._encoding import chosen, items, keys, snap, snapped, steps, varied, whole, wholes
+from compressor.models._family import Shapes, classes, count, initialise, kernel, require, small
 
 __all__ = ["ShuffleNetV2"]
+
+_NAME = "shufflenetv2"
+_STEM = 24
+
+# The paper's table 5: 0.5x, 1x, 1.5x and 2x.
+_PUBLISHED = ((48, 96, 192, 1024), (116, 232, 464, 1024), (176, 352, 704, 1024), (244, 488, 976, 2048))
+
+_DEEPEST = 16
+"""Basic units a stage in the search space: twice the published networks' longest stage."""
+_WIDEST = 1024
+"""Channels of a stage in the search space: the published 2x network's, rounded up."""
+_LAST = 8192
+"""Channels of the last convolution in the search space: four times the published 2x network's, cheap as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShuffleNetV2:
-    """A stem, stages of one downsampling unit and then basic ones, a 1x1 convolution to the last width."""
+    """A stem, stages of one downsampling unit and then basic ones, a 1x1 convolution to the last width.
+
+    The search space has three stages, at least one basic unit each, and a stem of 24. Its units' convolutions
+    have half the stage's channels, so it is the halves that are rounded to a target's multiple.
+    """
 
     normalization: ClassVar[str] = "imagenet"
     input_size: ClassVar[int] = 224
@@ -25,7 +46,7 @@ class ShuffleNetV2:
     """Width of each stage, then of the last convolution. A stage's is even: its units work on halves."""
     num_blocks: tuple[int, ...] = (3, 7, 3)
     """Basic units a stage, after its downsampling unit."""
-    stem: int = 24
+    stem: int = _STEM
     """Width of the stem."""
     small: bool = False
     """For small inputs: a 1x1 stem that keeps the resolution, and no pooling."""
@@ -33,11 +54,16 @@ class ShuffleNetV2:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        where = "shufflenetv2"
+        where = _NAME
         require(len(self.out_channels) == len(self.num_blocks) + 1 > 1, where, "out_channels is num_blocks' and a last")
         sizes = (*self.out_channels, self.stem, self.outputs, self.channels)
         require(min(sizes) > 0 and min(self.num_blocks) >= 0, where, "a size is below one")
-        require(all(width % 2 == 0 for width in self.out_channels[:-1]), where, "a stage's width is odd")
+        require(
+            all(width % 2 == 0 for width in self.out_channels[:-1]),
+            where,
+            f"out_channels = {self.out_channels}: a stage's width is odd",
+            mend="give the stages even widths: their units work on halves",
+        )
 
     @classmethod
     def rename(cls, key: str) -> str:
@@ -53,11 +79,48 @@ class ShuffleNetV2:
         if stem is None or outputs is None or last is None or len(widths) != len(stages) or not stages:
             return None
         repeats = tuple(count(shapes, f"stage{i}.{{}}.branch2.0.weight", start=1) for i in stages)
-        small = stem[2:] == (1, 1)
-        return cls((*widths, last[0]), repeats, stem[0], small, outputs, channels=stem[1])
+        return cls((*widths, last[0]), repeats, stem[0], stem[2:] == (1, 1), outputs, channels=stem[1])
 
     def build(self) -> nn.Module:
         return initialise(_Network(self))
+
+    @classmethod
+    def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
+        keys(_NAME, encoding, ["out_channels", "num_blocks"])
+        *stages, last = items(_NAME, "out_channels", encoding["out_channels"], 4, 4)
+        widths = wholes(_NAME, "out_channels", stages, 3, _WIDEST)
+        repeats = wholes(_NAME, "num_blocks", encoding["num_blocks"], 3, _DEEPEST)
+        out_channels = (*widths, whole(_NAME, "out_channels", last, _LAST))
+        return cls(out_channels, repeats, _STEM, small(input), outputs, input.channels)
+
+    def encode(self) -> dict[str, Json]:
+        described = len(self.num_blocks) == 3 and min(self.num_blocks) > 0 and self.stem == _STEM
+        require(described, _NAME, f"no encoding describes {self}")
+        return {"out_channels": list(self.out_channels), "num_blocks": list(self.num_blocks)}
+
+    def mutated(self, random: random.Random, multiple: int) -> Self:
+        base = replace(self, out_channels=_on_grid(self.out_channels, multiple))
+        *stages, last = base.out_channels
+        repeats = varied("num_blocks", base.num_blocks, 1, _DEEPEST)
+        widths = varied("out_channels", tuple(stages), 2 * multiple, _WIDEST)
+        with_last = [[(field, (*w, last)) for field, w in kind] for kind in widths]
+        lasts = [[("out_channels", (*stages, w)) for w in kind] for kind in steps(last, multiple, _LAST)]
+        return replace(base, **chosen(random, [*repeats, *with_last, *lasts]))
+
+    @classmethod
+    def seeds(cls, input: InputSpec, outputs: int, multiple: int) -> tuple[Self, ...]:
+        narrow = ([scale * width for width in _PUBLISHED[0]] for scale in (0, 1 / 4, 1 / 2))
+        ladder = ((widths, repeats) for widths in (*narrow, *_PUBLISHED) for repeats in ((1, 1, 1), (3, 7, 3)))
+        seeds = (
+            cls(_on_grid(widths, multiple), repeats, _STEM, small(input), outputs, input.channels)
+            for widths, repeats in ladder
+        )
+        return tuple(dict.fromkeys(seeds))
+
+
+def _on_grid(out_channels: Sequence[float], multiple: int) -> tuple[int, ...]:
+    *stages, last = out_channels
+    return (*snapped(stages, 2 * multiple, _WIDEST), snap(last, multiple, _LAST))
 
 
 def _pointwise(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
@@ -96,21 +159,35 @@ class _Network(nn.Module):
         conv = nn.Conv2d(arch.channels, arch.stem, size, stride, padding=size // 2, bias=False)
         self.conv1 = nn.Sequential(conv, nn.BatchNorm2d(arch.stem), nn.ReLU(inplace=True))
         self.maxpool = nn.Identity() if arch.small else nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = [f"stage{i}" for i in range(2, 2 + len(arch.num_blocks))]
+        stages = [f"stage{i}" for i in range(2, 2 + len(arch.num_blocks))]
         *widths, last = arch.out_channels
         inputs = arch.stem
-        for stage, width, repeats in zip(self.stages, widths, arch.num_blocks, strict=True):
+        for stage, width, repeats in zip(stages, widths, arch.num_blocks, strict=True):
             basic = (_Unit(width, width, 1) for _ in range(repeats))
             self.add_module(stage, nn.Sequential(_Unit(inputs, width, 2), *basic))
             inputs = width
         self.conv5 = nn.Sequential(*_pointwise(inputs, last))
+        self.body = (*stages, "conv5")
+        # The last convolution works at the last stage's resolution: of the two it is what the classifier sees.
+        self.stages = (*stages[:-1], "conv5")
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, arch.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N x channels x H x W to N x outputs logits."""
         x = self.maxpool(self.conv1(x))
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(self.conv5(x)), 1))
+        for part in self.body:
+            x = self.get_submodule(part)(x)
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return logits
+
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        stem = nn.Sequential(self.conv1, self.maxpool)
+        head = nn.Sequential(self.avgpool, nn.Flatten(), self.fc)
+        return (
+            stem,
+            *(unit for part in self.body[:-1] for unit in self.get_submodule(part).children()),
+            self.conv5,
+            head,
+        )

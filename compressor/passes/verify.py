@@ -219,7 +219,7 @@ def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]
         present = {o.name for o in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is wrong is raised
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # the graph's error, not this CPU's
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values: list[NDArray[Any]] = session.run(list(names), {"input": batch})

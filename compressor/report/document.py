@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compressor.atomic import refusals, write
 from compressor.bench.machine import Machine
 from compressor.budgets import Outcome
-from compressor.core import Artifact, CompressError, Json, Latency, Measurement, Profile, Target, UsageError
+from compressor.core import Artifact, Json, Latency, Measurement, Profile, Target
 from compressor.report.html import render_html
-from compressor.store import write_text
 
 SCHEMA_VERSION = 1
 
@@ -144,14 +143,10 @@ def write_report(report: Mapping[str, Json], folder: Path) -> None:
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render_html(report)
-    try:
+    with refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "report.json", text)
-        write_text(folder / "report.html", page)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CompressError(f"the disk is full: {folder}", mend="free some space and run again") from error
-        raise UsageError(f"cannot write the report: {error}", mend="name a folder you may write to with -o") from error
+        write(folder / "report.json", text)
+        write(folder / "report.html", page)
 
 
 def _teacher(artifact: Artifact) -> Side:

@@ -1,0 +1,88 @@
+"""The process that reads a model file: a file can at worst end this one, and not even fill the memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+
+from compressor.core import CompressError, UnsafeInput, UsageError
+from compressor.ingest._memory import memory_limit
+from compressor.ingest._scan import COPY_AGAIN
+from compressor.ingest._weights import Weights, packed, unwrap
+
+__all__ = ["main", "read_weights"]
+
+_MEMORY = 256 << 20
+"""Bytes, beside the file's own: they are held as read, as float32, and as what is written."""
+_COPIES = 24
+_SECONDS = 3
+"""Of computing, beside one for every so many bytes."""
+_PER_SECOND = 32 << 20
+
+
+def main(path: str, descriptor: str, kept: str) -> None:
+    """Read an open file's weights; write them to another as safetensors, and what is to be said of them to stdout."""
+    torch.set_num_threads(1)
+    answer: dict[str, Any]
+    with os.fdopen(int(descriptor), "rb") as file, os.fdopen(int(kept), "wb") as weights_file:
+        size = os.fstat(file.fileno()).st_size
+        _limit(size)
+        allowed = _MEMORY + _COPIES * size
+        try:
+            with memory_limit(allowed), contextlib.redirect_stdout(sys.stderr):
+                weights = read_weights(file, Path(path))
+                weights_file.write(packed(weights.state))
+            answer = {"keys": list(weights.state), "notes": weights.notes}
+        except CompressError as error:
+            answer = {"code": error.code, "what": error.what, "mend": error.mend}
+        except MemoryError:
+            what = f"{path} takes more than {allowed:,} bytes of memory to read"
+            answer = {"code": UnsafeInput.code, "what": what, "mend": COPY_AGAIN}
+    print(json.dumps(answer))
+
+
+def read_weights(file: BinaryIO, path: Path) -> Weights:
+    """The named tensors of a scanned file. Raises UsageError, UnsafeInput or MemoryError."""
+    file.seek(0)
+    try:
+        if file.read(9)[8:] == b"{":
+            file.seek(0)
+            content: Any = safetensors.torch.load(file.read())
+        else:
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises EOFError, KeyError, IndexError, RuntimeError ... for broken files
+        if "allocate memory" in str(error):
+            raise MemoryError from error
+        raise UsageError(f"{path} is truncated or corrupt", mend=COPY_AGAIN) from error
+    return unwrap(content, path)
+
+
+def _limit(size: int) -> None:
+    """What this process may take from here on; memory apart."""
+    seconds = math.ceil(time.process_time()) + _SECONDS + size // _PER_SECOND
+    room = _MEMORY + _COPIES * size
+    for kind, soft, hard in (
+        (resource.RLIMIT_CPU, seconds, seconds + 1),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, room, room),
+        (resource.RLIMIT_NOFILE, 64, 64),
+    ):
+        # Whoever started the program may have set lower ones.
+        ceilings = [limit for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(kind, (min([soft, *ceilings]), min([hard, *ceilings])))

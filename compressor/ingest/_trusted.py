@@ -1,0 +1,108 @@
+"""Running the code in a model file, because the user said so."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor import catalog
+from compressor.core import Json, UsageError
+from compressor.ingest._exported import input_of, network
+from compressor.ingest._file import opened
+from compressor.ingest._ingest import Ingested
+from compressor.ingest._networks import channels, given, importing_from_here, recognised, settled
+from compressor.ingest._weights import NESTS, Weights, unwrap
+
+__all__ = ["again", "trusted"]
+
+
+def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> Ingested:
+    """Run a scanned file and take what it makes: weights, or a whole module.
+
+    A module that is one of a known family, by its keys and by what it computes, is taken as that: its
+    file is not needed again. Raises UsageError for what cannot be loaded, or is no network.
+    """
+    made = _run(file, path, form)
+    module = _module(made, path)
+    state = made if module is None else module.state_dict()
+    weights = unwrap(state, path) if state or module is None else Weights({})
+    weights = replace(weights, notes=(f"loaded with --trust: the code in {path} was run", *weights.notes))
+    if arch is not None:
+        return given(weights, arch)
+    if module is None:
+        return recognised(weights, path)
+    input = input_of(made, path) if isinstance(made, torch.export.ExportedProgram) else None
+    if (known := _known(module, weights, path)) is not None:
+        return known
+    first = channels(module) if input is None else input.channels
+    settings: dict[str, Json] = {"path": str(path.resolve()), "sha256": _sha256(file)}
+    return Ingested(f"trusted:{form}", settings, weights.state, first, None, weights.notes, input)
+
+
+def again(form: str, settings: Mapping[str, Json]) -> nn.Module:
+    """The module of a file that was trusted in this run. Raises UsageError where the file is another by now."""
+    path = Path(settings["path"])
+    with opened(path) as file:
+        if _sha256(file) != settings["sha256"]:
+            raise UsageError(f"{path} is not the file that was trusted: it has changed", mend="start over: --fresh")
+        module = _module(_run(file, path, form), path)
+    assert module is not None
+    return module
+
+
+def _sha256(file: BufferedReader) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run(file: BufferedReader, path: Path, form: str) -> Any:
+    """Whatever the file holds, its code run here."""
+    file.seek(0)
+    try:
+        with importing_from_here(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if form == "torchscript":
+                return torch.jit.load(file, map_location="cpu")
+            if form == "export":
+                return torch.export.load(file)
+            return torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as error:  # its code may raise anything
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"{path} cannot be loaded: {type(error).__name__}: {reason}",
+            mend="run in the folder that its classes are imported from, with the libraries that it was saved with",
+        ) from error
+
+
+def _module(made: Any, path: Path) -> nn.Module | None:
+    """The network among what was made; None where there is none."""
+    if isinstance(made, torch.export.ExportedProgram):
+        made = network(made, path)
+    elif isinstance(made, Mapping):
+        made = next((made[name] for name in NESTS if isinstance(made.get(name), nn.Module)), None)
+    if isinstance(made, nn.DataParallel):
+        made = made.module
+    return settled(made, str(path)) if isinstance(made, nn.Module) else None
+
+
+def _known(module: nn.Module, weights: Weights, path: Path) -> Ingested | None:
+    """The known family that the module belongs to; None where it has other keys, or computes something else."""
+    try:
+        known = recognised(weights, path)
+        side = catalog.find("models", known.family).input_size
+        samples = torch.randn(2, known.channels or 3, side, side, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected, got = known.build()(samples), module(samples)
+    except Exception:  # noqa: BLE001 - its code may raise anything; it is then no network that is known here
+        return None
+    scale = float(expected.abs().max())
+    same = isinstance(got, Tensor) and got.shape == expected.shape and torch.allclose(expected, got, atol=1e-3 * scale)
+    return known if same else None

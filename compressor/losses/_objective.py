@@ -1,0 +1,57 @@
+"""What a training minimises: a weighted sum of losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressor.core import UsageError
+from compressor.losses._loss import Adapting, Loss, Outputs, Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Objective"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Losses with their weights: Hinton's recipe is (CrossEntropy(), 0.1), (KullbackLeibler(4.0), 0.9).
+
+    Raises UsageError for weights that are none.
+    """
+
+    terms: tuple[tuple[Loss, float], ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms or not all(math.isfinite(weight) and weight > 0 for _, weight in self.terms):
+            told = ", ".join(f"{loss.kind} {weight:g}" for loss, weight in self.terms) or "none"
+            raise UsageError(f"no sum of losses: {told}", mend="give one or more, each with a weight above 0")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the losses read together, of `NEEDS`."""
+        return frozenset[str]().union(*(loss.needs for loss, _ in self.terms))
+
+    def adapters(self, student: Shapes, teacher: Shapes) -> nn.ModuleList:
+        """The losses' learned parts, one a term: their parameters are trained beside the student's.
+
+        Raises UsageError where the networks' stages do not match.
+        """
+        from torch import nn
+
+        made = (loss.adapter(student, teacher) if isinstance(loss, Adapting) else None for loss, _ in self.terms)
+        return nn.ModuleList(adapter or nn.Identity() for adapter in made)
+
+    def __call__(
+        self, adapters: nn.ModuleList, student: Outputs, teacher: Outputs, labels: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The sum, and each loss by itself before its weight, detached."""
+        import torch
+
+        losses = [
+            loss(adapter(student), teacher, labels) for (loss, _), adapter in zip(self.terms, adapters, strict=True)
+        ]
+        total = torch.stack([weight * loss for (_, weight), loss in zip(self.terms, losses, strict=True)]).sum()
+        return total, tuple(loss.detach() for loss in losses)

@@ -1,0 +1,98 @@
+"""Encodings: reading what a user wrote, strictly, and the small steps from one to the next."""
+
+from __future__ import annotations
+
+import random
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from compressor import catalog
+from compressor.core import Json, UsageError
+
+Kind = Sequence[tuple[str, Json]]
+"""Changes of one kind, such as all the ways to deepen a stage by a step: a field and its new value each."""
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def keys(family: str, encoding: Json, required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Raises UsageError unless ``encoding`` is a mapping with the required keys, and of others only optional ones."""
+    if not isinstance(encoding, Mapping):
+        raise UsageError(
+            f"{family}: an architecture is no {type(encoding).__name__}",
+            mend=f"write an object with {' and '.join(required)}",
+        )
+    for key in encoding:
+        if key not in (*required, *optional):
+            raise catalog.unknown(f"key of a {family} architecture", str(key)[:50], [*required, *optional])
+    for key in required:
+        if key not in encoding:
+            raise UsageError(f"{family}: the architecture lacks {key!r}", mend=f"add {key}")
+
+
+def whole(family: str, key: str, value: Json, most: int) -> int:
+    """A whole number from 1 to ``most``. Raises UsageError naming the key for anything else."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise UsageError(f"{family}: {key} has {reprlib.repr(value)}", mend=f"{key} takes whole numbers, 1 to {most:,}")
+    return value
+
+
+def one_of(family: str, key: str, value: Json, known: Sequence[str]) -> str:
+    """One of the words that are known. Raises UsageError naming the key for anything else."""
+    if value not in known:
+        raise UsageError(f"{family}: {key} is {reprlib.repr(value)}", mend=f"{key} is one of {', '.join(known)}")
+    return str(value)
+
+
+def items(family: str, key: str, value: Json, least: int, most: int) -> Sequence[Json]:
+    """A list of ``least`` to ``most`` items. Raises UsageError naming the key for anything else."""
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{family}: {key} is no list, but {reprlib.repr(value)}", mend=f"write {key} as a list")
+    if not least <= len(value) <= most:
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        raise UsageError(f"{family}: {key} has {len(value):,} items", mend=f"give {key} {wanted}")
+    return value
+
+
+def wholes(family: str, key: str, value: Json, length: int, most: int) -> tuple[int, ...]:
+    """A list of ``length`` whole numbers from 1 to ``most``. Raises UsageError naming the key for anything else."""
+    return tuple(whole(family, key, item, most) for item in items(family, key, value, length, length))
+
+
+# -- stepping ---------------------------------------------------------------------------------
+
+
+def snap(value: float, unit: int, most: int) -> int:
+    """The multiple of ``unit`` nearest to ``value``, of those from ``unit`` to ``most``."""
+    return min(max(unit, int(value / unit + 0.5) * unit), most // unit * unit)
+
+
+def snapped(values: Iterable[float], unit: int, most: int) -> tuple[int, ...]:
+    """Each of ``values`` as `snap` has it."""
+    return tuple(snap(value, unit, most) for value in values)
+
+
+def steps(value: int, unit: int, most: int) -> tuple[list[int], list[int]]:
+    """The multiples of ``unit`` up to ``most`` below and above ``value``: within a factor of 1.5, or next to it.
+
+    ``value`` is a multiple itself. A step can always be taken back, and every multiple can be reached.
+    """
+    down, up = max(1, value // 3 // unit), max(1, value // 2 // unit)
+    below = range(max(unit, value - down * unit), value, unit)
+    return list(below), list(range(value + unit, min(value + up * unit, most) + 1, unit))
+
+
+def varied(field: str, values: tuple[int, ...], unit: int, most: int) -> list[Kind]:
+    """For each place of a field's values and each direction, the `steps` that it can take while the others stay."""
+    return [
+        [(field, (*values[:at], step, *values[at + 1 :])) for step in direction]
+        for at, value in enumerate(values)
+        for direction in steps(value, unit, most)
+    ]
+
+
+def chosen(random: random.Random, kinds: Iterable[Kind]) -> dict[str, Json]:
+    """One change, as ``dataclasses.replace`` takes it: first a kind of which there are any, then one of it."""
+    field, value = random.choice(random.choice([kind for kind in kinds if kind]))
+    return {field: value}

@@ -1,0 +1,84 @@
+"""A student, searched without training."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from compressor.core import Artifact, Context, Model, Prospect, Result
+
+__all__ = ["Search"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Evolve students within the budgets, score them untrained, measure the best whole, take the best that fits.
+
+    ``space`` is a file of ``models/``; ``auto`` the teacher's own family where it is one, else
+    mobilenetv2. ``budget`` is written as on the command line, whose budgets are taken where the profile
+    names none; latency is that of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where
+    the target runs it). ``evaluations`` students are scored on one batch of ``samples`` images, each
+    with ``inits`` random initialisations; ``population`` of them breed; ``finalists`` are measured.
+    ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
+    """
+
+    space: str = "auto"
+    budget: tuple[str, ...] = ("macs=25%",)
+    evaluations: int = 600
+    population: int = 48
+    finalists: int = 4
+    samples: int = 64
+    inits: int = 2
+    precision: Literal["auto", "fp32", "int8"] = "auto"
+    processes: int = 0
+    table: str | None = None
+
+    kind: ClassVar[str] = "search"
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    gives: ClassVar[frozenset[str]] = frozenset({"student"})
+    volatile: ClassVar[bool] = False
+
+    def check(self, prospect: Prospect) -> tuple[str, ...]:
+        from compressor import catalog
+        from compressor.budgets import Budget
+
+        problems = []
+        if self.space != "auto" and self.space not in (spaces := catalog.names("models")):
+            problems.append(f"search.space = {self.space!r} is not known: take auto or one of {', '.join(spaces)}")
+        if not self.budget:
+            problems.append("search.budget is empty: give --budget latency=25%, params=200k, macs=20M or bytes=500k")
+        for text in self.budget:
+            Budget.parse(text)
+        if min(self.evaluations, self.population, self.finalists, self.inits) < 1 or self.samples < 2:
+            problems.append("search has a setting too low: give one or more of each, and two samples")
+        if self.precision != "auto" and self.precision not in prospect.target.precisions:
+            problems.append(f"target {prospect.target.name} does not run {self.precision}: set search.precision")
+        return tuple(problems)
+
+    def run(self, artifact: Artifact, context: Context) -> Result:
+        from compressor import catalog
+        from compressor.ingest import save
+        from compressor.scores._probe import untrained
+        from compressor.search.student import search
+
+        teacher, space = artifact.teacher, self.space
+        if space == "auto":
+            space = teacher.family if teacher.family in catalog.names("models") else "mobilenetv2"
+        precision = self.precision
+        if precision == "auto":
+            precision = "int8" if "int8" in context.target.precisions else "fp32"
+        found = search(self, space, precision, teacher, context)
+        weights = context.workdir / "student.safetensors"
+        student = Model(
+            family=space,
+            settings=dataclasses.asdict(found.best.architecture),  # type: ignore[call-overload]
+            weights=weights,
+            sha256=save(untrained(found.best.architecture, context.seed).state_dict(), weights),
+            params=found.best.params,
+            macs=found.best.macs,
+            outputs=teacher.outputs,
+            input=teacher.input,
+            normalization=teacher.normalization,
+        )
+        return Result(replace(artifact, student=student), found.metrics, found.warnings, found.pinned)

@@ -1,0 +1,1 @@
+"""Scores of untrained students: one a file, higher is better."""

@@ -1,0 +1,27 @@
+"""The norm of the gradient (Abdelfattah et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+
+from compressor.scores._probe import Probe
+
+__all__ = ["Gradnorm"]
+
+
+@dataclass(frozen=True)
+class Gradnorm:
+    """The sum over convolutions and linear layers of the Euclidean norm of the cross-entropy's gradient."""
+
+    needs_teacher: ClassVar[bool] = False
+
+    def __call__(self, probe: Probe) -> float:
+        return sum(self._norm(probe, seed) for seed in probe.seeds) / len(probe.seeds)
+
+    def _norm(self, probe: Probe, seed: int) -> float:
+        network = probe.network(seed)
+        F.cross_entropy(network(probe.batch.images), probe.batch.labels).backward()
+        return float(sum(p.grad.norm() for p in network.parameters() if p.grad is not None and p.ndim > 1))

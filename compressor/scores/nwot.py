@@ -1,0 +1,49 @@
+"""Neural architecture search without training (Mellor et al., ICML 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from compressor.scores._probe import Probe
+
+__all__ = ["Nwot"]
+
+
+@dataclass(frozen=True)
+class Nwot:
+    """log |K_H|, K_H the number of rectifiers in the same state for each two samples (eq. 2 and 3)."""
+
+    needs_teacher: ClassVar[bool] = False
+
+    def __call__(self, probe: Probe) -> float:
+        return sum(self._volume(probe, seed) for seed in probe.seeds) / len(probe.seeds)
+
+    def _volume(self, probe: Probe, seed: int) -> float:
+        rectifiers = _Rectifiers(len(probe.batch.images))
+        network = probe.network(seed)
+        with torch.no_grad(), rectifiers:
+            network(probe.batch.images)
+        return float(torch.linalg.slogdet(rectifiers.agreement).logabsdet)
+
+
+class _Rectifiers(TorchFunctionMode):
+    """Counts, for every two samples, the rectifiers that both switch on or both switch off."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.agreement = torch.zeros(samples, samples, dtype=torch.float64)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_):
+            on = (args[0] > 0).flatten(1).float()
+            off = 1 - on
+            self.agreement += on @ on.T + off @ off.T
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,56 @@
+"""DisWOT's semantic term (Dong et al., CVPR 2023, eq. 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compressor.core import UsageError
+from compressor.scores._probe import Probe, View
+
+__all__ = ["Semantic"]
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """M_s = -sum over classes of ||O_T - O_S||^2_F / (K C), O the outer product of a class's gradient with itself.
+
+    The gradient is that of the cross-entropy by the classifier's weights (K x C), the rows of O are
+    normalised. The outer product has rank one, so with t, s the classes' gradients this is, exactly,
+    -mean over classes of [2 - 2 cos(t, s) mean over channels of sign(t) sign(s)]: no C x C matrix is made.
+
+    The paper takes equal K and C. Where the widths differ, the wider gradient is pooled to the
+    narrower (adaptive average pooling over channels): an adapter of ours, of which the order of
+    channels is part. Where K differs the two do not do the same task: UsageError. At most 0.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    def __call__(self, probe: Probe) -> float:
+        assert probe.teacher is not None
+        labels = probe.batch.labels
+        wanted = gradient(probe.teacher, labels)
+        return probe.mean(lambda view: _likeness(wanted, gradient(view, labels)))
+
+
+def gradient(view: View, labels: Tensor) -> Tensor:
+    """Of the mean cross-entropy by the classifier's weights, K x C, in closed form: (softmax - onehot)^T pooled / N."""
+    pooled, logits = view.pooled.flatten(1).double(), view.logits.double()
+    error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
+    return error.T @ pooled / len(labels)
+
+
+def _likeness(teacher: Tensor, student: Tensor) -> Tensor:
+    if len(teacher) != len(student):
+        raise UsageError(
+            f"the teacher tells {len(teacher)} classes apart, the student {len(student)}",
+            mend="give a teacher of the same task",
+        )
+    width = min(teacher.shape[1], student.shape[1])
+    t, s = (F.adaptive_avg_pool1d(g, width) if g.shape[1] > width else g for g in (teacher, student))
+    signs = (t.sign() * s.sign()).mean(1)
+    return -torch.mean(2 - 2 * F.cosine_similarity(t, s, dim=1, eps=0) * signs)

@@ -1,0 +1,1 @@
+"""Student search without training: spaces, scores, measured latencies, evolution."""

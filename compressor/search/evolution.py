@@ -1,0 +1,115 @@
+"""Evolution of architectures under budgets (in the manner of Lin et al. 2021, algorithm 2: mutation only)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from compressor.core import Progress
+from compressor.models._family import Family
+from compressor.search.ranking import blend
+
+__all__ = ["Candidate", "evolve", "front"]
+
+_TRIES = 50
+"""Mutations tried for each child that is wanted; where they give nothing new, the space is used up."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that obeys every budget, and what is known of it."""
+
+    architecture: Family
+    params: int
+    macs: int
+    latency: float
+    """Predicted, as a share of the teacher's."""
+    scores: Mapping[str, float]
+
+
+Judge = Callable[[Sequence[Family]], Sequence[Candidate | None]]
+"""Candidates with their costs, still without scores; None for those that a budget forbids."""
+
+Scorer = Callable[[Sequence[Family]], Sequence[Mapping[str, float]]]
+
+
+def evolve(
+    seeds: Sequence[Family],
+    judge: Judge,
+    score: Scorer,
+    *,
+    multiple: int,
+    evaluations: int,
+    population: int,
+    children: int,
+    seed: int,
+    progress: Progress,
+) -> list[Candidate]:
+    """Score up to ``evaluations`` candidates and return all of them, in the order they were met.
+
+    A generation: ``children`` mutants of the ``population`` best by the blended score so far. Every
+    candidate passes ``judge`` before it costs a score, and none is scored twice. Empty where not
+    even mutants of ``seeds`` obey the budgets. The same seed gives the same candidates.
+    """
+    generator = random.Random(seed)  # noqa: S311 - no secret hangs on it
+    met: set[str] = set()
+    found: list[Candidate] = []
+
+    def admit(architectures: Sequence[Family]) -> None:
+        allowed = [c for c in judge(architectures) if c is not None][: evaluations - len(found)]
+        for candidate, scores in zip(allowed, score([c.architecture for c in allowed]), strict=True):
+            found.append(replace(candidate, scores=scores))
+
+    def fresh(parents: Sequence[Family], count: int, steps: int) -> list[Family]:
+        born: list[Family] = []
+        for _ in range(_TRIES * count):
+            child = generator.choice(parents)
+            for _ in range(generator.randint(1, steps)):
+                child = child.mutated(generator, multiple)
+            if (key := _key(child)) not in met:
+                met.add(key)
+                born.append(child)
+            if len(born) == count:
+                break
+        return born
+
+    met |= {_key(a) for a in seeds}
+    admit(seeds)
+    barren = 0
+    while len(found) < evaluations and barren < 5:
+        progress("search", len(found), evaluations)
+        parents = best(found, population) if found else seeds
+        before = len(found)
+        # The first generations wander further: the seeds are few.
+        born = fresh(parents, children, 6 if len(found) < population else 3)
+        if not born:
+            break
+        admit(born)
+        barren = barren + 1 if len(found) == before else 0
+    return found
+
+
+def best(candidates: Sequence[Candidate], count: int) -> list[Family]:
+    """The ``count`` best by the blended score, the best first; of equals the one that was met first."""
+    return [candidates[i].architecture for i in order(candidates)[:count]]
+
+
+def order(candidates: Sequence[Candidate]) -> list[int]:
+    """Indices, the best blended score first."""
+    blended = blend({name: [c.scores[name] for c in candidates] for name in candidates[0].scores})
+    return sorted(range(len(candidates)), key=lambda i: (-blended[i], i))
+
+
+def front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The Pareto front of blended score against latency, the best score first."""
+    kept: list[Candidate] = []
+    for index in order(candidates) if candidates else []:
+        if not kept or candidates[index].latency < kept[-1].latency:
+            kept.append(candidates[index])
+    return kept
+
+
+def _key(architecture: Family) -> str:
+    return json.dumps(architecture.encode(), sort_keys=True)

@@ -1,0 +1,131 @@
+"""``compress rank``: how promising untrained students are, with counts beside the score."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compressor import catalog
+from compressor.core import InputSpec, Json, Progress, UsageError
+from compressor.data import Source, default_size, load_data
+from compressor.models._family import Family
+from compressor.models._layers import count
+from compressor.preprocessing import parse_normalization
+from compressor.scores._probe import Batch, View
+from compressor.search.batch import of_split
+from compressor.search.ranking import WEIGHTS, blend
+from compressor.search.scoring import Scoring, applicable, scores_of, teacher_view
+
+__all__ = ["rank"]
+
+SAMPLES = 64
+"""Images of the batch that candidates are shown (DisWOT: 64 to 128)."""
+INITS = 3
+"""Random initialisations that a candidate's scores are averaged over."""
+_MOST = 100_000
+
+
+def rank(
+    archs: Path,
+    space: str,
+    data: str,
+    *,
+    teacher: Path | None = None,
+    arch: str | None = None,
+    also: Sequence[str] = (),
+    seed: int = 0,
+    trust: bool = False,
+    progress: Progress,
+) -> list[dict[str, Json]]:
+    """Score every encoding of a JSON list, in its order: ``{"arch", "params", "macs", "scores"}``; higher is better.
+
+    ``scores`` has the default, its components, and those named in ``also``. Without a teacher the
+    default is made of the components that need none. Raises UsageError for encodings that are none.
+    """
+    family: type[Family] = catalog.find("models", space)
+    also = tuple(name for name in also if name != "default")
+    for name in also:
+        catalog.find("scores", name)
+    encodings = _read(archs)
+    source = load_data(data)
+    input = input_of(source)
+    classes = len(source.classes)
+    students = [_decode(family, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
+    scaling = parse_normalization("imagenet" if input.channels == 3 else "symmetric", input.channels)
+    prepared = source.prepare(input, scaling)
+    batch = of_split(prepared.train or prepared.evaluate, SAMPLES, seed)
+    view = None if teacher is None else _view(teacher, arch, trust, batch, classes, seed)
+    names = scores_of(WEIGHTS, also)
+    if unmet := [name for name in also if name not in applicable(also, view)]:
+        raise UsageError(f"score {unmet[0]!r} compares with a teacher", mend="give --teacher MODEL")
+    scoring = Scoring(applicable(names, view), input, batch, view, seeds_of(seed), len(os.sched_getaffinity(0)))
+    scored = scoring(students, progress)
+    default: Sequence[float] = list(blend({name: [s[name] for s in scored] for name in scoring.names}))
+    rows = []
+    for encoding, student, scores, best in zip(encodings, students, scored, default, strict=True):
+        cost = count(student, input)
+        rows.append(
+            {
+                "arch": encoding,
+                "params": cost.params,
+                "macs": cost.macs,
+                "scores": {"default": float(best), **{name: _finite(value) for name, value in scores.items()}},
+            }
+        )
+    return rows
+
+
+def input_of(source: Source) -> InputSpec:
+    """The size at which students of this data are judged: the images' own if they are small."""
+    size = default_size(source)
+    assert size is not None
+    return InputSpec(source.size.channels if source.size is not None else 3, *size)
+
+
+def seeds_of(seed: int, inits: int = INITS) -> tuple[int, ...]:
+    """Seeds of the initialisations: no two runs with different seeds share one."""
+    return tuple(range(seed * inits, (seed + 1) * inits))
+
+
+def _view(path: Path, arch: str | None, trust: bool, batch: Batch, classes: int, seed: int) -> View:
+    from compressor.ingest import ingest
+
+    view = teacher_view(ingest(path, arch=arch, trust=trust).build(), batch, seed)
+    if view.logits.shape[1] != classes:
+        raise UsageError(
+            f"the teacher tells {view.logits.shape[1]} classes apart, the data has {classes}",
+            mend="give the data that the teacher was trained for",
+        )
+    return view
+
+
+def _read(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", mend="name a JSON list of encodings") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}", mend="write a list of encodings: [{…}, {…}]") from error
+    if not isinstance(listed, list) or not listed or not all(isinstance(each, dict) for each in listed):
+        raise UsageError(f"{path} is not a list of encodings", mend="write [{…}, {…}], one object a student")
+    if len(listed) > _MOST:
+        raise UsageError(f"{path} lists {len(listed):,} students", mend=f"rank {_MOST:,} at most at a time")
+    return listed
+
+
+def _decode(
+    family: type[Family], encoding: Mapping[str, Any], input: InputSpec, classes: int, path: Path, index: int
+) -> Family:
+    try:
+        return family.decode(encoding, input, classes)
+    except UsageError as error:
+        raise UsageError(f"{path}: entry {index}: {error.what}", mend=error.mend) from error
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinities."""
+    return value if math.isfinite(value) else None

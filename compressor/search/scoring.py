@@ -1,0 +1,79 @@
+"""Scoring many candidates, in several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compressor import catalog
+from compressor.core import InputSpec, Progress
+from compressor.models._family import Family
+from compressor.scores._probe import Batch, Probe, View, gaussian
+
+__all__ = ["Scoring"]
+
+_CHUNK = 4
+"""Candidates that a process takes at a time: few, so that the last ones do not wait for one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """Everything that a candidate's scores depend on besides the candidate."""
+
+    names: tuple[str, ...]
+    """Files of ``scores/``."""
+    input: InputSpec
+    batch: Batch
+    teacher: View | None
+    seeds: tuple[int, ...]
+    """Random initialisations of each candidate."""
+    processes: int = 1
+
+    def __call__(self, architectures: Sequence[Family], progress: Progress | None = None) -> list[dict[str, float]]:
+        """The scores of each candidate by name. The number of processes does not change them."""
+        from joblib import Parallel, delayed
+
+        chunks = [tuple(architectures[i : i + _CHUNK]) for i in range(0, len(architectures), _CHUNK)]
+        # loky starts clean interpreters: a fork would inherit torch's threads, a spawn run the caller's script again.
+        workers = Parallel(n_jobs=min(self.processes, len(chunks)) or 1, backend="loky", return_as="generator")
+        scored: list[dict[str, float]] = []
+        for part in workers(delayed(_score)(self, chunk) for chunk in chunks):
+            scored += part
+            if progress is not None:
+                progress("score", len(scored), len(architectures))
+        return scored
+
+    def one(self, architecture: Family) -> dict[str, float]:
+        """The scores of one candidate."""
+        probe = Probe(architecture, self.input, self.batch, self.teacher, self.seeds)
+        return {name: catalog.find("scores", name)()(probe) for name in self.names}
+
+
+def _score(scoring: Scoring, architectures: Sequence[Family]) -> list[dict[str, float]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the processes are the parallelism, and one thread always sums in the same order
+    try:
+        return [scoring.one(architecture) for architecture in architectures]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View:
+    """The teacher as DisWOT sees it: of its architecture, with random weights (section 4).
+
+    Measured on 300 students, the trained weights tell less (benchmarks/README.md).
+    """
+    return View.of(gaussian(network, seed), batch.images)
+
+
+def applicable(names: Sequence[str], teacher: View | None) -> tuple[str, ...]:
+    """Those of the scores that can be had: without a teacher, those that need none."""
+    return tuple(n for n in names if teacher is not None or not catalog.find("scores", n).needs_teacher)
+
+
+def scores_of(chosen: Mapping[str, float], also: Sequence[str]) -> tuple[str, ...]:
+    """The default's components and ``also``, each once."""
+    return tuple(dict.fromkeys([*chosen, *also]))

@@ -1,0 +1,273 @@
+"""The whole search: from a teacher and budgets to the one student that is taken."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+import onnx_ir as ir
+
+from compressor import catalog
+from compressor.bench.machine import fits, machine
+from compressor.budgets import Budget
+from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
+from compressor.export import export
+from compressor.ingest import load
+from compressor.models._cost import Cost
+from compressor.models._family import Family
+from compressor.models._layers import count
+from compressor.scores._probe import untrained
+from compressor.search.batch import of_noise, of_split
+from compressor.search.deployed import quantised
+from compressor.search.evolution import Candidate, evolve, front, order
+from compressor.search.latency import YARDSTICK, LatencyTable
+from compressor.search.ranking import WEIGHTS
+from compressor.search.scoring import Scoring, applicable, teacher_view
+
+__all__ = ["Found", "search"]
+
+_CHILDREN = 24
+_HEATS = 3
+_TEACHER = "teacher"
+_BYTES = {"fp32": 4.0, "int8": 1.0}
+"""Of a parameter in the deployed file; scales and the graph come on top, and are counted on the finalists."""
+
+
+class Settings(Protocol):
+    """What `compressor.passes.search.Search` says."""
+
+    @property
+    def budget(self) -> tuple[str, ...]: ...
+    @property
+    def evaluations(self) -> int: ...
+    @property
+    def population(self) -> int: ...
+    @property
+    def finalists(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def inits(self) -> int: ...
+    @property
+    def processes(self) -> int: ...
+    @property
+    def table(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was measured whole."""
+
+    candidate: Candidate
+    latency: float
+    """As a share of the teacher's, interleaved with it."""
+    bytes: int
+    """Of the deployed file."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The student that is taken, and what was seen on the way to it."""
+
+    best: Candidate
+    metrics: Mapping[str, Json]
+    warnings: tuple[str, ...]
+    pinned: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The budgets; the latency as a share of the teacher's."""
+
+    params: float = math.inf
+    macs: float = math.inf
+    bytes: float = math.inf
+    latency: float = math.inf
+
+    def allow(self, cost: Cost, precision: str) -> bool:
+        """Whether a student's counts obey; of its bytes, those of the weights."""
+        return cost.params <= self.params and cost.macs <= self.macs and cost.params * _BYTES[precision] <= self.bytes
+
+
+def search(settings: Settings, space: str, precision: str, teacher: Model, context: Context) -> Found:
+    """Find the student of ``space`` that scores best within the budgets; write ``latency.json`` to the workdir.
+
+    Raises BudgetMissed where no student of the space obeys.
+    """
+    family: type[Family] = catalog.find("models", space)
+    target, input = context.target, teacher.input
+    table = LatencyTable(target, precision, context.workdir, context.memo)
+    if settings.table is not None:
+        table.read(Path(settings.table))
+    network = load(teacher)
+    context.progress("time the teacher", 0, 1)
+    graph = export(network, input, target.opset)
+    name = f"{_TEACHER} {teacher.sha256[:16]}"
+    alone = table.together({name: lambda: graph})
+    limits = _limits(settings.budget, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
+
+    def judge(architectures: Sequence[Family]) -> list[Candidate | None]:
+        costs = {a: count(a, input) for a in architectures}
+        allowed = [a for a in architectures if limits.allow(costs[a], precision)]
+        shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
+        kept = {a: share for a, share in zip(allowed, shares, strict=True) if share <= limits.latency}
+        return [Candidate(a, costs[a].params, costs[a].macs, kept[a], {}) if a in kept else None for a in architectures]
+
+    if context.data is not None and context.data.train is not None:
+        split = context.data.train
+        batch, shown = of_split(split, settings.samples, context.seed), f"{settings.samples} images of {split.name}"
+        source = split.fingerprint
+    else:
+        batch, shown = of_noise(input, teacher.outputs, settings.samples, context.seed), "noise, for want of data"
+        source = "noise"
+    view = teacher_view(network, batch, context.seed)
+    inits = tuple(range(context.seed * settings.inits, (context.seed + 1) * settings.inits))
+    processes = settings.processes or len(os.sched_getaffinity(0))
+    scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
+
+    def score(architectures: Sequence[Family]) -> list[Mapping[str, float]]:
+        encodings = [a.encode() for a in architectures]
+        key = [teacher.sha256, source, len(batch.labels), scoring.names, inits, input.shape, space, encodings]
+        scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
+        return scored
+
+    found = evolve(
+        family.seeds(input, teacher.outputs, target.width_multiple),
+        judge,
+        score,
+        multiple=target.width_multiple,
+        evaluations=settings.evaluations,
+        population=settings.population,
+        children=_CHILDREN,
+        seed=context.seed,
+        progress=context.progress,
+    )
+    obeyed = ", ".join(settings.budget)
+    if not found:
+        raise BudgetMissed(
+            f"no student of {space} obeys {obeyed}",
+            mend="loosen the budget, or search another space: --set search.space=…",
+        )
+    ranked = [found[i] for i in order(found)]
+    finalists = _finalists(ranked, settings.finalists, input, limits, table, (name, graph), context)
+    if not finalists:
+        raise BudgetMissed(
+            f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
+            mend="loosen the budget a little",
+        )
+    table.write(context.workdir / "latency.json")
+    best = finalists[0]
+    weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
+    metrics = {
+        "space": space,
+        "student": json.dumps(best.candidate.architecture.encode()),
+        "evaluated": len(found),
+        "params_before": teacher.params,
+        "params": best.candidate.params,
+        "macs_before": teacher.macs,
+        "macs": best.candidate.macs,
+        "latency_share_predicted": best.candidate.latency,
+        "latency_share": best.latency,
+        "timed_as": precision,
+        "scored_on": shown,
+        "score": f"mean of ranks: {weights}",
+        "finalists": [_line(f.candidate, ranked) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists],
+        "front": [_line(each, ranked) for each in front(found)],
+    }
+    pinned = {"table": str(context.workdir / "latency.json")}
+    return Found(best.candidate, metrics, _warnings(context, source), pinned)
+
+
+def _limits(budgets: Sequence[str], teacher: Model, size: int, milliseconds: float) -> _Limits:
+    """``size`` is that of the teacher's file in bytes, ``milliseconds`` its latency."""
+    own = {"params": teacher.params, "macs": teacher.macs, "bytes": size, "latency": milliseconds}
+    limits: dict[str, float] = {}
+    for budget in map(Budget.parse, budgets):
+        limit = budget.limit * own[budget.name] if budget.relative else budget.limit
+        limits[budget.name] = min(limit, limits.get(budget.name, math.inf))
+    if "latency" in limits:
+        limits["latency"] /= milliseconds
+    return _Limits(**limits)
+
+
+def _finalists(
+    ranked: Sequence[Candidate],
+    wanted: int,
+    input: InputSpec,
+    limits: _Limits,
+    table: LatencyTable,
+    teacher: tuple[str, ir.Model],
+    context: Context,
+) -> list[Finalist]:
+    """Up to ``wanted`` of the best that obey the budgets when measured whole beside the teacher, as ``ranked``.
+
+    Where measuring shows that the table was too kind, the others' predictions are corrected by as much.
+    """
+    passed: list[Finalist] = []
+    tried: set[int] = set()
+    correction = 1.0
+    for _ in range(_HEATS):
+        hopeful = [i for i, c in enumerate(ranked) if i not in tried and c.latency * correction <= limits.latency]
+        heat = hopeful[: wanted - len(passed)]
+        if not heat:
+            break
+        tried |= set(heat)
+        measured = _whole([ranked[i] for i in heat], input, table, teacher, context)
+        passed += [f for f in measured if f.latency <= limits.latency and f.bytes <= limits.bytes]
+        correction = max(correction, median(f.latency / f.candidate.latency for f in measured))
+    return sorted(passed, key=lambda f: ranked.index(f.candidate))
+
+
+def _whole(
+    heat: Sequence[Candidate],
+    input: InputSpec,
+    table: LatencyTable,
+    teacher: tuple[str, ir.Model],
+    context: Context,
+) -> list[Finalist]:
+    name, graph = teacher
+    graphs: dict[str, ir.Model] = {}
+    for number, each in enumerate(heat):
+        context.progress("measure finalists", number, len(heat))
+        network = untrained(each.architecture, context.seed).eval()
+        exported = export(network, input, context.target.opset)
+        key = json.dumps(each.architecture.encode())
+        graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
+    taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})
+    return [
+        Finalist(candidate, taken[key] / taken[name], _bytes(model))
+        for candidate, (key, model) in zip(heat, graphs.items(), strict=True)
+    ]
+
+
+def _bytes(graph: ir.Model) -> int:
+    """Of the file that `compressor.export.save` makes."""
+    proto = ir.to_proto(graph)
+    del proto.graph.value_info[:]
+    return int(proto.ByteSize())
+
+
+def _line(candidate: Candidate, ranked: Sequence[Candidate]) -> dict[str, Json]:
+    """A candidate for the report."""
+    return {
+        "student": json.dumps(candidate.architecture.encode()),
+        "rank": 1 + ranked.index(candidate),
+        "params": candidate.params,
+        "macs": candidate.macs,
+        "latency_share_predicted": candidate.latency,
+    }
+
+
+def _warnings(context: Context, source: str) -> tuple[str, ...]:
+    warnings = []
+    if source == "noise":
+        warnings.append("students were scored on noise: give --data for scores that see your images")
+    if stranger := fits(context.target, machine()):
+        warnings.append(f"latencies of students are estimated, as this machine's: {stranger}")
+    return tuple(warnings)
