@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -28,19 +29,21 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert contents(tmp_path) == ["a.json"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 1,000 bytes, whoever writes it."""
+    """No file may grow beyond 1,000 bytes, whoever writes it: pytest's own log too, so for one call only."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_of_a_file_without_room_nothing_is_left(tmp_path: Path, small_files: None) -> None:
+def test_of_a_file_without_room_nothing_is_left(tmp_path: Path) -> None:
     file = tmp_path / "a.onnx"
     write(file, b"old")
-    with pytest.raises(OSError, match="File too large") as caught:
+    with pytest.raises(OSError, match="File too large") as caught, small_files():
         write(file, b"x" * 5000)
     assert caught.value.filename == str(file)
     assert file.read_bytes() == b"old"

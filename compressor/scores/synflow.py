@@ -36,7 +36,7 @@ class Synflow:
             for weight in weights:
                 weight.abs_()
         network(torch.ones(1, *probe.input.shape, dtype=torch.float64)).sum().backward()
-        flow = sum((w * w.grad).sum() for w in weights if w.grad is not None)
+        flow = sum((w.detach() * w.grad).sum() for w in weights if w.grad is not None)
         return float(torch.as_tensor(flow).clamp_min(torch.finfo(torch.float64).tiny).log())
 
 
