@@ -42,7 +42,8 @@ Stubborn()
 
 def heedful() -> None:
     """A shell's background job ignores SIGINT, and so would what it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def busy(*arguments: str, code: str = BUSY) -> subprocess.Popen[str]:
