@@ -30,7 +30,7 @@ from compressor.models._family import Family
 from compressor.preprocessing import parse_normalization
 from compressor.search.batch import of_split
 from compressor.search.ranking import WEIGHTS, blend
-from compressor.search.scoring import Scoring, teacher_view
+from compressor.search.scoring import Scoring, seeds_of, teacher_view
 
 COUNTS = ("params", "macs", "depth")
 RIVALS = (*COUNTS, "nwot", "synflow", "gradnorm", "zen")
@@ -46,8 +46,7 @@ def scored(students: Sequence[Family], split: Split, input: InputSpec, classes: 
     for seed in range(seeds):
         batch = of_split(split, SAMPLES, seed)
         view = teacher_view(teacher.build(), batch, seed)
-        inits = tuple(range(seed * INITS, (seed + 1) * INITS))
-        rows = Scoring(names, input, batch, view, inits, len(os.sched_getaffinity(0)))(students)
+        rows = Scoring(names, input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0)))(students)
         table = {name: np.array([row[name] for row in rows]) for name in names}
         tables.append({"default": blend(table), **table})
         print(f"seed {seed} done", flush=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -22,6 +19,7 @@ from compressor.core import InputSpec, UsageError
 from compressor.data._images import Look, fit
 from compressor.data._npz import read_arrays
 from compressor.data._splits import Found, RawSplit
+from compressor.user_code import call
 
 _MAX_CLASSES = 100_000
 _LARGEST = 16 << 30
@@ -91,17 +89,7 @@ def read_builtin(name: str) -> Found:
 
 def read_callable(source: str) -> Found:
     """Call the user's ``package.module:callable``, which gives (x, y) or (x, y, x_test, y_test)."""
-    module, _, name = source.partition(":")
-    # What it prints is no result of ours.
-    with _importing_from_here(), contextlib.redirect_stdout(sys.stderr):
-        try:
-            function: Callable[[], Any] = getattr(importlib.import_module(module), name)
-            given = function()
-        except (Exception, SystemExit) as error:
-            raise UsageError(
-                f"{source} failed: {type(error).__name__}: {error}",
-                mend=f"make `python -c 'import {module}; {module}.{name}()'` work",
-            ) from error
+    given = call(source)
     if not isinstance(given, tuple | list) or len(given) not in (2, 4):
         raise UsageError(
             f"{source} returned {type(given).__name__}, not (x, y) or (x, y, x_test, y_test)",
@@ -112,17 +100,6 @@ def read_callable(source: str) -> Found:
     except (ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{source} returned what is no array: {error}", mend="return NumPy arrays") from error
     return _found(source, source, arrays)
-
-
-@contextlib.contextmanager
-def _importing_from_here() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
 
 
 def _found(where: str, source: str, arrays: Sequence[NDArray[Any]]) -> Found:

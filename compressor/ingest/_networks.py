@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -19,8 +16,9 @@ from compressor.core import Json, Model, UsageError
 from compressor.ingest._ingest import Ingested
 from compressor.ingest._weights import Weights, fit, some
 from compressor.models._family import Family
+from compressor.user_code import call
 
-__all__ = ["given", "importing_from_here", "load", "make", "recognised"]
+__all__ = ["given", "load", "make", "recognised"]
 
 _ARCH = "--arch package.module:callable"
 
@@ -103,15 +101,7 @@ def settled(module: nn.Module, whose: str) -> nn.Module:
 
 
 def _own(family: str) -> nn.Module:
-    name, _, attribute = family.partition(":")
-    with importing_from_here():
-        try:
-            module = getattr(importlib.import_module(name), attribute)()
-        except Exception as error:  # it is the user's code: it may raise anything
-            raise UsageError(
-                f"{family} failed: {type(error).__name__}: {error}",
-                mend=f"make `python -c 'import {name}; {name}.{attribute}()'` work in this folder",
-            ) from error
+    module = call(family)
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"{family} returned {type(module).__name__}, not a torch.nn.Module", mend="return the network itself"
@@ -125,15 +115,3 @@ def _spellings(weights: Weights) -> list[Weights]:
     while (stripped := versions[-1].stripped()) is not None:
         versions.append(stripped)
     return versions
-
-
-@contextmanager
-def importing_from_here() -> Iterator[None]:
-    """Like ``python -m``: the user's code is mostly in the working directory, which a console script lacks."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)

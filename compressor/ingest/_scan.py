@@ -165,7 +165,8 @@ def _check_known(reader: Reader, path: Path) -> None:
     if reader.unread is not None:
         raise UsageError(
             f"{path} is pickled in a way that PyTorch's safe loader does not read ({reader.unread})",
-            mend="save it again with torch.save's own pickle protocol: torch.save(torch.load(path), path)",
+            mend="if you trust whoever made it, save it again with torch.save's own pickle protocol: "
+            "torch.save(torch.load(path, weights_only=False), new_path)",
         )
 
 

@@ -18,8 +18,9 @@ from compressor.core import Json, UsageError
 from compressor.ingest._exported import input_of, network
 from compressor.ingest._file import opened
 from compressor.ingest._ingest import Ingested
-from compressor.ingest._networks import channels, given, importing_from_here, recognised, settled
+from compressor.ingest._networks import channels, given, recognised, settled
 from compressor.ingest._weights import NESTS, Weights, unwrap
+from compressor.user_code import importing_from_here
 
 __all__ = ["again", "trusted"]
 

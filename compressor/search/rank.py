@@ -18,7 +18,7 @@ from compressor.preprocessing import parse_normalization
 from compressor.scores._probe import Batch, View
 from compressor.search.batch import of_split
 from compressor.search.ranking import WEIGHTS, blend
-from compressor.search.scoring import Scoring, applicable, scores_of, teacher_view
+from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
 
 __all__ = ["rank"]
 
@@ -59,10 +59,10 @@ def rank(
     prepared = source.prepare(input, scaling)
     batch = of_split(prepared.train or prepared.evaluate, SAMPLES, seed)
     view = None if teacher is None else _view(teacher, arch, trust, batch, classes, seed)
-    names = scores_of(WEIGHTS, also)
+    names = tuple(dict.fromkeys([*WEIGHTS, *also]))  # each once
     if unmet := [name for name in also if name not in applicable(also, view)]:
         raise UsageError(f"score {unmet[0]!r} compares with a teacher", mend="give --teacher MODEL")
-    scoring = Scoring(applicable(names, view), input, batch, view, seeds_of(seed), len(os.sched_getaffinity(0)))
+    scoring = Scoring(applicable(names, view), input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0)))
     scored = scoring(students, progress)
     default: Sequence[float] = list(blend({name: [s[name] for s in scored] for name in scoring.names}))
     rows = []
@@ -84,11 +84,6 @@ def input_of(source: Source) -> InputSpec:
     size = default_size(source)
     assert size is not None
     return InputSpec(source.size.channels if source.size is not None else 3, *size)
-
-
-def seeds_of(seed: int, inits: int = INITS) -> tuple[int, ...]:
-    """Seeds of the initialisations: no two runs with different seeds share one."""
-    return tuple(range(seed * inits, (seed + 1) * inits))
 
 
 def _view(path: Path, arch: str | None, trust: bool, batch: Batch, classes: int, seed: int) -> View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from compressor.core import InputSpec, Progress
 from compressor.models._family import Family
 from compressor.scores._probe import Batch, Probe, View, gaussian
 
-__all__ = ["Scoring"]
+__all__ = ["Scoring", "applicable", "seeds_of", "teacher_view"]
 
 _CHUNK = 4
 """Candidates that a process takes at a time: few, so that the last ones do not wait for one."""
@@ -64,7 +64,7 @@ def _score(scoring: Scoring, architectures: Sequence[Family]) -> list[dict[str, 
 def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View:
     """The teacher as DisWOT sees it: of its architecture, with random weights (section 4).
 
-    Measured on 300 students, the trained weights tell less (benchmarks/README.md).
+    Trained weights are not used: on the development truth they ranked students worse.
     """
     return View.of(gaussian(network, seed), batch.images)
 
@@ -74,6 +74,6 @@ def applicable(names: Sequence[str], teacher: View | None) -> tuple[str, ...]:
     return tuple(n for n in names if teacher is not None or not catalog.find("scores", n).needs_teacher)
 
 
-def scores_of(chosen: Mapping[str, float], also: Sequence[str]) -> tuple[str, ...]:
-    """The default's components and ``also``, each once."""
-    return tuple(dict.fromkeys([*chosen, *also]))
+def seeds_of(seed: int, inits: int) -> tuple[int, ...]:
+    """Seeds of the initialisations: no two runs with different seeds share one."""
+    return tuple(range(seed * inits, (seed + 1) * inits))

@@ -28,7 +28,7 @@ from compressor.search.deployed import quantised
 from compressor.search.evolution import Candidate, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
 from compressor.search.ranking import WEIGHTS
-from compressor.search.scoring import Scoring, applicable, teacher_view
+from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
 
 __all__ = ["Found", "search"]
 
@@ -127,7 +127,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         batch, shown = of_noise(input, teacher.outputs, settings.samples, context.seed), "noise, for want of data"
         source = "noise"
     view = teacher_view(network, batch, context.seed)
-    inits = tuple(range(context.seed * settings.inits, (context.seed + 1) * settings.inits))
+    inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
     scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
 

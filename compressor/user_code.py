@@ -1,0 +1,40 @@
+"""The user's own Python code, by its name: ``package.module:callable``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compressor.core import UsageError
+
+__all__ = ["call", "importing_from_here"]
+
+
+def call(source: str) -> Any:
+    """What ``package.module:callable`` returns, called without arguments. Raises UsageError where it fails."""
+    name, _, attribute = source.partition(":")
+    # What it prints is no result of ours.
+    with importing_from_here(), contextlib.redirect_stdout(sys.stderr):
+        try:
+            return getattr(importlib.import_module(name), attribute)()
+        except (Exception, SystemExit) as error:  # it may raise anything
+            raise UsageError(
+                f"{source} failed: {type(error).__name__}: {error}",
+                mend=f"make `python -c 'import {name}; {name}.{attribute}()'` work in this folder",
+            ) from error
+
+
+@contextlib.contextmanager
+def importing_from_here() -> Iterator[None]:
+    """Like ``python -m``: the user's code is mostly in the working directory, which a console script lacks."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
