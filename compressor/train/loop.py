@@ -1,0 +1,221 @@
+"""The training loop: distillation, quantised or not, on one process or many."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from compressor.atomic import write
+from compressor.core import Json, Progress, UsageError, VerificationFailed
+from compressor.train import workers
+
+__all__ = ["Recipe", "autocast", "steps_in", "train"]
+
+_CHECKPOINT_SECONDS = 30.0
+_WARM, _TIMED = 2, 6
+
+Feed = Callable[[int], tuple[Tensor, Tensor, Tensor]]
+"""Images, labels and the teacher's logits of a step: this process's share of the batch. The same each time."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a training goes: SGD with Nesterov momentum, weights decayed, biases and norms not.
+
+    ``rate`` is the highest learning rate, at a batch of 128 samples (scaled with the batch: Goyal et al. 2017).
+    ``one-cycle`` climbs to it over the first ``warmup`` of the steps and falls along a cosine to zero;
+    ``cosine`` only falls. ``ema`` averages the weights with that decay (0: not). ``precision``
+    ``auto`` takes bfloat16 where the device computes in it.
+    """
+
+    batch: int = 128
+    rate: float = 0.1
+    momentum: float = 0.9
+    decay: float = 5e-4
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup: float = 0.2
+    ema: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def problems(self) -> tuple[str, ...]:
+        """What is out of range, each with its mend."""
+        checks = (
+            (self.batch >= 2, f"batch = {self.batch}: train on two samples or more at a time"),
+            (0 < self.rate < math.inf, f"rate = {self.rate}: give a learning rate above 0"),
+            (0 <= self.momentum < 1, f"momentum = {self.momentum}: give 0 or more, below 1"),
+            (0 <= self.decay < math.inf, f"decay = {self.decay}: give 0 or more"),
+            (0 <= self.warmup < 1, f"warmup = {self.warmup}: give a share of the steps, below 1"),
+            (0 <= self.ema < 1, f"ema = {self.ema}: give a decay below 1, 0 for none"),
+        )
+        return tuple(said for fine, said in checks if not fine)
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of a step."""
+        climb = self.warmup * steps if self.schedule == "one-cycle" else 0.0
+        top = self.rate * self.batch / 128
+        if step < climb:
+            return top * (step + 1) / (climb + 1)
+        return top * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))
+
+
+def train(
+    learner: nn.Module,
+    feed: Feed,
+    steps: int,
+    recipe: Recipe,
+    *,
+    device: str,
+    epoch: int,
+    checkpoint: Path | None,
+    progress: Progress,
+    what: str = "train",
+) -> list[dict[str, Json]]:
+    """Train ``learner`` (called with what ``feed`` gives, returns the loss and its parts) in place.
+
+    ``epoch`` is how many steps the curve's points average over. From ``checkpoint``, where an earlier
+    try of the same training left one, it goes on, with the weights that an unbroken training would
+    have. Returns the curve. Raises VerificationFailed where the loss is no number any more.
+    """
+    accelerator = workers.accelerator(device)
+    optimizer = torch.optim.SGD(_groups(learner, recipe.decay), recipe.rate, recipe.momentum, nesterov=recipe.momentum > 0)
+    learner.to(accelerator.device, memory_format=torch.channels_last)
+    average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+    state = _State(learner, optimizer, average, [])
+    begun = state.read(checkpoint, steps) if checkpoint is not None else 0
+    model, optimizer = accelerator.prepare(learner, optimizer)
+    model.train()
+    saved, sums, clock = time.monotonic(), None, time.monotonic()
+    sums = state.sums
+    for step in range(begun, steps):
+        if step % 10 == 0:
+            progress(f"{what}, epoch {1 + step // epoch} of {math.ceil(steps / epoch)}{state.told}", step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate_at(step, steps)
+        images, labels, logits = (each.to(accelerator.device) for each in feed(step))
+        with autocast(recipe.precision, accelerator.device):
+            total, parts = model(images, labels, logits)
+        accelerator.backward(total)
+        optimizer.step()
+        optimizer.zero_grad()
+        if average is not None:
+            average.update_parameters(learner)
+        seen = torch.cat([total.detach().reshape(1), parts]).double().cpu()
+        sums = seen if sums is None else sums + seen
+        last = step + 1 == steps
+        if (step + 1) % epoch == 0 or last:
+            mean = accelerator.reduce(sums.to(accelerator.device), "mean").cpu() / ((step % epoch) + 1)
+            if not torch.isfinite(mean).all():
+                raise VerificationFailed(
+                    f"training diverged: the loss is {mean[0]:g} after {step + 1} of {steps} steps",
+                    mend=f"lower the learning rate: {recipe.rate:g} is too high here",
+                )
+            state.curve.append(
+                {"step": step + 1, "loss": float(mean[0]), "parts": mean[1:].tolist(), "rate": recipe.rate_at(step, steps)}
+            )
+            sums = None
+        if checkpoint is not None and workers.first() and (last or time.monotonic() - saved > _CHECKPOINT_SECONDS):
+            state.sums = sums
+            state.write(checkpoint, step + 1, steps)
+            saved = time.monotonic()
+    if average is not None:
+        learner.load_state_dict(average.module.state_dict())
+    return state.curve
+
+
+def steps_in(minutes: float, learner: nn.Module, feed: Feed, recipe: Recipe, device: str) -> int:
+    """How many steps fit ``minutes``, from a timed warm-up on a copy; at least one."""
+    accelerator = workers.accelerator(device)
+    trial = copy.deepcopy(learner).to(accelerator.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(trial.parameters(), 0.0)
+    taken = []
+    for step in range(_WARM + _TIMED):
+        begun = time.perf_counter()
+        with autocast(recipe.precision, accelerator.device):
+            total, _ = trial(*(each.to(accelerator.device) for each in feed(step)))
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        float(total)
+        taken.append(time.perf_counter() - begun)
+    return max(1, int(60 * minutes / median(taken[_WARM:])))
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """bfloat16 for convolutions and products where asked for, or where the device is made for it."""
+    fast = precision == "bf16" or (precision == "auto" and _computes_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
+
+
+def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weights are decayed; biases, norms and scales (one dimension or none) are not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@dataclass
+class _State:
+    """All that a training needs to go on: batches and rates follow from the step's number."""
+
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: nn.Module | None
+    curve: list[dict[str, Json]]
+    sums: Tensor | None = None
+
+    @property
+    def told(self) -> str:
+        return f", loss {self.curve[-1]['loss']:.3f}" if self.curve else ""
+
+    def write(self, path: Path, step: int, steps: int) -> None:
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        kept = {
+            "step": step,
+            "steps": steps,
+            "learner": self.learner.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "curve": self.curve,
+            "sums": self.sums,
+        }
+        buffer = io.BytesIO()
+        torch.save(kept, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, buffer.getvalue())
+
+    def read(self, path: Path, steps: int) -> int:
+        """The step to go on from; 0 where there is nothing to go on from."""
+        if not path.exists():
+            return 0
+        try:
+            kept: Mapping[str, Any] = torch.load(path, weights_only=True)
+            if kept["steps"] != steps:
+                return 0
+        except Exception as error:  # whatever a damaged file makes it say
+            raise UsageError(f"the checkpoint {path} is damaged", mend="delete it, or start over with --fresh") from error
+        self.learner.load_state_dict(kept["learner"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(kept["average"])
+        self.curve[:] = kept["curve"]
+        self.sums = kept["sums"]
+        return int(kept["step"])

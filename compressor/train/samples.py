@@ -1,0 +1,69 @@
+"""Training images, augmented as drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compressor.core import InputSpec, Normalization, Split
+from compressor.preprocessing import normalize
+from compressor.train.augmentation import Augmentation
+
+__all__ = ["Samples"]
+
+_IN_MEMORY = 1 << 30
+"""Bytes of decoded images that are kept; more are decoded again each time."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The training half of a data source, seen through an augmentation."""
+
+    split: Split
+    input: InputSpec
+    normalization: Normalization
+    classes: int
+    augmentation: Augmentation
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def drawn(self, view: int) -> NDArray[np.float32]:
+        """As `Augmentation.draw`, for every sample."""
+        return self.augmentation.draw(self.seed, view, len(self), self.input)
+
+    def batch(self, rows: NDArray[np.int64], drawn: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Images N x C x H x W, normalised and augmented as ``drawn`` for all samples says, and their labels.
+
+        Labels are N class numbers, or N x K shares where images are mixed.
+        """
+        images = self._moved(rows, drawn)
+        labels = torch.from_numpy(self.split.labels[rows])
+        if not self.augmentation.mixup:
+            return images, labels
+        others = drawn[rows, 4].astype(np.int64)
+        share = torch.from_numpy(drawn[rows, 3])
+        images = torch.lerp(images, self._moved(others, drawn), share[:, None, None, None])
+        both = [torch.nn.functional.one_hot(torch.from_numpy(self.split.labels[of]), self.classes) for of in (rows, others)]
+        return images, torch.lerp(both[0].float(), both[1].float(), share[:, None])
+
+    def plain(self, rows: NDArray[np.int64]) -> Tensor:
+        """Images as they are, normalised."""
+        return torch.from_numpy(normalize(self._pixels(rows), self.normalization))
+
+    def _moved(self, rows: NDArray[np.int64], drawn: NDArray[np.float32]) -> Tensor:
+        return self.augmentation.move(self.plain(rows), drawn[rows])
+
+    def _pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.split.pixels(rows) if self._decoded is None else self._decoded[rows]
+
+    @cached_property
+    def _decoded(self) -> NDArray[np.uint8] | None:
+        size = len(self) * int(np.prod(self.input.shape))
+        return self.split.pixels(None) if size <= _IN_MEMORY else None
