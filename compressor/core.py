@@ -361,6 +361,10 @@ class Split(Protocol):
         """Some of the samples, with a name and a fingerprint of their own."""
         ...
 
+    def pixels(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """The samples (all if None) before normalisation, N x C x H x W."""
+        ...
+
     def batches(
         self, size: int, indices: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -404,6 +408,8 @@ class Context:
     progress: Progress
     memo: Callable[[str, Json, Callable[[], Json]], Json]
     """``memo(name, key, compute)``: the JSON value of ``compute()``, kept across runs under ``key``."""
+    kept: Callable[[str, Json], Path]
+    """``kept(name, key)``: a folder that stays from run to run, for what is costly and can be made again."""
 
 
 @dataclass(frozen=True, slots=True)

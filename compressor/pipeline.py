@@ -38,7 +38,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Compressed", "Watcher", "check", "run"]
 
-_LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "nncf", "numpy", "pillow")
+_LIBRARIES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "onnx-ir",
+    "nncf",
+    "brevitas",
+    "accelerate",
+    "numpy",
+    "pillow",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -130,7 +141,9 @@ def _run_pass(
         result, record = kept
         return result.artifact, replace(record, cached=True)
     with store.workdir(each.kind, key) as workdir:
-        context = Context(plan.target, plan.profile, data, workdir, plan.seed, plan.device, progress, store.memo)
+        context = Context(
+            plan.target, plan.profile, data, workdir, plan.seed, plan.device, progress, store.memo, store.kept
+        )
         begun = time.perf_counter()
         result: Result = each.run(artifact, context)  # type: ignore[no-redef]
         seconds = time.perf_counter() - begun

@@ -197,6 +197,12 @@ class Store:
         _remember(path, value)
         return value
 
+    def kept(self, name: str, key: Json) -> Path:
+        """A folder for files that outlive a stopped run, one for each ``key``."""
+        folder = self._cache / f"{name}-{digest(key)[:16]}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def publish(self, source: Path, name: str) -> Path:
         """Copy a finished folder to ``name``, in place of what stood there, whole or not at all."""
         place, made = self.folder / name, _contents(source)

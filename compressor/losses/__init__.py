@@ -5,6 +5,6 @@ checked in its first second.
 """
 
 from compressor.losses._loss import NEEDS, Adapting, Loss, Outputs, Shapes
-from compressor.losses._objective import Objective
+from compressor.losses._objective import Objective, objective
 
-__all__ = ["NEEDS", "Adapting", "Loss", "Objective", "Outputs", "Shapes"]
+__all__ = ["NEEDS", "Adapting", "Loss", "Objective", "Outputs", "Shapes", "objective"]

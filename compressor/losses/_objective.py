@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressor.core import UsageError
+from compressor import catalog
+from compressor.core import Json, UsageError
 from compressor.losses._loss import Adapting, Loss, Outputs, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "objective"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,19 @@ class Objective:
         ]
         total = torch.stack([weight * loss for (_, weight), loss in zip(self.terms, losses, strict=True)]).sum()
         return total, tuple(loss.detach() for loss in losses)
+
+
+def objective(terms: Sequence[Mapping[str, Json]]) -> Objective:
+    """The objective that tables such as ``{loss = "kl", weight = 0.9, temperature = 4.0}`` describe.
+
+    Raises UsageError for losses and settings that are not known.
+    """
+    made: list[tuple[Loss, float]] = []
+    for term in terms:
+        if not isinstance(term, Mapping) or not isinstance(term.get("loss"), str):
+            raise UsageError(f"not a loss: {term!r}", mend='write {loss = "kl", weight = 0.9}')
+        name = str(term["loss"])
+        weight = catalog.coerce(float, term.get("weight", 1.0), f"loss {name!r}: weight")
+        settings = {key: value for key, value in term.items() if key not in ("loss", "weight")}
+        made.append((catalog.make(catalog.find("losses", name), settings, f"loss {name!r}"), weight))
+    return Objective(tuple(made))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, UsageError
-from compressor.losses import Objective, Outputs
+from compressor.losses import Objective, Outputs, Shapes
 
 __all__ = ["Learner", "Watched"]
 
@@ -65,9 +65,9 @@ class Learner(nn.Module):
         return total, torch.stack(parts)
 
     @staticmethod
-    def _shapes(watched: Watched, input: InputSpec) -> tuple[tuple[int, int, int], ...]:
+    def _shapes(watched: Watched, input: InputSpec) -> Shapes:
         training = watched.training
         with torch.no_grad():
-            shapes = watched.eval()(torch.zeros(1, *input.shape)).shapes
+            shapes: Shapes = watched.eval()(torch.zeros(1, *input.shape)).shapes
         watched.train(training)
         return shapes

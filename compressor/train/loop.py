@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,54 +19,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from compressor.atomic import write
 from compressor.core import Json, Progress, UsageError, VerificationFailed
 from compressor.train import workers
+from compressor.train.recipe import Recipe
 
-__all__ = ["Recipe", "autocast", "steps_in", "train"]
+__all__ = ["autocast", "steps_in", "train"]
 
 _CHECKPOINT_SECONDS = 30.0
 _WARM, _TIMED = 2, 6
 
 Feed = Callable[[int], tuple[Tensor, Tensor, Tensor]]
 """Images, labels and the teacher's logits of a step: this process's share of the batch. The same each time."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a training goes: SGD with Nesterov momentum, weights decayed, biases and norms not.
-
-    ``rate`` is the highest learning rate, at a batch of 128 samples (scaled with the batch: Goyal et al. 2017).
-    ``one-cycle`` climbs to it over the first ``warmup`` of the steps and falls along a cosine to zero;
-    ``cosine`` only falls. ``ema`` averages the weights with that decay (0: not). ``precision``
-    ``auto`` takes bfloat16 where the device computes in it.
-    """
-
-    batch: int = 128
-    rate: float = 0.1
-    momentum: float = 0.9
-    decay: float = 5e-4
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
-    warmup: float = 0.2
-    ema: float = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-
-    def problems(self) -> tuple[str, ...]:
-        """What is out of range, each with its mend."""
-        checks = (
-            (self.batch >= 2, f"batch = {self.batch}: train on two samples or more at a time"),
-            (0 < self.rate < math.inf, f"rate = {self.rate}: give a learning rate above 0"),
-            (0 <= self.momentum < 1, f"momentum = {self.momentum}: give 0 or more, below 1"),
-            (0 <= self.decay < math.inf, f"decay = {self.decay}: give 0 or more"),
-            (0 <= self.warmup < 1, f"warmup = {self.warmup}: give a share of the steps, below 1"),
-            (0 <= self.ema < 1, f"ema = {self.ema}: give a decay below 1, 0 for none"),
-        )
-        return tuple(said for fine, said in checks if not fine)
-
-    def rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of a step."""
-        climb = self.warmup * steps if self.schedule == "one-cycle" else 0.0
-        top = self.rate * self.batch / 128
-        if step < climb:
-            return top * (step + 1) / (climb + 1)
-        return top * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))
 
 
 def train(
@@ -88,15 +49,18 @@ def train(
     have. Returns the curve. Raises VerificationFailed where the loss is no number any more.
     """
     accelerator = workers.accelerator(device)
-    optimizer = torch.optim.SGD(_groups(learner, recipe.decay), recipe.rate, recipe.momentum, nesterov=recipe.momentum > 0)
-    learner.to(accelerator.device, memory_format=torch.channels_last)
-    average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+    optimizer = torch.optim.SGD(
+        _groups(learner, recipe.decay), recipe.rate, recipe.momentum, nesterov=recipe.momentum > 0
+    )
+    _place(learner, accelerator.device)
+    average = (
+        AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+    )
     state = _State(learner, optimizer, average, [])
     begun = state.read(checkpoint, steps) if checkpoint is not None else 0
     model, optimizer = accelerator.prepare(learner, optimizer)
     model.train()
-    saved, sums, clock = time.monotonic(), None, time.monotonic()
-    sums = state.sums
+    saved, sums = time.monotonic(), state.sums
     for step in range(begun, steps):
         if step % 10 == 0:
             progress(f"{what}, epoch {1 + step // epoch} of {math.ceil(steps / epoch)}{state.told}", step, steps)
@@ -121,7 +85,12 @@ def train(
                     mend=f"lower the learning rate: {recipe.rate:g} is too high here",
                 )
             state.curve.append(
-                {"step": step + 1, "loss": float(mean[0]), "parts": mean[1:].tolist(), "rate": recipe.rate_at(step, steps)}
+                {
+                    "step": step + 1,
+                    "loss": float(mean[0]),
+                    "parts": mean[1:].tolist(),
+                    "rate": recipe.rate_at(step, steps),
+                }
             )
             sums = None
         if checkpoint is not None and workers.first() and (last or time.monotonic() - saved > _CHECKPOINT_SECONDS):
@@ -136,7 +105,7 @@ def train(
 def steps_in(minutes: float, learner: nn.Module, feed: Feed, recipe: Recipe, device: str) -> int:
     """How many steps fit ``minutes``, from a timed warm-up on a copy; at least one."""
     accelerator = workers.accelerator(device)
-    trial = copy.deepcopy(learner).to(accelerator.device, memory_format=torch.channels_last).train()
+    trial = _place(copy.deepcopy(learner), accelerator.device).train()
     optimizer = torch.optim.SGD(trial.parameters(), 0.0)
     taken = []
     for step in range(_WARM + _TIMED):
@@ -159,8 +128,14 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.backends.mkldnn.is_available() and torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def _place(module: nn.Module, device: torch.device) -> nn.Module:
+    """On the device, its channels last: what CPUs and tensor cores train fastest in."""
+    placed: nn.Module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
 
 
 def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -211,7 +186,9 @@ class _State:
             if kept["steps"] != steps:
                 return 0
         except Exception as error:  # whatever a damaged file makes it say
-            raise UsageError(f"the checkpoint {path} is damaged", mend="delete it, or start over with --fresh") from error
+            raise UsageError(
+                f"the checkpoint {path} is damaged", mend="delete it, or start over with --fresh"
+            ) from error
         self.learner.load_state_dict(kept["learner"])
         self.optimizer.load_state_dict(kept["optimizer"])
         if self.average is not None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,8 +51,9 @@ class Samples:
         others = drawn[rows, 4].astype(np.int64)
         share = torch.from_numpy(drawn[rows, 3])
         images = torch.lerp(images, self._moved(others, drawn), share[:, None, None, None])
-        both = [torch.nn.functional.one_hot(torch.from_numpy(self.split.labels[of]), self.classes) for of in (rows, others)]
-        return images, torch.lerp(both[0].float(), both[1].float(), share[:, None])
+        both = (torch.from_numpy(self.split.labels[of]) for of in (rows, others))
+        mine, other = (F.one_hot(labels, self.classes).float() for labels in both)
+        return images, torch.lerp(mine, other, share[:, None])
 
     def plain(self, rows: NDArray[np.int64]) -> Tensor:
         """Images as they are, normalised."""

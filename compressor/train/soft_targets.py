@@ -69,9 +69,7 @@ class SoftTargets:
             progress("teacher's answers", number, len(missing))
             rows = np.arange(start, min(start + _SHARD, len(self.samples)))
             drawn = self.samples.drawn(view)
-            logits = torch.cat(
-                [answer(self.samples.batch(part, drawn)[0]).float() for part in _cut(rows)]
-            )
+            logits = torch.cat([answer(self.samples.batch(part, drawn)[0]).float() for part in _cut(rows)])
             tensors = _packed(logits) | {"drawn": torch.from_numpy(drawn[rows])}
             write(self._file(view, start), save(tensors, metadata={"key": self._key}))
         return sum(min(_SHARD, len(self.samples) - start) for _, start in missing)

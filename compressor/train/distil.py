@@ -1,0 +1,120 @@
+"""From a teacher and a student to the student trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compressor.core import Json, Progress
+from compressor.losses import Objective
+from compressor.train import workers
+from compressor.train.learner import Learner
+from compressor.train.loop import autocast, steps_in, train
+from compressor.train.recipe import Recipe
+from compressor.train.samples import Samples
+
+__all__ = ["Budget", "Taught", "answering", "distil", "live"]
+
+
+class Taught(Protocol):
+    """Training samples with a teacher's answers, such as `compressor.train.soft_targets.SoftTargets`."""
+
+    @property
+    def samples(self) -> Samples: ...
+
+    def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and the teacher's logits N x K."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: the first that is given of steps, epochs and minutes."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+
+
+def distil(
+    student: nn.Module,
+    taught: Taught,
+    objective: Objective,
+    recipe: Recipe,
+    budget: Budget,
+    *,
+    teacher: nn.Module | None = None,
+    seed: int,
+    device: str,
+    checkpoint: Path | None,
+    remember: Callable[[Callable[[], Json]], Json],
+    progress: Progress,
+    what: str = "distil",
+) -> tuple[int, list[dict[str, Json]]]:
+    """Train ``student`` in place. Returns the steps taken and the curve.
+
+    ``teacher`` is wanted where the objective reads feature maps. ``remember`` keeps the step count that
+    minutes became, so that a training that is taken up again has the same one. The batch of a step
+    depends on seed and step alone, whatever the number of processes that share it.
+    """
+    samples = taught.samples
+    batch = min(recipe.batch, len(samples))
+    epoch = max(1, len(samples) // batch)
+
+    @lru_cache(maxsize=1)
+    def order(number: int) -> NDArray[np.int64]:
+        return np.random.default_rng([seed, 1, number]).permutation(len(samples))
+
+    def feed(step: int) -> tuple[Tensor, Tensor, Tensor]:
+        number, place = divmod(step, epoch)
+        rows = order(number)[place * batch : (place + 1) * batch]
+        return taught.batch(rows[workers.rank() :: workers.world()], number)
+
+    learner = Learner(student, objective, samples.input, teacher)
+    learner.train()
+    if budget.steps is not None:
+        steps = budget.steps
+    elif budget.epochs is not None:
+        steps = math.ceil(budget.epochs * epoch)
+    else:
+        assert budget.minutes is not None
+        minutes = budget.minutes
+        steps = workers.agreed(lambda: remember(lambda: steps_in(minutes, learner, feed, recipe, device)), device)
+    curve = train(
+        learner, feed, steps, recipe, device=device, epoch=epoch, checkpoint=checkpoint, progress=progress, what=what
+    )
+    student.eval()
+    return steps, curve
+
+
+def answering(teacher: nn.Module, precision: str, device: str) -> Callable[[Tensor], Tensor]:
+    """The teacher's logits for a batch, in the precision that students train in."""
+    place = workers.accelerator(device).device
+    teacher = teacher.to(place).eval()
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(precision, place):
+            logits: Tensor = teacher(images.to(place))
+        return logits.float().cpu()
+
+    return answer
+
+
+@dataclass(frozen=True)
+class live:  # noqa: N801 - it stands where SoftTargets would
+    """Samples without stored answers: the teacher is asked in every step."""
+
+    samples: Samples
+
+    def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        images, labels = self.samples.batch(rows, self.samples.drawn(epoch))
+        return images, labels, torch.zeros(len(rows), self.samples.classes)

@@ -1,0 +1,146 @@
+"""A student of a run, distilled: from its artifact to the artifact trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from compressor.budgets import Budget as Limit
+from compressor.core import Context, Json, Model
+from compressor.ingest import load, save
+from compressor.losses import objective
+from compressor.train import workers
+from compressor.train.augmentation import Augmentation
+from compressor.train.distil import Budget, answering, distil, live
+from compressor.train.inherit import inherit
+from compressor.train.recipe import Recipe
+from compressor.train.samples import Samples
+from compressor.train.soft_targets import SoftTargets
+
+__all__ = ["Lessons", "distil_student", "prepared"]
+
+_LOOKED_AT = 1000
+_AS_WELL = 0.95
+"""Of its accuracy, what a teacher must keep on mirrored images to be asked about them."""
+
+
+class Lessons(Protocol):
+    """What `compressor.passes.distill.Distill` says."""
+
+    @property
+    def losses(self) -> tuple[Mapping[str, Json], ...]: ...
+    @property
+    def views(self) -> int: ...
+    @property
+    def cache(self) -> str: ...
+    @property
+    def shift(self) -> float: ...
+    @property
+    def mirror(self) -> Literal["auto", "on", "off"]: ...
+    @property
+    def mixup(self) -> float: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def epochs(self) -> float | None: ...
+    @property
+    def minutes(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples with the teacher's answers, and what it cost."""
+
+    taught: Any
+    teacher: nn.Module
+    live: bool
+    metrics: Mapping[str, Json]
+    mirror: str
+
+
+def prepared(settings: Lessons, teacher: Model, context: Context) -> Prepared:
+    """Draw the augmentations and store the teacher's answers, where that has not been done before."""
+    assert context.data is not None
+    assert context.data.train is not None
+    split, network = context.data.train, load(teacher)
+    answer = answering(network, settings.recipe.precision, context.device)
+    bare = Samples(
+        split, teacher.input, teacher.normalization, teacher.outputs, Augmentation(0, False, 0), context.seed
+    )
+    mirror = settings.mirror
+    if mirror == "auto":
+        mirror = workers.agreed(lambda: "on" if _knows_mirrored(bare, answer, context.seed) else "off", context.device)
+    augmentation = Augmentation(settings.shift, mirror == "on", settings.mixup)
+    samples = replace(bare, augmentation=augmentation)
+    said: dict[str, Json] = {"samples": len(samples), "from": split.name, "mirrored": mirror == "on"}
+    if "features" in objective(settings.losses).needs:
+        return Prepared(live(samples), network, True, said | {"teacher": "live: a loss reads its feature maps"}, mirror)
+    views = min(
+        settings.views,
+        SoftTargets.affordable(len(samples), teacher.outputs, int(Limit.parse(f"bytes={settings.cache}").limit)),
+    )
+    told = f"{teacher.sha256} {settings.recipe.precision} {torch.get_num_threads()}"
+    folder = context.kept("soft-targets", [told, split.fingerprint, dataclasses.asdict(augmentation), context.seed])
+    taught = SoftTargets(samples, views, folder, told)
+    asked = taught.prepare(answer, context.progress) if workers.first() else 0
+    workers.together(context.device)
+    said |= {"teacher": "stored", "views": views, "teacher_asked": asked, "stored_bytes": taught.bytes}
+    return Prepared(taught, network, False, said, mirror)
+
+
+def distil_student(
+    settings: Any, teacher: Model, student: Model, context: Context
+) -> tuple[Model, dict[str, Json], dict[str, Json]]:
+    """Train ``student`` as ``settings`` (a `compressor.passes.distill.Distill`) says; write its weights to the workdir.
+
+    Returns the trained student, the metrics, and the settings that pin what was left open.
+    """
+    ready = prepared(settings, teacher, context)
+    network = load(student)
+    inherited = inherit(network, ready.teacher) if settings.init == "teacher" else 0.0
+    said = [student.sha256, teacher.sha256, dataclasses.asdict(settings), context.seed, context.data.train.fingerprint]  # type: ignore[union-attr]
+    place = context.kept("distillation", said)
+    steps, curve = distil(
+        network,
+        ready.taught,
+        objective(settings.losses),
+        settings.recipe,
+        Budget(settings.steps, settings.epochs, settings.minutes),
+        teacher=ready.teacher if ready.live else None,
+        seed=context.seed,
+        device=context.device,
+        checkpoint=place / "checkpoint.pt",
+        remember=lambda compute: context.memo("steps", said, compute),
+        progress=context.progress,
+    )
+    weights = context.workdir / "student.safetensors"
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    trained = replace(student, weights=weights, sha256=save(state, weights))
+    metrics = {
+        **ready.metrics,
+        "init": settings.init,
+        "inherited": inherited,
+        "steps": steps,
+        "batch": settings.batch,
+        "losses": [dict(term) for term in settings.losses],
+        "loss": curve[-1]["loss"],
+        "curve": curve,
+    }
+    return trained, metrics, {"steps": steps, "mirror": ready.mirror}
+
+
+def _knows_mirrored(samples: Samples, answer: Any, seed: int) -> bool:
+    """Whether the teacher's accuracy on mirrored training images is as good as on the images themselves."""
+    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(samples))[:_LOOKED_AT])
+    images = samples.plain(rows)
+    labels = torch.from_numpy(samples.split.labels[rows])
+    right, mirrored = (float((answer(each).argmax(1) == labels).float().mean()) for each in (images, images.flip(3)))
+    return mirrored >= _AS_WELL * right
