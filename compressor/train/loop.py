@@ -110,8 +110,9 @@ def steps_in(minutes: float, learner: nn.Module, feed: Feed, recipe: Recipe, dev
     taken = []
     for step in range(_WARM + _TIMED):
         begun = time.perf_counter()
+        images, labels, logits = (each.to(accelerator.device) for each in feed(step))
         with autocast(recipe.precision, accelerator.device):
-            total, _ = trial(*(each.to(accelerator.device) for each in feed(step)))
+            total, _ = trial(images, labels, logits)
         total.backward()
         optimizer.step()
         optimizer.zero_grad()
