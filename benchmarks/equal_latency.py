@@ -1,0 +1,136 @@
+"""Is the search's pick a good one? It and seven random students of the same latency, all distilled alike.
+
+    compress run resnet56_cifar10.pt --data cifar10 --target host --profile search --budget latency=25% -o runs/search
+    python benchmarks/equal_latency.py runs/search resnet56_cifar10.pt cifar10 [--students 8] [--images 10000] [--epochs 8]
+
+The others are random members of the pick's space whose latency, predicted from the run's own table, is
+within 5 % of the pick's. One recipe for all: random first weights, the teacher's stored answers,
+0.9 KL at T = 4 and 0.1 CE, SGD with a one-cycle schedule. Judged in float on all test images.
+What is in the output file already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tomllib
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import torch
+
+from compressor import catalog
+from compressor.core import InputSpec
+from compressor.data import load_data
+from compressor.ingest import ingest
+from compressor.losses import objective
+from compressor.models._family import Family
+from compressor.models._layers import count
+from compressor.passes.distill import Distill
+from compressor.plan import _at_hand
+from compressor.preprocessing import parse_normalization
+from compressor.scores._probe import untrained
+from compressor.search.latency import LatencyTable
+from compressor.train.augmentation import Augmentation
+from compressor.train.distil import Budget, answering, distil
+from compressor.train.samples import Samples
+from compressor.train.soft_targets import SoftTargets
+
+INPUT = InputSpec(3, 32, 32)
+WITHIN = 0.05
+
+
+def quiet(message: str, done: int, total: int) -> None:
+    return
+
+
+def chosen(run: Path, wanted: int, classes: int) -> list[tuple[Family, float]]:
+    """The pick first, then others of its latency, each with the latency in yardsticks."""
+    plan = tomllib.loads((run / "resolved.toml").read_text())
+    settings = next(p for p in plan["pass"] if p["kind"] == "search")
+    report = json.loads((run / "report.json").read_text())
+    told = next(p for p in report["passes"] if p["kind"] == "search")["metrics"]
+    target = _at_hand(catalog.find_target(plan["options"]["target"]))
+    table = LatencyTable(target, told["timed_as"], Path(mkdtemp()), lambda name, key, compute: compute())
+    table.read(Path(settings["table"]))
+    family = catalog.find("models", told["space"])
+    pick = family.decode(json.loads(told["student"]), INPUT, classes)
+    (wished,) = table.predict([pick], INPUT, quiet)
+    generator = random.Random(0)
+    found, met = [(pick, wished)], {json.dumps(pick.encode())}
+    seeds = family.seeds(INPUT, classes, target.width_multiple)
+    while len(found) < wanted:
+        born = []
+        for _ in range(64):
+            child = generator.choice(seeds)
+            for _ in range(generator.randint(4, 16)):
+                child = child.mutated(generator, target.width_multiple)
+            # A student that costs several times the MACs would only fill the table.
+            if count(child, INPUT).macs < 3 * count(pick, INPUT).macs:
+                born.append(child)
+        for child, latency in zip(born, table.predict(born, INPUT, quiet), strict=True):
+            key = json.dumps(child.encode())
+            if abs(latency / wished - 1) <= WITHIN and key not in met and len(found) < wanted:
+                met.add(key)
+                found.append((child, latency))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--students", type=int, default=8)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    rows = json.loads(options.out.read_text()) if options.out.exists() else []
+    if not rows:
+        source = chosen(options.run, options.students, 10)
+        rows = [
+            {"student": json.dumps(a.encode()), "latency": latency / source[0][1], "macs": count(a, INPUT).macs,
+             "params": count(a, INPUT).params, "space": options.run.name} for a, latency in source
+        ]  # fmt: skip
+        report = json.loads((options.run / "report.json").read_text())
+        space = next(p for p in report["passes"] if p["kind"] == "search")["metrics"]["space"]
+        rows = [row | {"space": space} for row in rows]
+    scaling = parse_normalization("imagenet", 3)
+    data = load_data(options.data).prepare(INPUT, scaling)
+    assert data.train is not None
+    split = data.train.take(data.train.raw.sample(options.images))
+    lessons = Distill()
+    samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
+    teacher = ingest(options.teacher).build()
+    taught = SoftTargets(samples, 4, Path(mkdtemp()), "teacher")
+    taught.prepare(answering(teacher, "auto", "cpu"), quiet)
+    labels = data.evaluate.labels
+    for row in rows:
+        if "accuracy" in row:
+            continue
+        student = untrained(catalog.find("models", row["space"]).decode(json.loads(row["student"]), INPUT, 10), 0)
+        distil(
+            student, taught, objective(lessons.losses), lessons.recipe, Budget(epochs=options.epochs),
+            seed=0, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
+        )  # fmt: skip
+        right = 0
+        with torch.inference_mode():
+            for images, answers in data.evaluate.batches(500):
+                right += int((student(torch.from_numpy(images)).argmax(1).numpy() == answers).sum())
+        row["accuracy"] = right / len(labels)
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+        print(f"{row['student']}: {row['accuracy']:.4f}", flush=True)
+    ranked = sorted((row["accuracy"] for row in rows), reverse=True)
+    print("| student | latency / pick's | MACs | parameters | top1 |\n|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: -row["accuracy"]):
+        name = f"**{row['student']}** (the pick)" if row is rows[0] else row["student"]
+        print(f"| {name} | {row['latency']:.2f} | {row['macs']:,} | {row['params']:,} | {row['accuracy']:.2%} |")
+    print(f"\nThe pick is number {1 + ranked.index(rows[0]['accuracy'])} of {len(rows)}.")
+    print(f"Spread of the others: {np.ptp([row['accuracy'] for row in rows[1:]]):.2%}")
+
+
+if __name__ == "__main__":
+    main()
