@@ -1,7 +1,7 @@
 """Is the search's pick a good one? It and seven random students of the same latency, all distilled alike.
 
     compress run resnet56_cifar10.pt --data cifar10 --target host --profile search --budget latency=25% -o runs/search
-    python benchmarks/equal_latency.py runs/search resnet56_cifar10.pt cifar10 [--students 8] [--images 10000] [--epochs 8]
+    python benchmarks/equal_latency.py runs/search resnet56_cifar10.pt cifar10 [--students N] [--images N] [--epochs N]
 
 The others are random members of the pick's space whose latency, predicted from the run's own table, is
 within 5 % of the pick's. One recipe for all: random first weights, the teacher's stored answers,

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
 
-__all__ = ["export", "export_each", "save"]
+__all__ = ["export", "export_each", "export_marked", "mark", "save"]
 
+_MARKS = "compressor.marks"
 _INT64 = ir.TensorType(ir.DataType.INT64)
 
 
@@ -31,6 +33,41 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
     The graph has one input ``input`` (N x C x H x W float32) and its first output is ``output``.
     Raises UsageError where the exporter cannot follow the module.
     """
+    return clean(_exported(module, input, opset))
+
+
+def export_marked(module: torch.nn.Module, input: InputSpec, opset: int) -> tuple[ir.Model, dict[int, str]]:
+    """As `export`, of a module that calls `mark` on some tensors: the graph without the marks, and each one's tensor.
+
+    A tensor that the exporter folded into another is not among them.
+    """
+    model = _exported(module, input, opset)
+    marked: dict[int, ir.Value] = {}
+    for node in list(model.graph):
+        if node.domain != _MARKS:
+            continue
+        source, sink = node.inputs[0], node.outputs[0]
+        assert source is not None
+        marked[node.attributes.get_int("index", -1)] = source
+        if sink.is_graph_output():
+            source.name, sink.name = sink.name, f"{sink.name}_marked"
+        ir.convenience.replace_all_uses_with(sink, source, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+    names = {index: value.name or "" for index, value in marked.items()}
+    return clean(model), names
+
+
+def mark(x: Any, index: int) -> Any:
+    """The tensor ``x``, under a number by which `export_marked` finds it in the graph; anything else as it is.
+
+    For a module on its way there only: what it computes is not ``x``'s values.
+    """
+    if not isinstance(x, torch.Tensor):
+        return x
+    return torch.onnx.ops.symbolic(f"{_MARKS}::Mark", (x,), {"index": index}, dtype=x.dtype, shape=x.shape, version=1)
+
+
+def _exported(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
     # Two samples: a batch of one would be specialised away by torch.export.
     example = torch.zeros(2, *input.shape)
     try:
@@ -60,7 +97,7 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
                 mend="make its forward keep the batch, its first axis, free (torch.export: no fixed batch size)",
             )
     model.producer_name, model.producer_version = "compressor", None
-    return clean(model)
+    return model
 
 
 def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opset: int) -> list[ir.Model]:

@@ -52,6 +52,11 @@ class Placement:
         """The names of the tensors whose ranges `apply` wants."""
         return tuple(v.name or "" for v in _activations(self._model.graph) if self._groups.of(v) in self._quantised)
 
+    @property
+    def grids(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the tensors that share a grid, the one that is quantised first; as many as there are grids."""
+        return tuple(tuple(m.name or "" for m in self._groups.members(group)) for group in self._quantised)
+
     def apply(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read."""
         graph = self._model.graph

@@ -1,0 +1,235 @@
+"""A network that computes in floats what its integers will: Brevitas layers where the target's rules want them."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx, nn
+
+from compressor.core import InputSpec, QdqRules, UsageError
+from compressor.export import export_marked, mark
+from compressor.quant.placement import Placement
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of deprecations within
+    from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
+    from brevitas.quant import (
+        Int8ActPerTensorFloat,
+        Int8WeightPerChannelFloat,
+        Int8WeightPerTensorFloat,
+        ShiftedUint8ActPerTensorFloat,
+        Uint8ActPerTensorFloat,
+    )
+
+__all__ = ["FakeQuantised"]
+
+_QUANTISER = "quantiser_{}"
+
+
+class FakeQuantised:
+    """``network`` with the quantisers that `compressor.quant.placement` will place, to be trained and then lowered.
+
+    Where the quantisers go is asked of the placement itself: the network is exported once with a mark on
+    every tensor, and those marks that lie on a grid's first tensor get one. Weights: symmetric, the
+    largest magnitude of each channel (or tensor) on the last level; behind them batch normalisation
+    stays as it is, as folding it into the weights only scales a channel and its grid alike. Activations:
+    scale and zero point are learned, from the percentiles of ``batches`` on (Brevitas's defaults).
+    Raises UsageError where the network's forward cannot be traced.
+    """
+
+    def __init__(
+        self, network: nn.Module, rules: QdqRules, input: InputSpec, opset: int, batches: Iterable[Tensor]
+    ) -> None:
+        self.rules, self.input, self.opset = rules, input, opset
+        traced = _traced(network)
+        self._points = _points(traced)
+        graph, names = self._exported(traced)
+        self._grids = Placement(graph, rules).grids
+        tensors = {grid[0]: grid for grid in self._grids}
+        self._chosen: dict[str, int] = {}
+        for index in sorted(names):
+            if names[index] in tensors:
+                self._chosen.setdefault(names[index], index)
+        if missed := sorted(tensors.keys() - self._chosen.keys()):
+            raise UsageError(
+                f"quantisers at {', '.join(missed)} have no place in {type(network).__name__}'s own operations",
+                mend='set quantize.method = "ptq"',
+            )
+        batches = list(batches)
+        positive = self._positive(traced, batches)
+        self.module = self._quantised(traced, positive, len(batches))
+        # The first forward passes in train mode gather the activations' percentiles; norms keep their own.
+        self.module.train()
+        with _norms_fixed(self.module), torch.no_grad():
+            for batch in batches:
+                self.module(batch)
+        self.module.eval()
+
+    def recalibrate(self, batches: Iterable[Tensor]) -> None:
+        """Take the batch normalisations' statistics anew, as means over ``batches`` of quantised forward passes."""
+        norms = [m for m in self.module.modules() if isinstance(m, nn.BatchNorm2d)]
+        kept = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        self.module.train()
+        with torch.no_grad():
+            for batch in batches:
+                self.module(batch)
+        self.module.eval()
+        for norm, momentum in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+
+    def weights(self, like: nn.Module) -> dict[str, Tensor]:
+        """The float weights under the network's own names, in its own precision and layout."""
+        state = self.module.state_dict()
+        return {name: state[name].detach().cpu().contiguous() for name in like.state_dict()}
+
+    def lowered(self, network: nn.Module) -> tuple[ir.Model, ir.Model]:
+        """The graphs of ``network`` (which has the trained weights): in float, and quantised on the learned grids."""
+        graph, names = self._exported(_traced(network))
+        exact, _ = self._exported(_traced(network))
+        ranges = {}
+        for grid in self._grids:
+            low_high = self._range(self._chosen[grid[0]])
+            ranges |= dict.fromkeys(grid, low_high)
+        Placement(graph, self.rules).apply(ranges)
+        return exact, graph
+
+    # -- making ---------------------------------------------------------------------------------
+
+    def _exported(self, traced: fx.GraphModule) -> tuple[ir.Model, dict[int, str]]:
+        marked = _copy(traced)
+        for index, node in enumerate(self._nodes(marked)):
+            with marked.graph.inserting_after(node):
+                made = marked.graph.call_function(mark, (node, index))
+            node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+        marked.recompile()
+        return export_marked(marked.eval(), self.input, self.opset)
+
+    def _nodes(self, traced: fx.GraphModule) -> Iterator[fx.Node]:
+        by_name = {node.name: node for node in traced.graph.nodes}
+        return (by_name[name] for name in self._points)
+
+    def _positive(self, traced: fx.GraphModule, batches: list[Tensor]) -> set[int]:
+        """Which of the chosen points were never below zero."""
+        lows: dict[int, float] = {}
+        watched = _copy(traced)
+        nodes = list(self._nodes(watched))
+
+        def watch(index: int) -> Callable[[Tensor], Tensor]:
+            def seen(x: Tensor) -> Tensor:
+                lows[index] = min(lows.get(index, 0.0), float(x.min()))
+                return x
+
+            return seen
+
+        for index in self._chosen.values():
+            with watched.graph.inserting_after(nodes[index]):
+                made = watched.graph.call_function(watch(index), (nodes[index],))
+            nodes[index].replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+        runner = fx.Interpreter(watched)
+        watched.eval()
+        with torch.no_grad():
+            for batch in batches:
+                runner.run(batch)
+        return {index for index, low in lows.items() if low >= 0}
+
+    def _quantised(self, traced: fx.GraphModule, positive: set[int], gathering: int) -> fx.GraphModule:
+        made = _copy(traced)
+        for name, module in list(made.named_modules()):
+            if (layer := _layer(module, self.rules)) is not None:
+                parent, _, child = name.rpartition(".")
+                setattr(made.get_submodule(parent), child, layer)
+        nodes = list(self._nodes(made))
+        for index in self._chosen.values():
+            if self.rules.symmetric_activations:
+                kind = Int8ActPerTensorFloat
+            else:
+                kind = Uint8ActPerTensorFloat if index in positive else ShiftedUint8ActPerTensorFloat
+            name = _QUANTISER.format(index)
+            made.add_module(name, QuantIdentity(act_quant=kind, collect_stats_steps=gathering))
+            with made.graph.inserting_after(nodes[index]):
+                call = made.graph.call_module(name, (nodes[index],))
+            nodes[index].replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+        made.recompile()
+        return made
+
+    def _range(self, index: int) -> tuple[float, float]:
+        """The lowest and the highest number that the grid at a point holds."""
+        quantiser = self.module.get_submodule(_QUANTISER.format(index)).act_quant
+        scale, zero = float(quantiser.scale()), float(quantiser.zero_point())
+        if self.rules.symmetric_activations:
+            return -127 * scale, 127 * scale
+        return -zero * scale, (255 - zero) * scale
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
+    try:
+        return fx.symbolic_trace(network)
+    except Exception as error:  # whatever the network's own code says to a proxy
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{type(network).__name__} cannot be traced for quantisation-aware training: {reason}",
+            mend='set quantize.method = "ptq", or make its forward traceable by torch.fx',
+        ) from error
+
+
+def _copy(traced: fx.GraphModule) -> fx.GraphModule:
+    import copy
+
+    return copy.deepcopy(traced)
+
+
+def _points(traced: fx.GraphModule) -> tuple[str, ...]:
+    """The nodes that may be quantised: all that give a tensor of activations, but what a norm alone reads.
+
+    The exporter folds such a norm into the layer before it.
+    """
+    modules = dict(traced.named_modules())
+
+    def norm(node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(modules[str(node.target)], nn.BatchNorm2d)
+
+    return tuple(
+        node.name
+        for node in traced.graph.nodes
+        if node.op in ("placeholder", "call_module", "call_function", "call_method")
+        and not (len(node.users) == 1 and norm(next(iter(node.users))))
+    )
+
+
+def _layer(module: nn.Module, rules: QdqRules) -> nn.Module | None:
+    """The Brevitas twin of a layer with weights, holding the same parameters; None for any other module."""
+    op = {nn.Conv2d: "Conv", nn.Linear: "Gemm"}.get(type(module))
+    if op is None or op not in rules.compute:
+        return None
+    weight = Int8WeightPerChannelFloat if op in rules.per_channel else Int8WeightPerTensorFloat
+    said = {"bias": module.bias is not None, "weight_quant": weight, "weight_bit_width": rules.weight_bits}
+    twin: nn.Module
+    if isinstance(module, nn.Conv2d):
+        twin = QuantConv2d(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
+            module.dilation, module.groups, padding_mode=module.padding_mode, **said,
+        )  # fmt: skip
+    else:
+        assert isinstance(module, nn.Linear)
+        twin = QuantLinear(module.in_features, module.out_features, **said)
+    twin.weight, twin.bias = module.weight, module.bias
+    return twin
+
+
+@contextlib.contextmanager
+def _norms_fixed(module: nn.Module) -> Iterator[None]:
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train(module.training)
