@@ -7,7 +7,7 @@ import dataclasses
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,12 +247,16 @@ def resolved(plan: Plan, artifact: Artifact) -> str:
             said[name] = str(Path(said[name]).resolve())
     said |= {"input": str(artifact.teacher.input), "seed": plan.seed, "device": plan.device}
     said["normalize"] = artifact.teacher.normalization.name
-    passes = [
-        {"kind": done.kind, **{k: v for k, v in {**done.settings, **done.pinned}.items() if v is not None}}
-        for done in artifact.log
-    ]
+    passes = [{"kind": done.kind, **_said({**done.settings, **done.pinned})} for done in artifact.log]
     table = {"name": plan.profile.name, "title": plan.profile.title, "resolved": True, "options": said, "pass": passes}
     return tomli_w.dumps(table)
+
+
+def _said(table: Json) -> Json:
+    """Without what is None: TOML has no word for it."""
+    if isinstance(table, Mapping):
+        return {key: _said(value) for key, value in table.items() if value is not None}
+    return table
 
 
 class _Log(logging.FileHandler):

@@ -94,7 +94,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
         raise UsageError("no target is named", mend=f"--target {' | '.join(catalog.toml_names('targets'))}")
     target = _at_hand(catalog.find_target(options.target))
     profile = replace(profile, passes=_with_settings(profile.passes, options.set or ()))
-    passes = tuple(_make_pass(spec, profile.name, options.budget) for spec in profile.passes)
+    passes = tuple(_make_pass(spec, profile.name, options) for spec in profile.passes)
     budgets = tuple(Budget.parse(text) for text in options.budget or ())
     spec = None if options.input is None else InputSpec.parse(options.input)
     if options.device not in (None, "cpu", "cuda"):
@@ -167,6 +167,7 @@ def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[
     for text in settings:
         path, equals, value = text.partition("=")
         kind, dot, field = path.partition(".")
+        field, deeper, inner = field.partition(".")
         if not (equals and dot and field):
             raise UsageError(
                 f"not a setting: {text!r}", mend="write --set pass.field=value, such as quantize.samples=100"
@@ -179,15 +180,18 @@ def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[
         except tomllib.TOMLDecodeError:
             parsed = value
         for i in at:
-            changed[i] = PassSpec(kind, {**changed[i].settings, field: parsed})
+            before = changed[i].settings.get(field)
+            inside = {**(before if isinstance(before, Mapping) else {}), inner: parsed}
+            changed[i] = PassSpec(kind, {**changed[i].settings, field: inside if deeper else parsed})
     return tuple(changed)
 
 
-def _make_pass(spec: PassSpec, profile: str, budget: tuple[str, ...] | None) -> Pass:
-    """A pass that works under a budget takes the run's, where the profile gives it none of its own."""
+def _make_pass(spec: PassSpec, profile: str, options: Options) -> Pass:
+    """A pass that works under a budget takes the run's before the profile's; its own ``--set`` before both."""
     cls, settings = catalog.find("passes", spec.kind), dict(spec.settings)
-    if budget and any(field.name == "budget" for field in dataclasses.fields(cls)):
-        settings.setdefault("budget", budget)
+    own = any(text.startswith(f"{spec.kind}.budget=") for text in options.set or ())
+    if options.budget and not own and any(field.name == "budget" for field in dataclasses.fields(cls)):
+        settings["budget"] = options.budget
     made: Pass = catalog.make(cls, settings, f"pass {spec.kind!r} of profile {profile!r}")
     return made
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from compressor.core import Artifact, Context, Prospect, Result, UsageError
+from compressor.losses import objective
+from compressor.train.lessons import Lessons
 
 __all__ = ["Quantize"]
+
+_ALIKE = 0.995
+"""Of labels, what the runtime's integers and the network that was trained should agree on."""
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Post-training INT8: NNCF gathers ranges, the target's rules place the quantisers.
+    """INT8, its quantisers placed by the target's rules.
 
-    ``samples`` training images are drawn by the run's seed; never one that is judged on.
+    ``ptq``: NNCF gathers ranges. ``distil``: Brevitas layers are trained on the teacher's answers as
+    ``lessons`` say, by default for five minutes at a tenth of distill's rate. ``samples`` training images
+    that (first) ranges are taken from are drawn by the run's seed; never one that is judged on.
     """
 
-    method: Literal["ptq"] = "ptq"
+    method: Literal["ptq", "distil"] = "ptq"
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
+    lessons: Lessons | None = None
 
     kind: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[str]] = frozenset({"onnx"})
-    gives: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    gives: ClassVar[frozenset[str]] = frozenset({"student", "onnx"})
     volatile: ClassVar[bool] = False
+
+    @property
+    def collective(self) -> bool:
+        return self.method == "distil"
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         problems = []
@@ -34,7 +47,17 @@ class Quantize:
             problems.append("there is no training data to calibrate on: give --data, or use --profile float")
         if self.samples < 1:
             problems.append(f"quantize.samples = {self.samples}: calibrate on at least one sample")
+        if self.method == "ptq" and self.lessons is not None:
+            problems.append('quantize.lessons are for training: set quantize.method = "distil"')
+        if self.method == "distil":
+            problems += self._lessons.problems("quantize.lessons", prospect)
+            if any("features" in loss.needs for loss, _ in objective(self._lessons.losses).terms):
+                problems.append("quantize.lessons.losses reads feature maps: take losses on the scores alone")
         return tuple(problems)
+
+    @property
+    def _lessons(self) -> Lessons:
+        return self.lessons or Lessons(minutes=5.0, rate=0.01)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         import numpy as np
@@ -53,6 +76,8 @@ class Quantize:
                 f"quantize starts from a float32 graph, and this one is {artifact.onnx.precision}",
                 mend='set lower.precision = "fp32"',
             )
+        if self.method == "distil":
+            return self._distilled(artifact, context)
         train = context.data.train
         count = min(self.samples, len(train))
         drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
@@ -77,3 +102,15 @@ class Quantize:
         }
         warnings = () if count == self.samples else (f"calibrated on {count} samples: the training half has no more",)
         return Result(replace(artifact, onnx=quantised), metrics, warnings)
+
+    def _distilled(self, artifact: Artifact, context: Context) -> Result:
+        from compressor.train.quantised import distil_quantised
+
+        assert artifact.onnx is not None
+        made = distil_quantised(self._lessons, self.samples, artifact.teacher, artifact.result, context)
+        sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.onnx.path.stat().st_size}
+        pinned = {"lessons": {**dataclasses.asdict(self._lessons), **made.pinned}}
+        warnings: tuple[str, ...] = ()
+        if made.metrics["fake_agreement"] < _ALIKE:
+            warnings = (f"runtime and training agree on only {made.metrics['fake_agreement']:.2%} of labels",)
+        return Result(replace(artifact, student=made.model, onnx=made.onnx), made.metrics | sizes, warnings, pinned)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -91,9 +93,9 @@ class FakeQuantised:
 
     def lowered(self, network: nn.Module) -> tuple[ir.Model, ir.Model]:
         """The graphs of ``network`` (which has the trained weights): in float, and quantised on the learned grids."""
-        graph, names = self._exported(_traced(network))
         exact, _ = self._exported(_traced(network))
-        ranges = {}
+        graph = ir.from_proto(ir.to_proto(exact))
+        ranges: dict[str, tuple[float, float]] = {}
         for grid in self._grids:
             low_high = self._range(self._chosen[grid[0]])
             ranges |= dict.fromkeys(grid, low_high)
@@ -107,7 +109,7 @@ class FakeQuantised:
         for index, node in enumerate(self._nodes(marked)):
             with marked.graph.inserting_after(node):
                 made = marked.graph.call_function(mark, (node, index))
-            node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+            _pass_through(node, made)
         marked.recompile()
         return export_marked(marked.eval(), self.input, self.opset)
 
@@ -131,7 +133,7 @@ class FakeQuantised:
         for index in self._chosen.values():
             with watched.graph.inserting_after(nodes[index]):
                 made = watched.graph.call_function(watch(index), (nodes[index],))
-            nodes[index].replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+            _pass_through(nodes[index], made)
         runner = fx.Interpreter(watched)
         watched.eval()
         with torch.no_grad():
@@ -155,13 +157,13 @@ class FakeQuantised:
             made.add_module(name, QuantIdentity(act_quant=kind, collect_stats_steps=gathering))
             with made.graph.inserting_after(nodes[index]):
                 call = made.graph.call_module(name, (nodes[index],))
-            nodes[index].replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+            _pass_through(nodes[index], call)
         made.recompile()
         return made
 
     def _range(self, index: int) -> tuple[float, float]:
         """The lowest and the highest number that the grid at a point holds."""
-        quantiser = self.module.get_submodule(_QUANTISER.format(index)).act_quant
+        quantiser: Any = self.module.get_submodule(_QUANTISER.format(index)).act_quant
         scale, zero = float(quantiser.scale()), float(quantiser.zero_point())
         if self.rules.symmetric_activations:
             return -127 * scale, 127 * scale
@@ -180,9 +182,12 @@ def _traced(network: nn.Module) -> fx.GraphModule:
 
 
 def _copy(traced: fx.GraphModule) -> fx.GraphModule:
-    import copy
-
     return copy.deepcopy(traced)
+
+
+def _pass_through(node: fx.Node, through: fx.Node) -> None:
+    """Give the readers of ``node`` what ``through`` makes of it."""
+    node.replace_all_uses_with(through, delete_user_cb=lambda user: user is not through)
 
 
 def _points(traced: fx.GraphModule) -> tuple[str, ...]:
@@ -210,7 +215,7 @@ def _layer(module: nn.Module, rules: QdqRules) -> nn.Module | None:
         return None
     weight = Int8WeightPerChannelFloat if op in rules.per_channel else Int8WeightPerTensorFloat
     said = {"bias": module.bias is not None, "weight_quant": weight, "weight_bit_width": rules.weight_bits}
-    twin: nn.Module
+    twin: Any
     if isinstance(module, nn.Conv2d):
         twin = QuantConv2d(
             module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
@@ -220,7 +225,8 @@ def _layer(module: nn.Module, rules: QdqRules) -> nn.Module | None:
         assert isinstance(module, nn.Linear)
         twin = QuantLinear(module.in_features, module.out_features, **said)
     twin.weight, twin.bias = module.weight, module.bias
-    return twin
+    made: nn.Module = twin
+    return made
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def steps_in(minutes: float, learner: nn.Module, feed: Feed, recipe: Recipe, dev
         total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        float(total)
+        float(total.detach())
         taken.append(time.perf_counter() - begun)
     return max(1, int(60 * minutes / median(taken[_WARM:])))
 

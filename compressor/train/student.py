@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,40 +19,15 @@ from compressor.train import workers
 from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, answering, distil, live
 from compressor.train.inherit import inherit
-from compressor.train.recipe import Recipe
+from compressor.train.lessons import Lessons
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
-__all__ = ["Lessons", "distil_student", "prepared"]
+__all__ = ["distil_student", "learned", "prepared", "told"]
 
 _LOOKED_AT = 1000
 _AS_WELL = 0.95
 """Of its accuracy, what a teacher must keep on mirrored images to be asked about them."""
-
-
-class Lessons(Protocol):
-    """What `compressor.passes.distill.Distill` says."""
-
-    @property
-    def losses(self) -> tuple[Mapping[str, Json], ...]: ...
-    @property
-    def views(self) -> int: ...
-    @property
-    def cache(self) -> str: ...
-    @property
-    def shift(self) -> float: ...
-    @property
-    def mirror(self) -> Literal["auto", "on", "off"]: ...
-    @property
-    def mixup(self) -> float: ...
-    @property
-    def recipe(self) -> Recipe: ...
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def epochs(self) -> float | None: ...
-    @property
-    def minutes(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -83,10 +58,8 @@ def prepared(settings: Lessons, teacher: Model, context: Context) -> Prepared:
     said: dict[str, Json] = {"samples": len(samples), "from": split.name, "mirrored": mirror == "on"}
     if "features" in objective(settings.losses).needs:
         return Prepared(live(samples), network, True, said | {"teacher": "live: a loss reads its feature maps"}, mirror)
-    views = min(
-        settings.views,
-        SoftTargets.affordable(len(samples), teacher.outputs, int(Limit.parse(f"bytes={settings.cache}").limit)),
-    )
+    limit = int(Limit.parse(f"bytes={settings.cache}").limit)
+    views = min(settings.views, SoftTargets.affordable(len(samples), teacher.outputs, limit))
     told = f"{teacher.sha256} {settings.recipe.precision} {torch.get_num_threads()}"
     folder = context.kept("soft-targets", [told, split.fingerprint, dataclasses.asdict(augmentation), context.seed])
     taught = SoftTargets(samples, views, folder, told)
@@ -97,18 +70,30 @@ def prepared(settings: Lessons, teacher: Model, context: Context) -> Prepared:
 
 
 def distil_student(
-    settings: Any, teacher: Model, student: Model, context: Context
+    settings: Lessons, init: str, teacher: Model, student: Model, context: Context
 ) -> tuple[Model, dict[str, Json], dict[str, Json]]:
-    """Train ``student`` as ``settings`` (a `compressor.passes.distill.Distill`) says; write its weights to the workdir.
+    """Train ``student`` as ``settings`` say, from the teacher's weights or random ones (``init``); write its weights to the workdir.
 
     Returns the trained student, the metrics, and the settings that pin what was left open.
     """
     ready = prepared(settings, teacher, context)
     network = load(student)
-    inherited = inherit(network, ready.teacher) if settings.init == "teacher" else 0.0
-    said = [student.sha256, teacher.sha256, dataclasses.asdict(settings), context.seed, context.data.train.fingerprint]  # type: ignore[union-attr]
-    place = context.kept("distillation", said)
-    steps, curve = distil(
+    inherited = inherit(network, ready.teacher) if init == "teacher" else 0.0
+    steps, curve = learned(settings, network, ready, [student.sha256, teacher.sha256, init], context)
+    weights = context.workdir / "student.safetensors"
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    trained = replace(student, weights=weights, sha256=save(state, weights))
+    metrics = {**ready.metrics, "init": init, "inherited": inherited, **told(settings, steps, curve)}
+    return trained, metrics, {"steps": steps, "mirror": ready.mirror}
+
+
+def learned(
+    settings: Lessons, network: nn.Module, ready: Prepared, key: Json, context: Context, what: str = "distil"
+) -> tuple[int, list[dict[str, Json]]]:
+    """Train ``network`` in place, going on where a stopped run with the same ``key`` left off: steps and curve."""
+    samples: Samples = ready.taught.samples
+    said = [key, dataclasses.asdict(settings), samples.split.fingerprint, context.seed, context.device, workers.world()]
+    return distil(
         network,
         ready.taught,
         objective(settings.losses),
@@ -117,24 +102,22 @@ def distil_student(
         teacher=ready.teacher if ready.live else None,
         seed=context.seed,
         device=context.device,
-        checkpoint=place / "checkpoint.pt",
+        checkpoint=context.kept("training", said) / "checkpoint.pt",
         remember=lambda compute: context.memo("steps", said, compute),
         progress=context.progress,
+        what=what,
     )
-    weights = context.workdir / "student.safetensors"
-    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    trained = replace(student, weights=weights, sha256=save(state, weights))
-    metrics = {
-        **ready.metrics,
-        "init": settings.init,
-        "inherited": inherited,
+
+
+def told(settings: Lessons, steps: int, curve: Sequence[Json]) -> dict[str, Json]:
+    """Of a training, for the report."""
+    return {
         "steps": steps,
         "batch": settings.batch,
         "losses": [dict(term) for term in settings.losses],
         "loss": curve[-1]["loss"],
-        "curve": curve,
+        "curve": list(curve),
     }
-    return trained, metrics, {"steps": steps, "mirror": ready.mirror}
 
 
 def _knows_mirrored(samples: Samples, answer: Any, seed: int) -> bool:

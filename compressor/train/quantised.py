@@ -1,0 +1,87 @@
+"""Quantised distillation to the target's integers, and the graph that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressor import catalog
+from compressor.core import Context, Json, Model, OnnxModel
+from compressor.export import save as save_graph
+from compressor.ingest import load, save
+from compressor.quant.fake import FakeQuantised
+from compressor.train.lessons import Lessons
+from compressor.train.samples import Samples
+from compressor.train.student import learned, prepared, told
+
+__all__ = ["Quantised", "distil_quantised"]
+
+_BATCH = 64
+_NORMS = 5_000
+"""Images that the batch normalisations' statistics are taken anew from."""
+_JUDGED = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """A network trained with its quantisers, in floats and as the target's graph."""
+
+    model: Model
+    onnx: OnnxModel
+    metrics: dict[str, Json]
+    pinned: dict[str, Json]
+
+
+def distil_quantised(lessons: Lessons, samples: int, teacher: Model, result: Model, context: Context) -> Quantised:
+    """Train ``result`` with fake quantisers on the teacher's answers (Polino et al. 2018, algorithm 1).
+
+    Forward and backward passes see rounded weights and activations, gradients go straight through to the
+    float weights; scales of activations are learned. Then the batch normalisations are recalibrated, and the
+    graph is placed on the learned grids. ``samples`` training images are what first ranges are taken from.
+    """
+    assert context.data is not None
+    ready = prepared(lessons, teacher, context)
+    network = load(result)
+    rules = catalog.find("backends", context.target.backend)().rules(context.target)
+    plain: Samples = ready.taught.samples
+    context.progress("place quantisers", 0, 1)
+    fake = FakeQuantised(network, rules, result.input, context.target.opset, _images(plain, samples, context.seed))
+    key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits]
+    steps, curve = learned(lessons, fake.module, ready, key, context, "distil quantised")
+    fake.recalibrate(_images(plain, _NORMS, context.seed))
+    network = load(result)
+    network.load_state_dict(fake.weights(network))
+    weights = context.workdir / "quantised.safetensors"
+    model = replace(result, weights=weights, sha256=save(network.state_dict(), weights))
+    context.progress("lower", 0, 1)
+    exact, graph = fake.lowered(network)
+    made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
+    onnx = save_graph(graph, context.workdir / "model.onnx", "int8", made_from)
+    metrics = {**ready.metrics, **told(lessons, steps, curve), "fake_agreement": _agreement(fake, onnx, context)}
+    return Quantised(model, onnx, metrics, {"steps": steps, "mirror": ready.mirror})
+
+
+def _images(samples: Samples, count: int, seed: int) -> list[Tensor]:
+    """Training images as they are, in batches."""
+    rows = np.random.default_rng([seed, 3]).permutation(len(samples))[:count]
+    return [samples.plain(rows[i : i + _BATCH]) for i in range(0, len(rows) - len(rows) % 2, _BATCH)]
+
+
+def _agreement(fake: FakeQuantised, onnx: OnnxModel, context: Context) -> float:
+    """The share of evaluation samples that torch, in floats, and the runtime, in integers, label alike."""
+    assert context.data is not None
+    session = catalog.find("backends", context.target.backend)().open(onnx.path, threads=1)
+    split = context.data.evaluate
+    alike = total = 0
+    for images, _ in itertools.islice(split.batches(_BATCH), -(-_JUDGED // _BATCH)):
+        context.progress("compare with the runtime", total, min(len(split), _JUDGED))
+        with torch.inference_mode():
+            expected = fake.module(torch.from_numpy(images)).argmax(1).numpy()
+        alike += int((session(images).argmax(1) == expected).sum())
+        total += len(images)
+    return alike / total
