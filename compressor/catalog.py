@@ -13,7 +13,6 @@ import difflib
 import importlib
 import math
 import pkgutil
-import sys
 import tomllib
 import types
 import typing
@@ -129,7 +128,7 @@ def make(cls: type[T], table: Mapping[str, Json], where: str) -> T:
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in table:
             raise UsageError(f"{where} lacks {name!r}", mend=f"add {name} = …")
-    hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]))
+    hints = typing.get_type_hints(cls)
     return cls(**{key: coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()})
 
 

@@ -72,9 +72,10 @@ def prepared(settings: Lessons, teacher: Model, context: Context) -> Prepared:
 def distil_student(
     settings: Lessons, init: str, teacher: Model, student: Model, context: Context
 ) -> tuple[Model, dict[str, Json], dict[str, Json]]:
-    """Train ``student`` as ``settings`` say, from the teacher's weights or random ones (``init``); write its weights to the workdir.
+    """Train ``student`` as ``settings`` say; write its weights to the workdir.
 
-    Returns the trained student, the metrics, and the settings that pin what was left open.
+    ``init`` is ``teacher`` where first weights are cut from the teacher's. Returns the trained student,
+    the metrics, and the settings that pin what was left open.
     """
     ready = prepared(settings, teacher, context)
     network = load(student)
