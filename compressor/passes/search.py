@@ -19,7 +19,9 @@ class Search:
     mobilenetv2. ``budget`` is written as on the command line, whose budgets are taken where the profile
     names none; latency is that of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where
     the target runs it). ``evaluations`` students are scored on one batch of ``samples`` images, each
-    with ``inits`` random initialisations; ``population`` of them breed; ``finalists`` are measured.
+    with ``inits`` random initialisations; ``population`` of them breed; ``finalists`` are measured. Where
+    ``trial_minutes`` are given the finalists are distilled for so long, by successive halving, and
+    ranked by that (``trial_steps``: a round's steps, as an earlier run found them).
     ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
     """
 
@@ -31,6 +33,8 @@ class Search:
     samples: int = 64
     inits: int = 2
     precision: Literal["auto", "fp32", "int8"] = "auto"
+    trial_minutes: float = 0.0
+    trial_steps: tuple[int, ...] = ()
     processes: int = 0
     table: str | None = None
 
@@ -52,6 +56,10 @@ class Search:
             Budget.parse(text)
         if min(self.evaluations, self.population, self.finalists, self.inits) < 1 or self.samples < 2:
             problems.append("search has a setting too low: give one or more of each, and two samples")
+        if not 0 <= self.trial_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
+            problems.append(f"search.trial_minutes = {self.trial_minutes}: give 0 for no trials, or minutes")
+        if self.trial_minutes and not prospect.has_train:
+            problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
         if self.precision != "auto" and self.precision not in prospect.target.precisions:
             problems.append(f"target {prospect.target.name} does not run {self.precision}: set search.precision")
         return tuple(problems)

@@ -164,7 +164,7 @@ class FakeQuantised:
     def _range(self, index: int) -> tuple[float, float]:
         """The lowest and the highest number that the grid at a point holds."""
         quantiser: Any = self.module.get_submodule(_QUANTISER.format(index)).act_quant
-        scale, zero = float(quantiser.scale()), float(quantiser.zero_point())
+        scale, zero = float(quantiser.scale().detach()), float(quantiser.zero_point().detach())
         if self.rules.symmetric_activations:
             return -127 * scale, 127 * scale
         return -zero * scale, (255 - zero) * scale

@@ -29,6 +29,7 @@ from compressor.search.evolution import Candidate, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
 from compressor.search.ranking import WEIGHTS
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
+from compressor.search.trials import trials
 
 __all__ = ["Found", "search"]
 
@@ -56,6 +57,10 @@ class Settings(Protocol):
     def inits(self) -> int: ...
     @property
     def processes(self) -> int: ...
+    @property
+    def trial_minutes(self) -> float: ...
+    @property
+    def trial_steps(self) -> tuple[int, ...]: ...
     @property
     def table(self) -> str | None: ...
 
@@ -162,6 +167,13 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
             mend="loosen the budget a little",
         )
     table.write(context.workdir / "latency.json")
+    pinned: dict[str, Json] = {"table": str(context.workdir / "latency.json")}
+    tried: dict[str, Json] = {}
+    if settings.trial_minutes and len(finalists) > 1:
+        architectures = [f.candidate.architecture for f in finalists]
+        trial = trials(architectures, settings.trial_minutes, settings.trial_steps, teacher, context)
+        finalists = [finalists[i] for i in trial.order]
+        tried, pinned = {"trials": trial.told}, {**pinned, "trial_steps": list(trial.steps)}
     best = finalists[0]
     weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
     metrics = {
@@ -178,9 +190,9 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         "scored_on": shown,
         "score": f"mean of ranks: {weights}",
         "finalists": [_line(f.candidate, ranked) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists],
+        **tried,
         "front": [_line(each, ranked) for each in front(found)],
     }
-    pinned = {"table": str(context.workdir / "latency.json")}
     return Found(best.candidate, metrics, _warnings(context, source), pinned)
 
 

@@ -18,11 +18,11 @@ from compressor.core import Json, Progress
 from compressor.losses import Objective
 from compressor.train import workers
 from compressor.train.learner import Learner
-from compressor.train.loop import autocast, steps_in, train
+from compressor.train.loop import Feed, autocast, step_seconds, train
 from compressor.train.recipe import Recipe
 from compressor.train.samples import Samples
 
-__all__ = ["Budget", "Taught", "answering", "distil", "live"]
+__all__ = ["Budget", "Taught", "answering", "distil", "live", "trial_seconds"]
 
 
 class Taught(Protocol):
@@ -66,6 +66,36 @@ def distil(
     minutes became, so that a training that is taken up again has the same one. The batch of a step
     depends on seed and step alone, whatever the number of processes that share it.
     """
+    feed, epoch = _feed(taught, recipe, seed)
+    learner = Learner(student, objective, taught.samples.input, teacher)
+    learner.train()
+    if budget.steps is not None:
+        steps = budget.steps
+    elif budget.epochs is not None:
+        steps = math.ceil(budget.epochs * epoch)
+    else:
+        assert budget.minutes is not None
+        minutes = budget.minutes
+
+        def fitting() -> int:
+            return max(1, int(60 * minutes / step_seconds(learner, feed, recipe, device)))
+
+        steps = workers.agreed(lambda: remember(fitting), device)
+    curve = train(
+        learner, feed, steps, recipe, device=device, epoch=epoch, checkpoint=checkpoint, progress=progress, what=what
+    )
+    student.eval()
+    return steps, curve
+
+
+def trial_seconds(student: nn.Module, taught: Taught, objective: Objective, recipe: Recipe, device: str) -> float:
+    """What a step of `distil` takes ``student``, which is left as it is."""
+    feed, _ = _feed(taught, recipe, 0)
+    return step_seconds(Learner(student, objective, taught.samples.input).train(), feed, recipe, device)
+
+
+def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
+    """The batch of each step, and how many steps an epoch has."""
     samples = taught.samples
     batch = min(recipe.batch, len(samples))
     epoch = max(1, len(samples) // batch)
@@ -79,21 +109,7 @@ def distil(
         rows = order(number)[place * batch : (place + 1) * batch]
         return taught.batch(rows[workers.rank() :: workers.world()], number)
 
-    learner = Learner(student, objective, samples.input, teacher)
-    learner.train()
-    if budget.steps is not None:
-        steps = budget.steps
-    elif budget.epochs is not None:
-        steps = math.ceil(budget.epochs * epoch)
-    else:
-        assert budget.minutes is not None
-        minutes = budget.minutes
-        steps = workers.agreed(lambda: remember(lambda: steps_in(minutes, learner, feed, recipe, device)), device)
-    curve = train(
-        learner, feed, steps, recipe, device=device, epoch=epoch, checkpoint=checkpoint, progress=progress, what=what
-    )
-    student.eval()
-    return steps, curve
+    return feed, epoch
 
 
 def answering(teacher: nn.Module, precision: str, device: str) -> Callable[[Tensor], Tensor]:

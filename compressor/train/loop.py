@@ -21,7 +21,7 @@ from compressor.core import Json, Progress, UsageError, VerificationFailed
 from compressor.train import workers
 from compressor.train.recipe import Recipe
 
-__all__ = ["autocast", "steps_in", "train"]
+__all__ = ["autocast", "step_seconds", "train"]
 
 _CHECKPOINT_SECONDS = 30.0
 _WARM, _TIMED = 2, 6
@@ -102,8 +102,8 @@ def train(
     return state.curve
 
 
-def steps_in(minutes: float, learner: nn.Module, feed: Feed, recipe: Recipe, device: str) -> int:
-    """How many steps fit ``minutes``, from a timed warm-up on a copy; at least one."""
+def step_seconds(learner: nn.Module, feed: Feed, recipe: Recipe, device: str) -> float:
+    """What a step takes, from a timed warm-up on a copy."""
     accelerator = workers.accelerator(device)
     trial = _place(copy.deepcopy(learner), accelerator.device).train()
     optimizer = torch.optim.SGD(trial.parameters(), 0.0)
@@ -118,7 +118,7 @@ def steps_in(minutes: float, learner: nn.Module, feed: Feed, recipe: Recipe, dev
         optimizer.zero_grad()
         float(total.detach())
         taken.append(time.perf_counter() - begun)
-    return max(1, int(60 * minutes / median(taken[_WARM:])))
+    return median(taken[_WARM:])
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

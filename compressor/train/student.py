@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compressor.budgets import Budget as Limit
-from compressor.core import Context, Json, Model
+from compressor.core import Context, Json, Model, Split
 from compressor.ingest import load, save
 from compressor.losses import objective
 from compressor.train import workers
@@ -41,11 +41,14 @@ class Prepared:
     mirror: str
 
 
-def prepared(settings: Lessons, teacher: Model, context: Context) -> Prepared:
-    """Draw the augmentations and store the teacher's answers, where that has not been done before."""
+def prepared(settings: Lessons, teacher: Model, context: Context, split: Split | None = None) -> Prepared:
+    """Draw the augmentations and store the teacher's answers, where that has not been done before.
+
+    To ``split``, where one is given; else to the training half.
+    """
     assert context.data is not None
     assert context.data.train is not None
-    split, network = context.data.train, load(teacher)
+    split, network = split or context.data.train, load(teacher)
     answer = answering(network, settings.recipe.precision, context.device)
     bare = Samples(
         split, teacher.input, teacher.normalization, teacher.outputs, Augmentation(0, False, 0), context.seed
