@@ -88,7 +88,9 @@ class FakeQuantised:
 
     def weights(self, like: nn.Module) -> dict[str, Tensor]:
         """The float weights under the network's own names, in its own precision and layout."""
-        state = self.module.state_dict()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Brevitas calls torch in a way that is going out of use
+            state = self.module.state_dict()
         return {name: state[name].detach().cpu().contiguous() for name in like.state_dict()}
 
     def lowered(self, network: nn.Module) -> tuple[ir.Model, ir.Model]:

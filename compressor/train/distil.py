@@ -38,7 +38,7 @@ class Taught(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: the first that is given of steps, epochs and minutes."""
+    """How long to train: so many steps, or else the lesser of the epochs and the minutes, as far as they are given."""
 
     steps: int | None = None
     epochs: float | None = None
@@ -69,18 +69,16 @@ def distil(
     feed, epoch = _feed(taught, recipe, seed)
     learner = Learner(student, objective, taught.samples.input, teacher)
     learner.train()
-    if budget.steps is not None:
-        steps = budget.steps
-    elif budget.epochs is not None:
-        steps = math.ceil(budget.epochs * epoch)
-    else:
-        assert budget.minutes is not None
-        minutes = budget.minutes
+    steps = budget.steps
+    if steps is None:
+        lengths = [] if budget.epochs is None else [math.ceil(budget.epochs * epoch)]
+        if (minutes := budget.minutes) is not None:
 
-        def fitting() -> int:
-            return max(1, int(60 * minutes / step_seconds(learner, feed, recipe, device)))
+            def fitting() -> int:
+                return max(1, int(60 * minutes / step_seconds(learner, feed, recipe, device)))
 
-        steps = workers.agreed(lambda: remember(fitting), device)
+            lengths.append(workers.agreed(lambda: remember(fitting), device))
+        steps = min(lengths)
     curve = train(
         learner, feed, steps, recipe, device=device, epoch=epoch, checkpoint=checkpoint, progress=progress, what=what
     )
