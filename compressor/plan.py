@@ -22,7 +22,7 @@ from compressor.ingest import opened
 if TYPE_CHECKING:
     from compressor.data import Source
 
-__all__ = ["Options", "Plan", "make_plan"]
+__all__ = ["Options", "Plan", "at_hand", "make_plan"]
 
 _PREFERRED = ("balanced", "ptq")
 """The profile taken where there is data and none is named: the first that exists."""
@@ -92,7 +92,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
         options = replace(options, target=default_target)
     if options.target is None:
         raise UsageError("no target is named", mend=f"--target {' | '.join(catalog.toml_names('targets'))}")
-    target = _at_hand(catalog.find_target(options.target))
+    target = at_hand(catalog.find_target(options.target))
     profile = replace(profile, passes=_with_settings(profile.passes, options.set or ()))
     passes = tuple(_make_pass(spec, profile.name, options) for spec in profile.passes)
     budgets = tuple(Budget.parse(text) for text in options.budget or ())
@@ -208,7 +208,7 @@ def settings_of(made: Any) -> Mapping[str, Json]:
 # -- checks -----------------------------------------------------------------------------------
 
 
-def _at_hand(target: Target) -> Target:
+def at_hand(target: Target) -> Target:
     """A target that is "this machine" takes on this machine's facts."""
     if target.arch != "any":
         return target

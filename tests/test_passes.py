@@ -100,7 +100,7 @@ def context(tmp_path: Path) -> Callable[..., Context]:
     def make(target: Target = HOST, data: Any = DATA, name: str = "work", seed: int = 0) -> Context:
         (tmp_path / name).mkdir(exist_ok=True)
         profile = Profile("p", "p", (PassSpec("lower"),))
-        return Context(target, profile, data, tmp_path / name, seed, "cpu", lambda *_: None, memo)
+        return Context(target, profile, data, tmp_path / name, seed, "cpu", lambda *_: None, memo, lambda *_: tmp_path)
 
     return make
 
@@ -121,7 +121,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def lowered(teacher: Model, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     work = tmp_path_factory.mktemp("lower")
     profile = Profile("p", "p", (PassSpec("lower"),))
-    context = Context(HOST, profile, None, work, 0, "cpu", lambda *_: None, lambda *_: None)
+    context = Context(HOST, profile, None, work, 0, "cpu", lambda *_: None, lambda *_: None, lambda *_: work)
     return make_pass("lower").run(Artifact(teacher), context).artifact
 
 

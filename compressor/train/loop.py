@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,9 +168,9 @@ class _State:
         kept = {
             "step": step,
             "steps": steps,
-            "learner": self.learner.state_dict(),
+            "learner": _state(self.learner),
             "optimizer": optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else _state(self.average),
             "curve": self.curve,
             "sums": self.sums,
         }
@@ -197,3 +198,9 @@ class _State:
         self.curve[:] = kept["curve"]
         self.sums = kept["sums"]
         return int(kept["step"])
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Brevitas's layers call torch in a way that is going out of use
+        return module.state_dict()

@@ -1,0 +1,141 @@
+"""What a search costs, and how well it knows latencies before it measures.
+
+    python benchmarks/search_cost.py resnet56_cifar10.pt cifar10 [--target host] [--students 10]
+
+Scoring: candidates a second, one process and one thread, of the default score (all its terms) against a
+literal DisWOT: teacher and student run forward and backward for each candidate, M_r and M_s from the
+feature maps and from autograd's gradient of the classifier. The same candidates, batch and number of
+initialisations, in turns. Latency: the prediction from parts, as a ratio to the teacher's, against
+the whole network's, timed in the same rounds as the teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import mkdtemp
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compressor import catalog
+from compressor.core import InputSpec
+from compressor.data import load_data
+from compressor.export import export
+from compressor.ingest import ingest
+from compressor.models._family import Family
+from compressor.plan import at_hand
+from compressor.preprocessing import parse_normalization
+from compressor.scores._probe import Batch, View, gaussian, untrained
+from compressor.search.batch import of_split
+from compressor.search.deployed import quantised
+from compressor.search.latency import LatencyTable
+from compressor.search.ranking import WEIGHTS
+from compressor.search.scoring import Scoring, seeds_of, teacher_view
+
+INPUT, CLASSES, INITS, ROUNDS = InputSpec(3, 32, 32), 10, 2, 3
+
+
+def quiet(message: str, done: int, total: int) -> None:
+    return
+
+
+def random_students(space: str, wanted: int, multiple: int) -> list[Family]:
+    """Mutants of the space's seeds, cheaper than ResNet-56."""
+    from compressor.models._layers import count
+
+    family, generator = catalog.find("models", space), random.Random(0)
+    seeds = family.seeds(INPUT, CLASSES, multiple)
+    found: list[Family] = []
+    while len(found) < wanted:
+        child = generator.choice(seeds)
+        for _ in range(generator.randint(4, 16)):
+            child = child.mutated(generator, multiple)
+        if 5e6 < count(child, INPUT).macs < 80e6:
+            found.append(child)
+    return found
+
+
+def literal(student: nn.Module, teacher: nn.Module, batch: Batch) -> tuple[float, float]:
+    """DisWOT's M_r and M_s as the paper writes them, by autograd."""
+    similarities, gradients = [], []
+    for network in (teacher, student):
+        kept: list[Tensor] = []
+        hook = network.get_submodule("avgpool").register_forward_pre_hook(lambda m, x, kept=kept: kept.append(x[0]))
+        classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+        network.zero_grad()
+        F.cross_entropy(network(batch.images), batch.labels).backward()
+        hook.remove()
+        flat = kept[0].detach().flatten(1)
+        similarities.append(F.normalize(flat @ flat.T))
+        assert classifier.weight.grad is not None
+        gradients.append(classifier.weight.grad.clone())
+    relation = -float(((similarities[0] - similarities[1]) ** 2).mean())
+    width = min(g.shape[1] for g in gradients)
+    grams = [F.normalize(g[:, :width].unsqueeze(2) @ g[:, :width].unsqueeze(1), dim=2) for g in gradients]
+    return relation, -float(((grams[0] - grams[1]) ** 2).sum() / grams[0].shape[0] / width)
+
+
+def throughput(students: list[Family], teacher: nn.Module, batch: Batch, view: View) -> None:
+    torch.set_num_threads(1)
+    scoring = Scoring(tuple(WEIGHTS), INPUT, batch, view, seeds_of(0, INITS), 1)
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        for student in students:
+            scoring.one(student)
+        ours.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        for student in students:
+            for seed in seeds_of(0, INITS):
+                literal(gaussian(untrained(student, seed), seed), teacher, batch)
+        theirs.append(time.perf_counter() - begun)
+    ratio = median(b / a for a, b in zip(ours, theirs, strict=True))
+    print(
+        f"scoring {len(students)} students, {INITS} initialisations, {len(batch.labels)} images, one process: "
+        f"ours {len(students) / median(ours):.2f} candidates/s, literal DisWOT {len(students) / median(theirs):.2f}: "
+        f"{ratio:.1f}x"
+    )
+
+
+def latencies(students: list[Family], teacher: nn.Module, target_name: str) -> None:
+    target = at_hand(catalog.find_target(target_name))
+    table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
+    graph = export(teacher.eval(), INPUT, target.opset)
+    predicted = table.predict(students, INPUT, quiet)
+    graphs = [quantised(export(untrained(s, 0).eval(), INPUT, target.opset), target) for s in students]
+    taken = table.together({"teacher": lambda: graph} | {str(i): (lambda g=g: g) for i, g in enumerate(graphs)})
+    print("| student | predicted / teacher's | measured / teacher's | error |\n|---|---|---|---|")
+    right = 0
+    for i, student in enumerate(students):
+        guess, truth = predicted[i] / taken["teacher"], taken[str(i)] / taken["teacher"]
+        error = guess / truth - 1
+        right += abs(error) <= 0.15
+        print(f"| {student.encode()} | {guess:.3f} | {truth:.3f} | {error:+.1%} |")
+    print(f"\nwithin 15 %: {right} of {len(students)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--target", default="host")
+    parser.add_argument("--students", type=int, default=10)
+    options = parser.parse_args()
+    train = load_data(options.data).prepare(INPUT, parse_normalization("imagenet", 3)).train
+    assert train is not None
+    teacher = ingest(options.teacher).build()
+    batch = of_split(train, 64, 0)
+    for space in ("cifar-resnet", "mobilenetv2"):
+        students = random_students(space, options.students, 16)
+        print(f"\n{space}\n")
+        latencies(students, teacher, options.target)
+        throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, teacher_view(teacher, batch, 0))
+
+
+if __name__ == "__main__":
+    main()
