@@ -68,7 +68,7 @@ def literal(student: nn.Module, teacher: nn.Module, batch: Batch) -> tuple[float
         hook = network.get_submodule("avgpool").register_forward_pre_hook(lambda m, x, kept=kept: kept.append(x[0]))
         classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
         network.zero_grad()
-        F.cross_entropy(network(batch.images), batch.labels).backward()
+        F.cross_entropy(network(batch.images), batch.labels).backward()  # type: ignore[no-untyped-call]
         hook.remove()
         flat = kept[0].detach().flatten(1)
         similarities.append(F.normalize(flat @ flat.T))

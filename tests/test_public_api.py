@@ -208,7 +208,7 @@ def made(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     told: list[tuple[str, int, int]] = []
     folder = tmp_path_factory.mktemp("api") / "run"
     result = compress(
-        network, data=digits, input=(1, 32, 32), output=folder, set=QUICK, seed=1,
+        network, data=digits, input=(1, 32, 32), profile="ptq", output=folder, set=QUICK, seed=1,
         budget={"bytes": 1000, "latency": "900%"}, progress=lambda *each: told.append(each),
     )  # fmt: skip
     return result, told
