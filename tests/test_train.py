@@ -333,7 +333,16 @@ def test_searched_distilled_and_quantised(compress: Any, tmp_path: Path) -> None
 )
 def test_settings_that_cannot_be(compress: Any, tmp_path: Path, setting: str, says: str) -> None:
     model = str(ROOT / "examples" / "digits" / "teacher.pt")
-    said = ("--data", "builtin:digits", "--target", "host", "--profile", "balanced", "-o", str(tmp_path / "o"))
+    said = (
+        "--data",
+        "builtin:digits",
+        "--target",
+        "host",
+        "--profile",
+        str(ROOT / "benchmarks" / "balanced.toml"),
+        "-o",
+        str(tmp_path / "o"),
+    )
     got = compress("run", model, *said, "--set", setting)
     assert got.code == 2
     assert says in " ".join(got.err.split())
