@@ -27,7 +27,7 @@ class Search:
 
     space: str = "auto"
     budget: tuple[str, ...] = ("macs=25%",)
-    evaluations: int = 600
+    evaluations: int = 400
     population: int = 48
     finalists: int = 4
     samples: int = 64
