@@ -1,6 +1,6 @@
 """Is the search's pick a good one? It and seven random students of the same latency, all distilled alike.
 
-    compress run resnet56_cifar10.pt --data cifar10 --target host --profile search --budget latency=25% -o runs/search
+    compress run resnet56_cifar10.pt --data cifar10 --target host --profile search --budget latency=10% -o runs/search
     python benchmarks/equal_latency.py runs/search resnet56_cifar10.pt cifar10 [--students N] [--images N] [--epochs N]
 
 The others are random members of the pick's space whose latency, predicted from the run's own table, is
@@ -68,7 +68,7 @@ def chosen(run: Path, wanted: int, classes: int) -> list[tuple[Family, float]]:
             for _ in range(generator.randint(4, 16)):
                 child = child.mutated(generator, target.width_multiple)
             # A student that costs several times the MACs would only fill the table.
-            if count(child, INPUT).macs < 3 * count(pick, INPUT).macs:
+            if 0.3 < count(child, INPUT).macs / count(pick, INPUT).macs < 2:
                 born.append(child)
         for child, latency in zip(born, table.predict(born, INPUT, quiet), strict=True):
             key = json.dumps(child.encode())
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--students", type=int, default=8)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else []

@@ -35,10 +35,6 @@ class Quantize:
     gives: ClassVar[frozenset[str]] = frozenset({"student", "onnx"})
     volatile: ClassVar[bool] = False
 
-    @property
-    def collective(self) -> bool:
-        return self.method == "distil"
-
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         problems = []
         if "int8" not in prospect.target.precisions:

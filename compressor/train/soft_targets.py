@@ -78,7 +78,7 @@ class SoftTargets:
         """Augmented images, labels (as `Samples.batch`) and the teacher's logits N x K for samples in an epoch."""
         view = epoch % self.views
         if view not in self._views:
-            self._views[view] = (self.samples.drawn(view), self._read(view))
+            self._views = {view: (self.samples.drawn(view), self._read(view))}  # one epoch reads one view
         drawn, stored = self._views[view]
         images, labels = self.samples.batch(rows, drawn)
         at = torch.from_numpy(rows)
@@ -99,7 +99,7 @@ class SoftTargets:
         try:
             with safe_open(self._file(view, start), "pt") as file:
                 return dict(file.metadata() or {}).get("key") == self._key
-        except (OSError, ValueError, RuntimeError, Exception):  # noqa: BLE001 - safetensors raises its own kinds
+        except Exception:  # noqa: BLE001 - safetensors raises its own kinds
             return False
 
     def _read(self, view: int) -> dict[str, Tensor]:
