@@ -44,6 +44,7 @@ class _Rectifiers(TorchFunctionMode):
     ) -> Any:
         if func in (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_):
             on = (args[0] > 0).flatten(1).float()
-            off = 1 - on
-            self.agreement += on @ on.T + off @ off.T
+            both, count = on @ on.T, on.sum(1)
+            # Both off: all, less those that the one or the other has on, which counts the common ones twice.
+            self.agreement += 2 * both - count[:, None] - count[None, :] + on.shape[1]
         return func(*args, **(kwargs or {}))
