@@ -100,6 +100,7 @@ def run(
     plan = make_plan(model, flags, trust=trust)
     folder = output or plan.folder
     from compressor import pipeline
+    from compressor.train import workers
 
     if dry_run:
         _print(_dry(plan, pipeline.check(plan, folder, fresh=fresh), folder), as_json)
@@ -110,6 +111,8 @@ def run(
     err = _stderr()
     with err.status("reading the model") as status:
         outcome = pipeline.run(plan, folder, ["compress", *sys.argv[1:]], _watcher(err, status), fresh=fresh)
+    if not workers.first():
+        return
     if as_json:
         print(json.dumps(outcome.report, indent=2))
     else:
@@ -269,7 +272,9 @@ def _stdout() -> Console:
 def _stderr() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    from compressor.train import workers
+
+    return Console(stderr=True, highlight=False, quiet=not workers.first())
 
 
 def _watcher(console: Console, status: Any) -> Watcher:

@@ -443,6 +443,11 @@ class Pass(Protocol):
     volatile: ClassVar[bool]
     """True where the device's state changes the outcome: never answered from the cache."""
 
+    @property
+    def collective(self) -> bool:
+        """Whether all processes of a run work on it together; else the first does, and the others read the result."""
+        ...
+
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         """What stands in the way, each with its mend; empty where the pass can run."""
         ...

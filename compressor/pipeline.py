@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from compressor import __version__
@@ -32,6 +34,7 @@ from compressor.core import (
 from compressor.plan import Plan, settings_of
 from compressor.report.document import DataUsed, build_report, write_report
 from compressor.store import Store, digest, identity
+from compressor.train import workers
 
 if TYPE_CHECKING:
     from compressor.teacher import Teacher
@@ -92,21 +95,48 @@ def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
 
 
 def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Compressed:
-    """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again."""
+    """Run a checked plan into ``folder``. Finished passes of an earlier, stopped run are not run again.
+
+    Of several processes (``torchrun``) the first does what is written here; they share ``folder`` and train together.
+    """
+    if not workers.first():
+        return _follow(plan, folder, watcher)
+    fresh = fresh and not workers.restarted()
     teacher = check(plan, folder, fresh=fresh)
     store = Store(folder.resolve())
     with store.claimed(_inputs(plan, teacher), fresh=fresh), _logged(store.folder):
         model, data, notes = teacher.settle(plan, store, watcher.progress)
+        workers.together(plan.device)
         artifact = run_passes(plan, Artifact(model), data, store, watcher)
-        outcomes = judge(plan.budgets, plan.max_drop, artifact.measurements) if artifact.measurements else []
+        outcomes = _outcomes(plan, artifact)
         report = _publish(plan, artifact, notes, outcomes, store, command)
+        workers.together(plan.device)
+    return Compressed(report, folder, _missed(outcomes, folder))
+
+
+def _follow(plan: Plan, folder: Path, watcher: Watcher) -> Compressed:
+    """A further process's share of a run: it trains where the first does, reads what that writes, writes nothing."""
+    from compressor.teacher import take_in
+
+    teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
+    store = Store(folder.resolve())
+    workers.together(plan.device)
+    model, data, _ = teacher.settle(plan, store, watcher.progress)
+    artifact = run_passes(plan, Artifact(model), data, store, watcher)
+    workers.together(plan.device)
+    report = json.loads((store.folder / "report.json").read_text(encoding="utf-8"))
+    return Compressed(report, folder, _missed(_outcomes(plan, artifact), folder))
+
+
+def _outcomes(plan: Plan, artifact: Artifact) -> Sequence[Outcome]:
+    return judge(plan.budgets, plan.max_drop, artifact.measurements) if artifact.measurements else []
+
+
+def _missed(outcomes: Sequence[Outcome], folder: Path) -> BudgetMissed | None:
     shortfalls = [o.shortfall for o in outcomes if not o.met and o.shortfall]
-    missed = (
-        BudgetMissed("; ".join(shortfalls), mend=f"the bundle is kept in {folder}; loosen the limit or shrink more")
-        if shortfalls
-        else None
-    )
-    return Compressed(report, folder, missed)
+    if not shortfalls:
+        return None
+    return BudgetMissed("; ".join(shortfalls), mend=f"the bundle is kept in {folder}; loosen the limit or shrink more")
 
 
 def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher) -> Artifact:
@@ -119,6 +149,11 @@ def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, 
             if gone := store.missing(artifact):
                 raise UsageError(
                     f"{gone} was deleted during the run", mend="the same command makes it again"
+                ) from error
+            if workers.lost(error):
+                raise CompressError(
+                    "another process of this run ended",
+                    mend="its own message says why; torchrun --max-restarts N goes on by itself from where it was",
                 ) from error
             if not isinstance(error, CompressError):
                 raise
@@ -137,19 +172,44 @@ def _run_pass(
     each: Pass, artifact: Artifact, plan: Plan, data: Data | None, store: Store, progress: Progress
 ) -> tuple[Artifact, Record]:
     key = _key(each, artifact, plan, data)
-    if not each.volatile and (kept := store.finished(each.kind, key, artifact)):
-        result, record = kept
-        return result.artifact, replace(record, cached=True)
-    with store.workdir(each.kind, key) as workdir:
-        context = Context(
-            plan.target, plan.profile, data, workdir, plan.seed, plan.device, progress, store.memo, store.kept
+    kept = None if each.volatile else store.finished(each.kind, key, artifact)
+    cached = workers.agreed(lambda: kept is not None, plan.device)
+    if not cached and workers.first():
+        with store.workdir(each.kind, key) as workdir:
+            result, record = _perform(each, artifact, plan, data, store, progress, workdir)
+            store.finish(each.kind, key, each.gives, result, record)
+        kept = result, record
+    elif not cached and each.collective:
+        with TemporaryDirectory() as scratch:
+            _perform(each, artifact, plan, data, store, progress, Path(scratch))
+    workers.together(plan.device)
+    if kept is None and (kept := store.finished(each.kind, key, artifact)) is None:
+        raise UsageError(
+            f"process {workers.rank()} does not see what the first one wrote to {store.folder}",
+            mend="name a folder with -o that all processes share",
         )
-        begun = time.perf_counter()
-        result: Result = each.run(artifact, context)  # type: ignore[no-redef]
-        seconds = time.perf_counter() - begun
-        record = Record(each.kind, settings_of(each), seconds, False, result.metrics, result.warnings, result.pinned)
-        store.finish(each.kind, key, each.gives, result, record)
-    return result.artifact, record
+    result, record = kept
+    return result.artifact, replace(record, cached=cached)
+
+
+def _perform(
+    each: Pass,
+    artifact: Artifact,
+    plan: Plan,
+    data: Data | None,
+    store: Store,
+    progress: Progress,
+    workdir: Path,
+) -> tuple[Result, Record]:
+    context = Context(
+        plan.target, plan.profile, data, workdir, plan.seed, plan.device, progress, store.memo, store.kept
+    )
+    begun = time.perf_counter()
+    with contextlib.nullcontext() if each.collective else workers.alone():
+        result = each.run(artifact, context)
+    seconds = time.perf_counter() - begun
+    record = Record(each.kind, settings_of(each), seconds, False, result.metrics, result.warnings, result.pinned)
+    return result, record
 
 
 def _key(each: Pass, artifact: Artifact, plan: Plan, data: Data | None) -> str:

@@ -11,6 +11,7 @@ from compressor.core import InputSpec, Json, Model, Normalization, Progress, Usa
 from compressor.ingest import Ingested, ingest
 from compressor.plan import Plan
 from compressor.store import Store, file_sha256
+from compressor.train import workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ class Teacher:
         normalization, said = self._normalization(plan, store, progress)
         weights = store.folder / "teacher" / "model.safetensors"
         weights.parent.mkdir(exist_ok=True)
-        sha256 = save(self.ingested.state, weights)
+        sha256 = save(self.ingested.state, weights) if workers.first() else file_sha256(weights)
         model = Model(
             family=self.ingested.family,
             settings=self.ingested.settings,

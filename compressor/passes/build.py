@@ -18,6 +18,7 @@ class Build:
     needs: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[frozenset[str]] = frozenset({"engine"})
     volatile: ClassVar[bool] = False
+    collective: ClassVar[bool] = False
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         return ()

@@ -24,6 +24,7 @@ class Distill(Lessons):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "student"})
     gives: ClassVar[frozenset[str]] = frozenset({"student"})
     volatile: ClassVar[bool] = False
+    collective: ClassVar[bool] = True
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         return self.problems(self.kind, prospect)

@@ -24,6 +24,7 @@ class Lower:
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     gives: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
     volatile: ClassVar[bool] = False
+    collective: ClassVar[bool] = False
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         precision = self._precision(prospect.target.native_float)

@@ -49,6 +49,7 @@ class Measure:
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "engine"})
     gives: ClassVar[frozenset[str]] = frozenset({"measurements"})
     volatile: ClassVar[bool] = True
+    collective: ClassVar[bool] = False
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         threads = 1 if self.threads is None else self.threads

@@ -52,6 +52,10 @@ class Quantize:
         return tuple(problems)
 
     @property
+    def collective(self) -> bool:
+        return self.method == "distil"
+
+    @property
     def _lessons(self) -> Lessons:
         return self.lessons or Lessons(minutes=5.0, rate=0.01)
 

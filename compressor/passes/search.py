@@ -42,6 +42,7 @@ class Search:
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     gives: ClassVar[frozenset[str]] = frozenset({"student"})
     volatile: ClassVar[bool] = False
+    collective: ClassVar[bool] = False
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         from compressor import catalog

@@ -38,6 +38,7 @@ class Verify:
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "reference", "onnx", "engine", "measurements"})
     gives: ClassVar[frozenset[str]] = frozenset({"bundle"})
     volatile: ClassVar[bool] = False
+    collective: ClassVar[bool] = False
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         if not 1 <= self.golden <= self.samples:

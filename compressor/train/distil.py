@@ -82,7 +82,7 @@ def distil(
     curve = train(
         learner, feed, steps, recipe, device=device, epoch=epoch, checkpoint=checkpoint, progress=progress, what=what
     )
-    student.eval()
+    student.cpu().eval()
     return steps, curve
 
 

@@ -59,7 +59,7 @@ def train(
     )
     state = _State(learner, optimizer, average, [])
     begun = state.read(checkpoint, steps) if checkpoint is not None else 0
-    model, optimizer = accelerator.prepare(learner, optimizer)
+    model = learner if workers.world() == 1 else accelerator.prepare(learner)
     model.train()
     saved, sums = time.monotonic(), state.sums
     for step in range(begun, steps):
@@ -75,11 +75,11 @@ def train(
         optimizer.zero_grad()
         if average is not None:
             average.update_parameters(learner)
-        seen = torch.cat([total.detach().reshape(1), parts]).double().cpu()
+        seen = workers.mean(torch.cat([total.detach().reshape(1), parts]).double().cpu(), device)
         sums = seen if sums is None else sums + seen
         last = step + 1 == steps
         if (step + 1) % epoch == 0 or last:
-            mean = accelerator.reduce(sums.to(accelerator.device), "mean").cpu() / ((step % epoch) + 1)
+            mean = sums / ((step % epoch) + 1)
             if not torch.isfinite(mean).all():
                 raise VerificationFailed(
                     f"training diverged: the loss is {mean[0]:g} after {step + 1} of {steps} steps",
@@ -164,12 +164,11 @@ class _State:
         return f", loss {self.curve[-1]['loss']:.3f}" if self.curve else ""
 
     def write(self, path: Path, step: int, steps: int) -> None:
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         kept = {
             "step": step,
             "steps": steps,
             "learner": _state(self.learner),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else _state(self.average),
             "curve": self.curve,
             "sums": self.sums,

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
-__all__ = ["accelerator", "agreed", "first", "rank", "together", "world"]
+__all__ = ["accelerator", "agreed", "alone", "first", "lost", "mean", "rank", "restarted", "together", "world"]
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=2)
 """The others wait while the first searches and measures."""
 
+_alone = False
+
 
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return 0 if _alone else int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes work together."""
+    return 1 if _alone else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """This process does something by itself, whatever the others wait for."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def restarted() -> bool:
+    """Whether ``torchrun`` has started the processes anew, because one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def first() -> bool:
@@ -43,9 +64,33 @@ def accelerator(device: str) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    if world() > 1:  # channels-last gradients are copied into DDP's buckets: right, and not worth a line a process
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+    if restarted():
+        _join_anew("gloo" if device == "cpu" else "nccl")
     return Accelerator(
         cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
     )
+
+
+def _join_anew(backend: str) -> None:
+    """Join the processes where the keys of those that died cannot be met.
+
+    torchrun keeps one key-value store over all its restarts, and a process that reads the address of a
+    dead one there waits for nobody (github.com/pytorch/pytorch/issues/167288).
+    """
+    from torch import distributed
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, world(), is_master=False, timeout=_PATIENCE)
+    own = PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    distributed.init_process_group(backend, store=own, rank=rank(), world_size=world(), timeout=_PATIENCE)
+
+
+def lost(error: Exception) -> bool:
+    """Whether another process of the run ended while this one was waiting for it."""
+    return world() > 1 and any(words in str(error) for words in ("closed by peer", "remote process exited"))
 
 
 def together(device: str) -> None:
@@ -64,3 +109,12 @@ def agreed(make: Callable[[], T], device: str) -> T:
     (made,) = broadcast_object_list([make() if first() else None])
     result: T = made
     return result
+
+
+def mean(values: Tensor, device: str) -> Tensor:
+    """The mean over all processes."""
+    if world() == 1:
+        return values
+    handle = accelerator(device)
+    reduced: Tensor = handle.reduce(values.to(handle.device), "mean").cpu()
+    return reduced
