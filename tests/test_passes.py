@@ -167,6 +167,7 @@ def test_every_pass_is_a_frozen_dataclass_that_says_what_it_needs(kind: str) -> 
         assert slots <= set(SLOTS)
     assert made.needs
     assert isinstance(made.volatile, bool)
+    assert isinstance(made.collective, bool)
     assert made == cls()
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.kind = "other"

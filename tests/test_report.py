@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import io
 import json
+import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -429,3 +430,39 @@ def test_a_shortfall_is_named_in_both(artifact: Artifact) -> None:
     for text in (shown(report), render_html(report)):
         assert "Missed: bytes=500k: 901,234 is over 500,000" in text
         assert "Not judged: latency=5ms: not measured: no board" in text
+
+
+TRAINED: dict[str, Any] = {
+    "steps": 20,
+    "batch": 128,
+    "losses": [{"loss": HOSTILE, "weight": 0.9}, {"loss": "$cross$-entropy", "weight": 0.1}],
+    "curve": [
+        {"step": 10, "loss": 2.5, "parts": [2.6, 1.9], "rate": 0.1},
+        {"step": 20, "loss": 1.25, "parts": [1.2, 1.7], "rate": 0.01},
+    ],
+}
+TRIED = {
+    "seconds": 30.0,
+    "learned_from": "1,000 of train",
+    "judged_on": HOSTILE,
+    "changed": True,
+    "before": "{1}",
+    "after": "{2}",
+    "rounds": [{"steps": 9, "top1": {"{2}": 0.5, HOSTILE: 0.25}}],
+}
+
+
+def test_trainings_and_trials_are_shown(artifact: Artifact) -> None:
+    log = (Record("search", {}, 30.0, False, {"trials": TRIED}, ()), Record("distill", {}, 60.0, False, TRAINED, ()))
+    report = report_of(dataclasses.replace(artifact, log=log))
+    text = render_html(report)
+    page = Page(text)
+    assert text.count("<svg") == 1
+    assert "script" not in page.tags
+    assert not page.fetches
+    assert text.count("url(") == text.count("url(#")
+    assert "#0" not in re.sub(r":root \{.*?\}", "", text, flags=re.DOTALL)  # every colour is the page's own
+    assert 'aria-label="distill: the loss falls from 2.5 to 1.25 in 20 steps"' in text
+    assert "$cross$-entropy" in text
+    assert "25.00 %" in text
+    assert text == render_html(report)
