@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "Plan", "at_hand", "make_plan"]
 
-_PREFERRED = ("balanced", "ptq")
-"""The profile taken where there is data and none is named: the first that exists."""
+_PREFERRED = "balanced"
+"""The profile taken where there is data and none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     options = _first(flags, *files)
     named = options.profile
     if named is None:
-        quantising = next(p for p in _PREFERRED if p in catalog.toml_names("profiles"))
-        named = quantising if options.data is not None or options.eval is not None else "float"
+        named = _PREFERRED if options.data is not None or options.eval is not None else "float"
     profile = catalog.find_profile(named)
     own = catalog.make(Options, profile.options, f"profile {named!r}: options")
     # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.
@@ -192,6 +191,7 @@ def _make_pass(spec: PassSpec, profile: str, options: Options) -> Pass:
     own = any(text.startswith(f"{spec.kind}.budget=") for text in options.set or ())
     if options.budget and not own and any(field.name == "budget" for field in dataclasses.fields(cls)):
         settings["budget"] = options.budget
+        settings.pop("yielding", None)  # the profile's ambition may yield; what is asked for is asked for
     made: Pass = catalog.make(cls, settings, f"pass {spec.kind!r} of profile {profile!r}")
     return made
 

@@ -138,7 +138,7 @@ def test_with_data_the_profile_quantises(where: str, model: Path) -> None:
     if where == "file":
         write(Path("compress.toml"), f'data = "{DIGITS}"')
     plan = make_plan(model, Options(target="host", data=DIGITS if where == "flag" else None))
-    assert plan.profile.name in ("balanced", "ptq")
+    assert plan.profile.name == "balanced"
     assert "quantize" in [each.kind for each in plan.passes]
 
 

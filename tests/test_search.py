@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -291,3 +292,23 @@ def test_a_budget_that_nothing_obeys(compress, tmp_path: Path) -> None:
     )
     assert ran.code == 3
     assert "no student of cifar-resnet obeys params=100" in ran.err
+
+
+def test_a_profiles_own_budget_may_yield(compress, tmp_path: Path) -> None:
+    profile = tmp_path / "ambitious.toml"
+    profile.write_text(
+        '[[pass]]\nkind = "search"\nbudget = ["params=1%", "macs=99%"]\nyielding = true\nevaluations = 4\n'
+    )
+    common = ("run", TEACHER, "--data", "builtin:digits", "--target", "host", "--profile", profile)
+    ran = compress(*common, "-o", tmp_path / "run", "--json")
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    (record,) = report["passes"]
+    yielded = record["metrics"]["budget"]
+    share = float(re.fullmatch(r"params=([\d.]+)%, macs=(99|100)%", yielded)[1])
+    assert 1 < share < 50
+    assert record["metrics"]["params"] <= report["teacher"]["params"] * share / 100
+    assert record["warnings"] == [f"no student obeys params=1%, macs=99%: {yielded} was the budget"]
+    asked = compress(*common, "--budget", "params=1%", "-o", tmp_path / "asked")
+    assert asked.code == 3
+    assert "no student of cifar-resnet obeys params=1%" in asked.err

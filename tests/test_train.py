@@ -339,7 +339,7 @@ def test_settings_that_cannot_be(compress: Any, tmp_path: Path, setting: str, sa
         "--target",
         "host",
         "--profile",
-        str(ROOT / "benchmarks" / "balanced.toml"),
+        "balanced",
         "-o",
         str(tmp_path / "o"),
     )

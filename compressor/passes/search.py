@@ -16,17 +16,19 @@ class Search:
     """Evolve students within the budgets, score them untrained, measure the best whole, take the best that fits.
 
     ``space`` is a file of ``models/``; ``auto`` the teacher's own family where it is one, else
-    mobilenetv2. ``budget`` is written as on the command line, whose budgets are taken where the profile
-    names none; latency is that of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where
-    the target runs it). ``evaluations`` students are scored on one batch of ``samples`` images, each
-    with ``inits`` random initialisations; ``population`` of them breed; ``finalists`` are measured. Where
-    ``trial_minutes`` are given the finalists are distilled for so long, by successive halving, and
-    ranked by that (``trial_steps``: a round's steps, as an earlier run found them).
+    mobilenetv2. ``budget`` is written as on the command line, whose budgets come before the profile's, which
+    may be ``yielding``: where no student obeys, its shares are raised by half until one does. Latency is that
+    of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where the target runs it).
+    ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
+    initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
+    the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
+    round's steps, as an earlier run found them).
     ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
     """
 
     space: str = "auto"
     budget: tuple[str, ...] = ("macs=25%",)
+    yielding: bool = False
     evaluations: int = 400
     population: int = 48
     finalists: int = 4

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Protocol
@@ -45,6 +46,8 @@ class Settings(Protocol):
 
     @property
     def budget(self) -> tuple[str, ...]: ...
+    @property
+    def yielding(self) -> bool: ...
     @property
     def evaluations(self) -> int: ...
     @property
@@ -115,9 +118,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     graph = export(network, input, target.opset)
     name = f"{_TEACHER} {teacher.sha256[:16]}"
     alone = table.together({name: lambda: graph})
-    limits = _limits(settings.budget, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
 
-    def judge(architectures: Sequence[Family]) -> list[Candidate | None]:
+    def judge(limits: _Limits, architectures: Sequence[Family]) -> list[Candidate | None]:
         costs = {a: count(a, input) for a in architectures}
         allowed = [a for a in architectures if limits.allow(costs[a], precision)]
         shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
@@ -142,30 +144,45 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
         return scored
 
-    found = evolve(
-        family.seeds(input, teacher.outputs, target.width_multiple),
-        judge,
-        score,
-        multiple=target.width_multiple,
-        evaluations=settings.evaluations,
-        population=settings.population,
-        children=_CHILDREN,
-        seed=context.seed,
-        progress=context.progress,
-    )
-    obeyed = ", ".join(settings.budget)
-    if not found:
-        raise BudgetMissed(
-            f"no student of {space} obeys {obeyed}",
-            mend="loosen the budget, or search another space: --set search.space=…",
+    def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
+        """All that were scored, the best first, and those of the best that were measured."""
+        limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
+        found = evolve(
+            family.seeds(input, teacher.outputs, target.width_multiple),
+            partial(judge, limits),
+            score,
+            multiple=target.width_multiple,
+            evaluations=settings.evaluations,
+            population=settings.population,
+            children=_CHILDREN,
+            seed=context.seed,
+            progress=context.progress,
         )
-    ranked = [found[i] for i in order(found)]
-    finalists = _finalists(ranked, settings.finalists, input, limits, table, (name, graph), context)
-    if not finalists:
-        raise BudgetMissed(
-            f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
-            mend="loosen the budget a little",
-        )
+        obeyed = ", ".join(budgets)
+        if not found:
+            raise BudgetMissed(
+                f"no student of {space} obeys {obeyed}",
+                mend="loosen the budget, or search another space: --set search.space=…",
+            )
+        ranked = [found[i] for i in order(found)]
+        finalists = _finalists(ranked, settings.finalists, input, limits, table, (name, graph), context)
+        if not finalists:
+            raise BudgetMissed(
+                f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
+                mend="loosen the budget a little",
+            )
+        return ranked, finalists
+
+    budgets: Sequence[str] = settings.budget
+    while True:
+        try:
+            ranked, finalists = within(budgets)
+            break
+        except BudgetMissed:
+            looser = [_looser(each) for each in budgets]
+            if not settings.yielding or looser == list(budgets):
+                raise
+            budgets = looser
     table.write(context.workdir / "latency.json")
     pinned: dict[str, Json] = {"table": str(context.workdir / "latency.json")}
     tried: dict[str, Json] = {}
@@ -179,7 +196,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     metrics = {
         "space": space,
         "student": json.dumps(best.candidate.architecture.encode()),
-        "evaluated": len(found),
+        "budget": ", ".join(budgets),
+        "evaluated": len(ranked),
         "params_before": teacher.params,
         "params": best.candidate.params,
         "macs_before": teacher.macs,
@@ -191,9 +209,18 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         "score": f"mean of ranks: {weights}",
         "finalists": [_line(f.candidate, ranked) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists],
         **tried,
-        "front": [_line(each, ranked) for each in front(found)],
+        "front": [_line(each, ranked) for each in front(ranked)],
     }
-    return Found(best.candidate, metrics, _warnings(context, source), pinned)
+    warnings = _warnings(context, source)
+    if budgets is not settings.budget:
+        warnings += (f"no student obeys {', '.join(settings.budget)}: {metrics['budget']} was the budget",)
+    return Found(best.candidate, metrics, warnings, pinned)
+
+
+def _looser(text: str) -> str:
+    """Half as much again of a budget that is a share of the teacher's, up to all of it."""
+    budget = Budget.parse(text)
+    return f"{budget.name}={100 * min(1.0, 1.5 * budget.limit):g}%" if budget.relative and budget.limit < 1 else text
 
 
 def _limits(budgets: Sequence[str], teacher: Model, size: int, milliseconds: float) -> _Limits:
