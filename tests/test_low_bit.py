@@ -1,0 +1,241 @@
+"""Low-bit weights: each formula against a slow, literal one in float64; round trips and bounds by Hypothesis."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compressor.quant.allocation import allocate, redistribute
+from compressor.quant.buckets import Buckets
+from compressor.quant.codebook import Codebook
+from compressor.quant.coded import Coded
+from compressor.quant.huffman import decode, encode, lengths
+
+SHAPES = [(4, 3, 3, 3), (16, 16, 3, 3), (10, 37), (300,)]
+
+
+def weights(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def buckets_of(values: Sequence[float], shape: tuple[int, ...], bucket: int | None) -> list[list[float]]:
+    size = len(values) // shape[0] if bucket is None else bucket
+    return [list(values[i : i + size]) for i in range(0, len(values), size)]
+
+
+# -- uniform ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bucket", [256, 7, None])
+def test_a_bucket_is_rounded_as_the_paper_says(shape: tuple[int, ...], bits: int, bucket: int | None) -> None:
+    weight = weights(shape)
+    expected = []
+    for values in buckets_of(weight.flatten().tolist(), shape, bucket):
+        beta, s = min(values), 2**bits
+        alpha = max(values) - beta
+        for v in values:
+            expected.append(alpha * round((v - beta) / alpha * (s - 1)) / (s - 1) + beta if alpha else beta)
+    got = Buckets(bits, bucket)(weight)
+    assert torch.allclose(got.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-12)
+
+
+def test_gradients_go_straight_through() -> None:
+    weight = weights((8, 5, 3, 3)).requires_grad_()
+    upstream = weights((8, 5, 3, 3), 1)
+    (Buckets(2)(weight) * upstream).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, upstream)
+
+
+def test_stochastic_rounding_is_right_on_average() -> None:
+    torch.manual_seed(0)
+    weight = weights((64,))
+    quantiser = Buckets(2, stochastic=True).train()
+    mean = torch.stack([quantiser(weight) for _ in range(4000)]).mean(0)
+    step = (weight.max() - weight.min()) / 3
+    assert (mean - weight).abs().max() < 4 * step / 2 / math.sqrt(4000)
+    assert torch.equal(quantiser.eval()(weight), Buckets(2)(weight))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=600),
+    st.integers(1, 8),
+    st.sampled_from([None, 1, 2, 256]),
+)
+def test_no_weight_moves_further_than_half_a_step(values: list[float], bits: int, bucket: int | None) -> None:
+    weight = torch.tensor(values, dtype=torch.float64).reshape(1, -1)
+    got = Buckets(bits, bucket)(weight).flatten().tolist()
+    expected = buckets_of(values, (1,), bucket)
+    for group, rounded in zip(expected, buckets_of(got, (1,), bucket), strict=True):
+        span = max(group) - min(group)
+        for v, r in zip(group, rounded, strict=True):
+            assert abs(v - r) <= span / (2**bits - 1) / 2 + 1e-6 * (1 + abs(v))
+            assert min(group) - 1e-6 <= r <= max(group) + 1e-6 * (1 + abs(v))
+
+
+# -- codebooks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("points", [2, 4, 5, 16])
+@pytest.mark.parametrize("bucket", [256, None])
+def test_a_codebook_stands_for_its_weights(shape: tuple[int, ...], points: int, bucket: int | None) -> None:
+    weight = weights(shape)
+    book = Codebook(weight, points, bucket)
+    groups = buckets_of(weight.flatten().tolist(), shape, bucket)
+    scaled, scales, lows = [], [], []
+    for values in groups:
+        low = min(values) if bucket else 0.0
+        scale = max(values) - low if bucket else max(map(abs, values))
+        scales.append(scale)
+        lows.append(low)
+        scaled += [(v - low) / scale for v in values]
+    ascending = sorted(scaled)
+    start = [ascending[int((i + 0.5) / points * len(scaled))] for i in range(points)]
+    assert book.points.tolist() == pytest.approx(start, abs=1e-12)
+
+    upstream = weights(shape, 1)
+    made = book(weight)
+    (made * upstream).sum().backward()
+    expected, gradient, at = [], [0.0] * points, 0
+    for values, scale, low in zip(groups, scales, lows, strict=True):
+        for v in values:
+            nearest = min(range(points), key=lambda j: abs((v - low) / scale - start[j]))
+            expected.append(start[nearest] * scale + low)
+            gradient[nearest] += scale * float(upstream.flatten()[at])
+            at += 1
+    assert torch.allclose(made.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-12)
+    assert book.points.grad is not None
+    assert book.points.grad.tolist() == pytest.approx(gradient, abs=1e-9)
+
+
+def test_points_that_cross_are_put_in_order() -> None:
+    weight = weights((4, 60))
+    book = Codebook(weight, 4)
+    before = book(weight)
+    with torch.no_grad():
+        book.points.copy_(book.points.flip(0))
+    assert torch.equal(book(weight), before)
+    codes, points = book.codes(weight)
+    assert points.tolist() == sorted(points.tolist())
+    assert int(codes.max()) == 3
+
+
+def test_training_a_codebook_brings_it_nearer() -> None:
+    weight, target = weights((8, 64)), weights((8, 64)).sign()
+    book = Codebook(weight, 2, None)
+    with torch.no_grad():
+        book.points.mul_(0.2)
+    optimizer = torch.optim.SGD(book.parameters(), 1e-4)
+    losses = []
+    for _ in range(50):
+        loss = ((book(weight) - target) ** 2).sum()
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.75 * losses[0]
+
+
+# -- sharing out --------------------------------------------------------------------------------
+
+
+def test_points_follow_the_gradients() -> None:
+    assert redistribute([1.0, 1.0, 1.0], 16) == (16, 16, 16)
+    assert redistribute([0.0, 0.0], 4) == (4, 4)
+    # Half of 3 x 8 alike: 4 each; the other 12 as 1 : 2 : 3.
+    assert redistribute([1.0, 2.0, 3.0], 8) == (6, 8, 10)
+    assert redistribute([1.0, 0.0], 2) == (3, 1 + 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20), st.integers(4, 64))
+def test_no_point_is_lost(norms: list[float], points: int) -> None:
+    given_out = redistribute(norms, points)
+    if max(given_out) < 256:
+        assert sum(given_out) == points * len(norms)
+    assert min(given_out) >= points // 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_bits_are_shared_out_as_well_as_can_be(data: st.DataObject) -> None:
+    tensors = data.draw(st.integers(1, 4))
+    numbers = st.integers(0, 50)
+    losses = [data.draw(st.lists(numbers, min_size=3, max_size=3)) for _ in range(tensors)]
+    sizes = [data.draw(st.lists(st.integers(1, 50), min_size=3, max_size=3)) for _ in range(tensors)]
+    limit = data.draw(st.integers(0, 50 * tensors))
+    fitting = [
+        sum(losses[t][o] for t, o in enumerate(options))
+        for options in itertools.product(range(3), repeat=tensors)
+        if sum(sizes[t][o] for t, o in enumerate(options)) <= limit
+    ]
+    chosen = allocate(losses, sizes, limit)
+    if not fitting:
+        assert chosen is None
+        return
+    assert chosen is not None
+    assert sum(sizes[t][o] for t, o in enumerate(chosen)) <= limit
+    assert sum(losses[t][o] for t, o in enumerate(chosen)) == min(fitting)
+
+
+# -- storage ------------------------------------------------------------------------------------
+
+
+def literal_bits(counts: Sequence[int]) -> int:
+    """What Huffman's code takes: the sum of all merged weights."""
+    heap = [count for count in counts if count]
+    if len(heap) == 1:
+        return heap[0]
+    heapq.heapify(heap)
+    total = 0
+    while len(heap) > 1:
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        total += merged
+        heapq.heappush(heap, merged)
+    return total
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(0, 15), min_size=1, max_size=2000))
+def test_symbols_come_back_and_take_what_huffman_says(symbols: list[int]) -> None:
+    counts = np.bincount(symbols, minlength=16).tolist()
+    bits = lengths(counts)
+    coded = encode(symbols, bits)
+    assert len(coded) == math.ceil(literal_bits(counts) / 8)
+    assert decode(coded, bits, len(symbols)).tolist() == symbols
+    entropy = -sum(c / len(symbols) * math.log2(c / len(symbols)) for c in counts if c)
+    assert entropy * len(symbols) <= sum(c * b for c, b in zip(counts, bits, strict=True)) + 1e-6
+    assert sum(2.0**-b for b in bits if b) <= 1
+
+
+def test_bytes_that_end_early() -> None:
+    bits = lengths([5, 3, 1])
+    with pytest.raises(ValueError, match="of 9 symbols"):
+        decode(encode([0, 1, 2, 0], bits), bits, 9)
+
+
+def test_what_is_stored_is_what_was_trained() -> None:
+    weight = weights((6, 5, 3, 3)).float()
+    quantiser = Buckets(3, 64)
+    levels, scale, low = quantiser.codes(weight)
+    points = np.arange(8, dtype=np.float32) / 7
+    stored = Coded(levels.numpy().astype(np.uint8), points, scale.numpy()[:, 0], low.numpy()[:, 0], tuple(weight.shape))
+    assert stored.bits == 3
+    assert np.allclose(stored.decoded(), quantiser(weight).numpy(), atol=1e-6)
+    book = Codebook(weight, 4, None)
+    codes, table = book.codes(weight)
+    learned = Coded(codes.numpy().astype(np.uint8), table.numpy(), book.scale.numpy()[:, 0], None, tuple(weight.shape))
+    assert np.allclose(learned.decoded(), book(weight).detach().numpy(), atol=1e-6)
