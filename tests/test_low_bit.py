@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from compressor import catalog
+from compressor.core import InputSpec
+from compressor.export import export, save
+from compressor.models.cifar_resnet import CifarResNet
+from compressor.plan import at_hand
 from compressor.quant.allocation import allocate, redistribute
 from compressor.quant.buckets import Buckets
 from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded
 from compressor.quant.huffman import decode, encode, lengths
+from compressor.quant.packing import OPSET, pack
+from compressor.quant.placement import Placement
 
 SHAPES = [(4, 3, 3, 3), (16, 16, 3, 3), (10, 37), (300,)]
 
@@ -239,3 +249,39 @@ def test_what_is_stored_is_what_was_trained() -> None:
     codes, table = book.codes(weight)
     learned = Coded(codes.numpy().astype(np.uint8), table.numpy(), book.scale.numpy()[:, 0], None, tuple(weight.shape))
     assert np.allclose(learned.decoded(), book(weight).detach().numpy(), atol=1e-6)
+
+
+# -- packed graphs ------------------------------------------------------------------------------
+
+
+def quantised(bits: int) -> ir.Model:
+    """A small network on int8 kernels, its weights on a symmetric grid of so many bits."""
+    torch.manual_seed(0)
+    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    graph = export(CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval(), InputSpec(1, 16, 16), 21)
+    placement = Placement(graph, dataclasses.replace(rules, weight_bits=bits))
+    placement.apply(dict.fromkeys(placement.tensors, (-3.0, 3.0)))
+    return graph
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(2, 2), (3, 4), (4, 4), (5, None), (7, None)])
+def test_a_packed_graph_computes_the_same(bits: int, stored: int | None, tmp_path: Path) -> None:
+    plain = quantised(bits)
+    packed = ir.from_proto(ir.to_proto(plain))
+    said = pack(packed, OPSET)
+    assert set(said.values()) == ({stored} if stored else set())
+    one = save(plain, tmp_path / "plain.onnx", "int8")
+    other = save(packed, tmp_path / "packed.onnx", "int8")
+    images = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype(np.float32)
+    backend = catalog.find("backends", "onnxruntime")()
+    assert np.array_equal(backend.open(one.path, threads=1)(images), backend.open(other.path, threads=1)(images))
+    if stored:
+        weights = sum(plain.graph.initializers[name].const_value.size for name in said)
+        saved = one.path.stat().st_size - other.path.stat().st_size
+        assert saved == pytest.approx(weights * (1 - stored / 8), rel=0.25)
+
+
+def test_two_bits_are_four_where_the_opset_has_none() -> None:
+    graph = quantised(2)
+    assert set(pack(graph, 21).values()) == {4}
+    assert graph.opset_imports[""] == 21
