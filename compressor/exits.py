@@ -38,7 +38,7 @@ def heed_signals() -> None:
     what, mend = "stopped", "the same command goes on from where it was"
 
     def stop(*_: object) -> NoReturn:
-        if os.getpid() == program:  # a forked worker has nothing to say
+        if os.getpid() == program and _speaks():  # a forked worker has nothing to say
             if "--json" in sys.argv:
                 _put(1, _document(what, mend, Exit.STOPPED))
             # The progress line is wiped away, and its hidden cursor shown again.
@@ -60,10 +60,15 @@ def fail(error: Exception) -> NoReturn:
     """Tell what was wrong, with its mend, and leave with its exit code."""
     what, mend, code = _verdict(error)
     # With a missed limit stdout has its one document already: the report, which names the shortfall.
-    if "--json" in sys.argv and not isinstance(error, BudgetMissed):
+    if "--json" in sys.argv and not isinstance(error, BudgetMissed) and _speaks():
         _say(sys.stdout, _document(what, mend, code))
     _say(sys.stderr, _message(what, mend))
     end(code)
+
+
+def _speaks() -> bool:
+    """Whether this process is the run's only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def discard(stream: IO[str]) -> None:

@@ -98,6 +98,8 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     spec = None if options.input is None else InputSpec.parse(options.input)
     if options.device not in (None, "cpu", "cuda"):
         raise catalog.unknown("device", options.device, ["cpu", "cuda"])
+    if options.device == "cuda" and not _has_gpu():
+        raise Unavailable("there is no GPU here that PyTorch can use", mend="--device cpu")
     source = _source(options)
     if options.max_drop is not None and not math.isfinite(options.max_drop):
         raise UsageError(f"max-drop {options.max_drop} is no limit", mend="give a number of points, such as 1.0")
@@ -188,12 +190,21 @@ def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[
 def _make_pass(spec: PassSpec, profile: str, options: Options) -> Pass:
     """A pass that works under a budget takes the run's before the profile's; its own ``--set`` before both."""
     cls, settings = catalog.find("passes", spec.kind), dict(spec.settings)
-    own = any(text.startswith(f"{spec.kind}.budget=") for text in options.set or ())
-    if options.budget and not own and any(field.name == "budget" for field in dataclasses.fields(cls)):
-        settings["budget"] = options.budget
-        settings.pop("yielding", None)  # the profile's ambition may yield; what is asked for is asked for
+    own = {text.partition("=")[0] for text in options.set or ()}
+    if any(field.name == "budget" for field in dataclasses.fields(cls)):
+        set_here = f"{spec.kind}.budget" in own
+        if options.budget and not set_here:
+            settings["budget"] = options.budget
+        if (options.budget or set_here) and f"{spec.kind}.yielding" not in own:
+            settings.pop("yielding", None)  # the profile's ambition may yield; what is asked for is asked for
     made: Pass = catalog.make(cls, settings, f"pass {spec.kind!r} of profile {profile!r}")
     return made
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _spec(made: Any) -> PassSpec:

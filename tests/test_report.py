@@ -462,7 +462,7 @@ def test_trainings_and_trials_are_shown(artifact: Artifact) -> None:
     assert not page.fetches
     assert text.count("url(") == text.count("url(#")
     assert "#0" not in re.sub(r":root \{.*?\}", "", text, flags=re.DOTALL)  # every colour is the page's own
-    assert 'aria-label="distill: the loss falls from 2.5 to 1.25 in 20 steps"' in text
+    assert 'aria-label="distill: the loss goes from 2.5 to 1.25 in 20 steps"' in text
     assert "$cross$-entropy" in text
     assert "25.00 %" in text
     assert text == render_html(report)

@@ -38,7 +38,10 @@ class Loss(Protocol):
     """What it reads, of `NEEDS`: only that need be there."""
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
-        """The mean over the batch, a scalar that gradients flow through. ``labels`` are N class numbers."""
+        """The mean over the batch, a scalar that gradients flow through.
+
+        ``labels`` are N class numbers; N x K shares of the classes where images are mixed.
+        """
         ...
 
 

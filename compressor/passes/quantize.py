@@ -43,6 +43,8 @@ class Quantize:
             problems.append("there is no training data to calibrate on: give --data, or use --profile float")
         if self.samples < 1:
             problems.append(f"quantize.samples = {self.samples}: calibrate on at least one sample")
+        if self.method == "distil" and self.samples < 2:
+            problems.append(f"quantize.samples = {self.samples}: take first ranges from two samples or more")
         if self.method == "ptq" and self.lessons is not None:
             problems.append('quantize.lessons are for training: set quantize.method = "distil"')
         if self.method == "distil":
@@ -111,6 +113,6 @@ class Quantize:
         sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.onnx.path.stat().st_size}
         pinned = {"lessons": {**dataclasses.asdict(self._lessons), **made.pinned}}
         warnings: tuple[str, ...] = ()
-        if made.metrics["fake_agreement"] < _ALIKE:
+        if made.metrics.get("fake_agreement", 1.0) < _ALIKE:
             warnings = (f"runtime and training agree on only {made.metrics['fake_agreement']:.2%} of labels",)
         return Result(replace(artifact, student=made.model, onnx=made.onnx), made.metrics | sizes, warnings, pinned)

@@ -66,8 +66,9 @@ class FakeQuantised:
         self.module = self._quantised(traced, positive, len(batches))
         # The first forward passes in train mode gather the activations' percentiles; norms keep their own.
         self.module.train()
-        with _norms_fixed(self.module), torch.no_grad():
-            for batch in batches:
+        # The one after them turns those into scales: a copy of the module, or one that is restored, is then whole.
+        with _still(self.module), torch.no_grad():
+            for batch in (*batches, batches[-1]):
                 self.module(batch)
         self.module.eval()
 
@@ -75,10 +76,11 @@ class FakeQuantised:
         """Take the batch normalisations' statistics anew, as means over ``batches`` of quantised forward passes."""
         norms = [m for m in self.module.modules() if isinstance(m, nn.BatchNorm2d)]
         kept = [norm.momentum for norm in norms]
+        self.module.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
-        self.module.train()
+            norm.train()
         with torch.no_grad():
             for batch in batches:
                 self.module(batch)
@@ -91,7 +93,8 @@ class FakeQuantised:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Brevitas calls torch in a way that is going out of use
             state = self.module.state_dict()
-        return {name: state[name].detach().cpu().contiguous() for name in like.state_dict()}
+        # What the network holds but never calls is not in the module: it stays as it was.
+        return {name: state.get(name, tensor).detach().cpu().contiguous() for name, tensor in like.state_dict().items()}
 
     def lowered(self, network: nn.Module) -> tuple[ir.Model, ir.Model]:
         """The graphs of ``network`` (which has the trained weights): in float, and quantised on the learned grids."""
@@ -232,12 +235,13 @@ def _layer(module: nn.Module, rules: QdqRules) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def _norms_fixed(module: nn.Module) -> Iterator[None]:
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.eval()
+def _still(module: nn.Module) -> Iterator[None]:
+    """Norms keep their statistics and nothing is dropped, while the quantisers gather."""
+    still = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
+    for each in still:
+        each.eval()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.train(module.training)
+        for each in still:
+            each.train(module.training)

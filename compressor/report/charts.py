@@ -33,7 +33,7 @@ def training_curve(points: Sequence[Mapping[str, Json]], losses: Sequence[str], 
         axes.set(xlabel="step", ylabel="loss", xlim=(0, steps[-1] * 1.02))
         if len(drawn) > 1:
             axes.legend(frameon=False)
-        told = f"{name}: the loss falls from {drawn[0][1][0]:.3g} to {drawn[0][1][-1]:.3g} in {steps[-1]:,} steps"
+        told = f"{name}: the loss goes from {drawn[0][1][0]:.3g} to {drawn[0][1][-1]:.3g} in {steps[-1]:,} steps"
         return _svg(figure, told)
 
 

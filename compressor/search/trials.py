@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compressor.core import Context, Json, Model, Split
+from compressor.core import Context, Json, Model, Split, VerificationFailed
 from compressor.losses import objective
 from compressor.models._family import Family
 from compressor.scores._probe import untrained
@@ -77,8 +77,11 @@ def trials(
         for index in alive:
             key = [keys[index], number, taken, teacher.sha256]
             what = f"trial {number + 1} of {rounds}"
-            learned(replace(lessons, steps=length), networks[index], ready, key, context, what)
-            reached[index] = _accuracy(networks[index], judged)
+            try:
+                learned(replace(lessons, steps=length), networks[index], ready, key, context, what)
+                reached[index] = _accuracy(networks[index], judged)
+            except VerificationFailed:  # its training diverged: the others' may not have
+                reached[index] = 0.0
         alive.sort(key=lambda index: (-reached[index], index))
         shown.append({"steps": length, "top1": {keys[index]: reached[index] for index in alive}})
         half = (len(alive) + 1) // 2

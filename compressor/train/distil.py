@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -66,9 +66,11 @@ def distil(
     minutes became, so that a training that is taken up again has the same one. The batch of a step
     depends on seed and step alone, whatever the number of processes that share it.
     """
+    recipe = replace(recipe, batch=min(recipe.batch, len(taught.samples)))
     feed, epoch = _feed(taught, recipe, seed)
-    learner = Learner(student, objective, taught.samples.input, teacher)
-    learner.train()
+    with torch.random.fork_rng(devices=[]):  # of the losses' learned parts
+        torch.manual_seed(seed)
+        learner = Learner(student, objective, taught.samples.input, teacher).train()
     steps = budget.steps
     if steps is None:
         lengths = [] if budget.epochs is None else [math.ceil(budget.epochs * epoch)]
@@ -79,24 +81,25 @@ def distil(
 
             lengths.append(workers.agreed(lambda: remember(fitting), device))
         steps = min(lengths)
-    curve = train(
-        learner, feed, steps, recipe, device=device, epoch=epoch, checkpoint=checkpoint, progress=progress, what=what
-    )
+    with torch.random.fork_rng():
+        curve = train(
+            learner, feed, steps, recipe, seed=seed, device=device, epoch=epoch, checkpoint=checkpoint,
+            progress=progress, what=what,
+        )  # fmt: skip
     student.cpu().eval()
     return steps, curve
 
 
 def trial_seconds(student: nn.Module, taught: Taught, objective: Objective, recipe: Recipe, device: str) -> float:
     """What a step of `distil` takes ``student``, which is left as it is."""
-    feed, _ = _feed(taught, recipe, 0)
+    feed, _ = _feed(taught, replace(recipe, batch=min(recipe.batch, len(taught.samples))), 0)
     return step_seconds(Learner(student, objective, taught.samples.input).train(), feed, recipe, device)
 
 
 def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
     """The batch of each step, and how many steps an epoch has."""
     samples = taught.samples
-    batch = min(recipe.batch, len(samples))
-    epoch = max(1, len(samples) // batch)
+    epoch = max(1, len(samples) // recipe.batch)
 
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
@@ -104,7 +107,7 @@ def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
 
     def feed(step: int) -> tuple[Tensor, Tensor, Tensor]:
         number, place = divmod(step, epoch)
-        rows = order(number)[place * batch : (place + 1) * batch]
+        rows = order(number)[place * recipe.batch : (place + 1) * recipe.batch]
         return taught.batch(rows[workers.rank() :: workers.world()], number)
 
     return feed, epoch
@@ -128,7 +131,11 @@ class live:  # noqa: N801 - it stands where SoftTargets would
     """Samples without stored answers: the teacher is asked in every step."""
 
     samples: Samples
+    _drawn: dict[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        images, labels = self.samples.batch(rows, self.samples.drawn(epoch))
+        if epoch not in self._drawn:
+            self._drawn.clear()
+            self._drawn[epoch] = self.samples.drawn(epoch)
+        images, labels = self.samples.batch(rows, self._drawn[epoch])
         return images, labels, torch.zeros(len(rows), self.samples.classes)

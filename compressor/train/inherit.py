@@ -19,11 +19,13 @@ def inherit(student: nn.Module, teacher: nn.Module) -> float:
 
     Of a chain with fewer blocks the first is kept and the others are taken evenly. Where a tensor is
     narrower the most important channels are kept, the same ones for every tensor that is cut from one
-    width to another, so that what one layer writes is what the next one reads. Importance is the sum of
+    width to another: within a width, what one layer writes is what the next one reads. (Not so across
+    shortcuts that shift channels, or shuffles: there it is a start, no more.) Importance is the sum of
     |gamma| of the batch normalisations of that width (Liu et al. 2017, arXiv 1708.06519), each over its own
     mean. Kernels are never cut. Returns the share of the student's parameters that were inherited.
     """
-    ours, theirs = student.state_dict(), teacher.state_dict()
+    ours = student.state_dict()
+    theirs = {name: tensor.cpu() for name, tensor in teacher.state_dict().items()}
     pairs = {name: other for name in ours if (other := _pair(name, ours, theirs)) is not None}
     chosen = _Channels(teacher)
     taken = 0
@@ -68,7 +70,7 @@ class _Channels:
         self._importance: defaultdict[int, list[Tensor]] = defaultdict(list)
         for module in teacher.modules():
             if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
-                gamma = module.weight.detach().abs().double()
+                gamma = module.weight.detach().cpu().abs().double()
                 self._importance[len(gamma)].append(gamma / gamma.mean().clamp_min(1e-12))
 
     def __call__(self, given: int, wanted: int) -> Tensor:

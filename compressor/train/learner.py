@@ -30,7 +30,10 @@ class Watched(nn.Module):
                 mend="give it an attribute stages, such as ('layer1', 'layer2'), or take losses on the scores alone",
             )
         for name in stages if features and stages else ():
-            network.get_submodule(name).register_forward_hook(lambda module, given, made: self._kept.append(made))
+            network.get_submodule(name).register_forward_hook(self._keep)  # bound: a copy's hooks are the copy's
+
+    def _keep(self, module: nn.Module, given: object, made: Tensor) -> None:
+        self._kept.append(made)
 
     def forward(self, images: Tensor) -> Outputs:
         """N x C x H x W to N x K scores and the stages' maps."""
@@ -61,13 +64,16 @@ class Learner(nn.Module):
         if self._teacher:
             with torch.no_grad():
                 taught = self._teacher[0](images)
-        total, parts = self.objective(self.adapters, self.student(images), taught, labels)
+        answered = self.student(images)
+        with torch.autocast(images.device.type, enabled=False):  # sums over a batch want more than 8 bits
+            total, parts = self.objective(self.adapters, answered, taught, labels)
         return total, torch.stack(parts)
 
     @staticmethod
     def _shapes(watched: Watched, input: InputSpec) -> Shapes:
         training = watched.training
+        place = next(watched.parameters()).device
         with torch.no_grad():
-            shapes: Shapes = watched.eval()(torch.zeros(1, *input.shape)).shapes
+            shapes: Shapes = watched.eval()(torch.zeros(1, *input.shape, device=place)).shapes
         watched.train(training)
         return shapes

@@ -6,13 +6,13 @@ import copy
 import io
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -37,6 +37,7 @@ def train(
     steps: int,
     recipe: Recipe,
     *,
+    seed: int,
     device: str,
     epoch: int,
     checkpoint: Path | None,
@@ -45,7 +46,8 @@ def train(
 ) -> list[dict[str, Json]]:
     """Train ``learner`` (called with what ``feed`` gives, returns the loss and its parts) in place.
 
-    ``epoch`` is how many steps the curve's points average over. From ``checkpoint``, where an earlier
+    ``epoch`` is how many steps the curve's points average over. What is random in a step (dropout) follows
+    from ``seed``, the step and the process. From ``checkpoint``, where an earlier
     try of the same training left one, it goes on, with the weights that an unbroken training would
     have. Returns the curve. Raises VerificationFailed where the loss is no number any more.
     """
@@ -68,6 +70,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate_at(step, steps)
         images, labels, logits = (each.to(accelerator.device) for each in feed(step))
+        torch.manual_seed(int(np.random.SeedSequence([seed, 5, step, workers.rank()]).generate_state(1)[0]))
         with autocast(recipe.precision, accelerator.device):
             total, parts = model(images, labels, logits)
         accelerator.backward(total)
@@ -99,7 +102,7 @@ def train(
             state.write(checkpoint, step + 1, steps)
             saved = time.monotonic()
     if average is not None:
-        learner.load_state_dict(average.module.state_dict())
+        _restore(learner, _tensors(average.module))
     return state.curve
 
 
@@ -167,9 +170,9 @@ class _State:
         kept = {
             "step": step,
             "steps": steps,
-            "learner": _state(self.learner),
+            "learner": _tensors(self.learner),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else _state(self.average),
+            "average": None if self.average is None else _tensors(self.average),
             "curve": self.curve,
             "sums": self.sums,
         }
@@ -183,23 +186,28 @@ class _State:
         if not path.exists():
             return 0
         try:
-            kept: Mapping[str, Any] = torch.load(path, weights_only=True)
+            kept: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if kept["steps"] != steps:
                 return 0
         except Exception as error:  # whatever a damaged file makes it say
             raise UsageError(
                 f"the checkpoint {path} is damaged", mend="delete it, or start over with --fresh"
             ) from error
-        self.learner.load_state_dict(kept["learner"])
+        _restore(self.learner, kept["learner"])
         self.optimizer.load_state_dict(kept["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(kept["average"])
+            _restore(self.average, kept["average"])
         self.curve[:] = kept["curve"]
         self.sums = kept["sums"]
         return int(kept["step"])
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Brevitas's layers call torch in a way that is going out of use
-        return module.state_dict()
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer as it is: what Brevitas puts into a state dict depends on how often it was called."""
+    return {name: each.detach() for name, each in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _restore(module: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, each in _tensors(module).items():
+            each.copy_(kept[name])

@@ -28,6 +28,10 @@ _FULL = 128
 """Classes up to which all of a sample's logits are kept."""
 _TOP = 32
 """Of more classes, how many."""
+_SOFT = 4.0
+"""The temperature at which the other classes' common log-probability weighs what theirs did."""
+_DRAWN = 20
+"""Bytes of what is drawn for a sample."""
 _BATCH = 256
 
 
@@ -35,9 +39,10 @@ _BATCH = 256
 class SoftTargets:
     """Logits of a teacher for ``views`` augmented views of every sample (Faghri et al. 2023, arXiv 2303.08983).
 
-    An epoch reads the view ``epoch % views``. A file holds the logits as float16 (of more than 128
-    classes the 32 highest log-probabilities, the rest of the probability being spread evenly) and what
-    was drawn for its samples. A file that is there and belongs to these inputs is not made again.
+    An epoch reads the view ``epoch % views``. A file holds what was drawn for its samples, and the logits as
+    float16: of more than 128 classes the 32 highest log-probabilities, and one that stands for every other
+    class, so that softened by T = 4 (what distillation mostly asks for) the tail weighs what it did. A file
+    that is there and belongs to these inputs is not made again.
     """
 
     samples: Samples
@@ -45,7 +50,7 @@ class SoftTargets:
     folder: Path
     fingerprint: str
     """Of the teacher and of how its answers are computed."""
-    _views: dict[int, tuple[NDArray[np.float32], dict[str, Tensor]]] = field(default_factory=dict)
+    _views: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         said = [self.fingerprint, self.samples.split.fingerprint, repr(self.samples.augmentation), self.samples.seed]
@@ -54,7 +59,7 @@ class SoftTargets:
     @staticmethod
     def affordable(samples: int, classes: int, limit: int) -> int:
         """How many views fit ``limit`` bytes. Raises UsageError where not even one does."""
-        each = samples * (2 * classes if classes <= _FULL else 6 * _TOP)
+        each = samples * (_DRAWN + (2 * classes if classes <= _FULL else 6 * _TOP + 2))
         if each > limit:
             raise UsageError(
                 f"the teacher's answers to {samples:,} samples take {each:,} bytes a view, more than distill.cache",
@@ -78,9 +83,9 @@ class SoftTargets:
         """Augmented images, labels (as `Samples.batch`) and the teacher's logits N x K for samples in an epoch."""
         view = epoch % self.views
         if view not in self._views:
-            self._views = {view: (self.samples.drawn(view), self._read(view))}  # one epoch reads one view
-        drawn, stored = self._views[view]
-        images, labels = self.samples.batch(rows, drawn)
+            self._views = {view: self._read(view)}  # one epoch reads one view
+        stored = self._views[view]
+        images, labels = self.samples.batch(rows, stored["drawn"].numpy())
         at = torch.from_numpy(rows)
         return images, labels, _unpacked({name: each[at] for name, each in stored.items()}, self.samples.classes)
 
@@ -107,8 +112,7 @@ class SoftTargets:
         for start in range(0, len(self.samples), _SHARD):
             with safe_open(self._file(view, start), "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
-                    if name != "drawn":
-                        shards.setdefault(name, []).append(file.get_tensor(name))
+                    shards.setdefault(name, []).append(file.get_tensor(name))
         return {name: torch.cat(parts) for name, parts in shards.items()}
 
 
@@ -121,13 +125,14 @@ def _packed(logits: Tensor) -> dict[str, Tensor]:
     if logits.shape[1] <= _FULL:
         # Only differences between a sample's logits matter; near zero float16 is finest.
         return {"logits": (logits - logits.mean(1, keepdim=True)).clamp(-6e4, 6e4).half()}
-    top, classes = torch.log_softmax(logits, 1).topk(_TOP)
-    return {"top": top.half(), "classes": classes.int()}
+    scores = torch.log_softmax(logits.double(), 1)
+    top, classes = scores.topk(_TOP)
+    others = scores.scatter(1, classes, -torch.inf)
+    rest = _SOFT * ((others / _SOFT).logsumexp(1, keepdim=True) - math.log(scores.shape[1] - _TOP))
+    return {"top": top.half(), "classes": classes.int(), "rest": rest.clamp_min(-6e4).half()}
 
 
 def _unpacked(stored: dict[str, Tensor], classes: int) -> Tensor:
     if "logits" in stored:
         return stored["logits"].float()
-    top = stored["top"].float()
-    rest = (1 - top.exp().sum(1, keepdim=True)).clamp_min(1e-8) / (classes - top.shape[1])
-    return rest.log().repeat(1, classes).scatter(1, stored["classes"].long(), top)
+    return stored["rest"].float().repeat(1, classes).scatter(1, stored["classes"].long(), stored["top"].float())

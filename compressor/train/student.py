@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from compressor.budgets import Budget as Limit
 from compressor.core import Context, Json, Model, Split
 from compressor.ingest import load, save
 from compressor.losses import objective
+from compressor.preprocessing import normalize
 from compressor.train import workers
 from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, answering, distil, live
@@ -50,14 +52,12 @@ def prepared(settings: Lessons, teacher: Model, context: Context, split: Split |
     assert context.data.train is not None
     split, network = split or context.data.train, load(teacher)
     answer = answering(network, settings.recipe.precision, context.device)
-    bare = Samples(
-        split, teacher.input, teacher.normalization, teacher.outputs, Augmentation(0, False, 0), context.seed
-    )
     mirror = settings.mirror
     if mirror == "auto":
-        mirror = workers.agreed(lambda: "on" if _knows_mirrored(bare, answer, context.seed) else "off", context.device)
+        alike = partial(_knows_mirrored, split, teacher, answer, context.seed)
+        mirror = workers.agreed(lambda: "on" if alike() else "off", context.device)
     augmentation = Augmentation(settings.shift, mirror == "on", settings.mixup)
-    samples = replace(bare, augmentation=augmentation)
+    samples = Samples(split, teacher.input, teacher.normalization, teacher.outputs, augmentation, context.seed)
     said: dict[str, Json] = {"samples": len(samples), "from": split.name, "mirrored": mirror == "on"}
     if "features" in objective(settings.losses).needs:
         return Prepared(live(samples), network, True, said | {"teacher": "live: a loss reads its feature maps"}, mirror)
@@ -124,10 +124,10 @@ def told(settings: Lessons, steps: int, curve: Sequence[Json]) -> dict[str, Json
     }
 
 
-def _knows_mirrored(samples: Samples, answer: Any, seed: int) -> bool:
+def _knows_mirrored(split: Split, teacher: Model, answer: Any, seed: int) -> bool:
     """Whether the teacher's accuracy on mirrored training images is as good as on the images themselves."""
-    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(samples))[:_LOOKED_AT])
-    images = samples.plain(rows)
-    labels = torch.from_numpy(samples.split.labels[rows])
+    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(split))[:_LOOKED_AT])
+    images = torch.from_numpy(normalize(split.pixels(rows), teacher.normalization))
+    labels = torch.from_numpy(split.labels[rows])
     right, mirrored = (float((answer(each).argmax(1) == labels).float().mean()) for each in (images, images.flip(3)))
     return mirrored >= _AS_WELL * right

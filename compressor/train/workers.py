@@ -10,6 +10,8 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
+from compressor.core import Unavailable, UsageError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
@@ -66,11 +68,22 @@ def accelerator(device: str) -> Accelerator:
 
     if world() > 1:  # channels-last gradients are copied into DDP's buckets: right, and not worth a line a process
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "torchrun was told of several machines", mend="use the devices of one: --nnodes 1 --nproc-per-node N"
+        )
     if restarted():
         _join_anew("gloo" if device == "cpu" else "nccl")
-    return Accelerator(
+    made = Accelerator(
         cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
     )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if made.num_processes != started or made.device.type != device:
+        raise Unavailable(
+            f"{started} process(es) on {device} are not to be had here: {made.num_processes} on {made.device.type} are",
+            mend="--device cpu, or one process for each GPU",
+        )
+    return made
 
 
 def _join_anew(backend: str) -> None:
