@@ -26,9 +26,11 @@ from compressor.quant.allocation import allocate, redistribute
 from compressor.quant.buckets import Buckets
 from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded
+from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import decode, encode, lengths
 from compressor.quant.packing import OPSET, pack
 from compressor.quant.placement import Placement
+from compressor.quant.signs import unsign
 
 SHAPES = [(4, 3, 3, 3), (16, 16, 3, 3), (10, 37), (300,)]
 
@@ -285,3 +287,59 @@ def test_two_bits_are_four_where_the_opset_has_none() -> None:
     graph = quantised(2)
     assert set(pack(graph, 21).values()) == {4}
     assert graph.opset_imports[""] == 21
+
+
+def fake(bits: dict[str, int], points: dict[str, int]) -> tuple[FakeQuantised, torch.nn.Module]:
+    torch.manual_seed(0)
+    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    network = CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.normal_()  # of both signs, and one dead channel
+                module.weight[3] = 0
+    batches = [torch.randn(16, 1, 16, 16) for _ in range(3)]
+    return FakeQuantised(network, rules, InputSpec(1, 16, 16), 21, batches, bits, points), network
+
+
+INNER = [f"layer{stage}.0.conv{number}.weight" for stage in (1, 2, 3) for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "points", "stored"),
+    [(dict.fromkeys(INNER, 2), {}, 2), (dict.fromkeys(INNER, 4), {}, 4), ({}, dict.fromkeys(INNER, 7), 4)],
+    ids=["2 bits", "4 bits", "7 points"],
+)
+def test_the_runtime_computes_what_few_levels_were_trained_to(
+    bits: dict[str, int], points: dict[str, int], stored: int, tmp_path: Path
+) -> None:
+    made, network = fake(bits, points)
+    trained = [each for each in made.module.parameters() if each.requires_grad]
+    optimizer = torch.optim.SGD(trained, 1e-3)
+    made.module.train()
+    for step in range(5):
+        torch.manual_seed(step)
+        made.module(torch.randn(16, 1, 16, 16)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.module.eval()
+    network.load_state_dict(made.weights(network))
+    _, graph = made.lowered(network)
+    assert set(pack(graph, OPSET).values()) == {stored}
+    path = save(graph, tmp_path / "packed.onnx", "int8").path
+    images = torch.randn(64, 1, 16, 16)
+    with torch.inference_mode():
+        wanted = made.module(images).numpy()
+    got = catalog.find("backends", "onnxruntime")().open(path, threads=1)(images.numpy())
+    assert np.abs(got - wanted).max() <= 0.06 * np.ptp(wanted)
+    assert np.mean(got.argmax(1) == wanted.argmax(1)) > 0.95
+
+
+def test_signs_go_into_the_convolutions() -> None:
+    _, network = fake({}, {})
+    images = torch.randn(8, 1, 16, 16)
+    with torch.inference_mode():
+        before = network(images)
+        unsign(network)
+        assert torch.allclose(network(images), before, atol=1e-5)
+    assert all(bool((m.weight >= 0).all()) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))

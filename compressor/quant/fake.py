@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from compressor.core import InputSpec, QdqRules, UsageError
 from compressor.export import export_marked, mark
+from compressor.quant.codebook import Codebook
 from compressor.quant.placement import Placement
 
 with warnings.catch_warnings():
@@ -40,13 +44,23 @@ class FakeQuantised:
     largest magnitude of each channel (or tensor) on the last level; behind them batch normalisation
     stays as it is, as folding it into the weights only scales a channel and its grid alike. Activations:
     scale and zero point are learned, from the percentiles of ``batches`` on (Brevitas's defaults).
+    ``bits`` are of the weights, by name, that have fewer than the rules'; ``points`` are how many learned
+    points each of these weights has (`compressor.quant.codebook.Codebook`; it needs a scale a channel).
     Raises UsageError where the network's forward cannot be traced.
     """
 
     def __init__(
-        self, network: nn.Module, rules: QdqRules, input: InputSpec, opset: int, batches: Iterable[Tensor]
+        self,
+        network: nn.Module,
+        rules: QdqRules,
+        input: InputSpec,
+        opset: int,
+        batches: Iterable[Tensor],
+        bits: Mapping[str, int] | None = None,
+        points: Mapping[str, int] | None = None,
     ) -> None:
         self.rules, self.input, self.opset = rules, input, opset
+        self._bits, self._learned = dict(bits or {}), dict(points or {})
         traced = _traced(network)
         self._points = _points(traced)
         graph, names = self._exported(traced)
@@ -93,6 +107,7 @@ class FakeQuantised:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Brevitas calls torch in a way that is going out of use
             state = self.module.state_dict()
+        state |= {name: self._holder(name).weight for name in self._learned}
         # What the network holds but never calls is not in the module: it stays as it was.
         return {name: state.get(name, tensor).detach().cpu().contiguous() for name, tensor in like.state_dict().items()}
 
@@ -104,8 +119,20 @@ class FakeQuantised:
         for grid in self._grids:
             low_high = self._range(self._chosen[grid[0]])
             ranges |= dict.fromkeys(grid, low_high)
-        Placement(graph, self.rules).apply(ranges)
+        Placement(graph, self.rules).apply(ranges, self._bits, self._shapes())
         return exact, graph
+
+    def _holder(self, name: str) -> Any:
+        return self.module.get_submodule(name.rpartition(".")[0])
+
+    def _shapes(self) -> dict[str, NDArray[np.float32]]:
+        """Of the weights with learned points: which point each weight is, before its channel's scale."""
+        found = {}
+        for name in self._learned:
+            learned = self._holder(name).parametrizations.weight
+            codes, points = learned[0].codes(learned.original)
+            found[name] = points[codes].reshape(learned.original.shape).cpu().numpy()
+        return found
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -149,7 +176,12 @@ class FakeQuantised:
     def _quantised(self, traced: fx.GraphModule, positive: set[int], gathering: int) -> fx.GraphModule:
         made = _copy(traced)
         for name, module in list(made.named_modules()):
-            if (layer := _layer(module, self.rules)) is not None:
+            weight = f"{name}.weight"
+            if weight in self._learned:
+                book = Codebook(module.weight, self._learned[weight], None)
+                parametrize.register_parametrization(module, "weight", book)
+                module.parametrizations.weight.original.requires_grad_(False)
+            elif (layer := _layer(module, self.rules, self._bits.get(weight))) is not None:
                 parent, _, child = name.rpartition(".")
                 setattr(made.get_submodule(parent), child, layer)
         nodes = list(self._nodes(made))
@@ -213,13 +245,13 @@ def _points(traced: fx.GraphModule) -> tuple[str, ...]:
     )
 
 
-def _layer(module: nn.Module, rules: QdqRules) -> nn.Module | None:
+def _layer(module: nn.Module, rules: QdqRules, bits: int | None) -> nn.Module | None:
     """The Brevitas twin of a layer with weights, holding the same parameters; None for any other module."""
     op = {nn.Conv2d: "Conv", nn.Linear: "Gemm"}.get(type(module))
     if op is None or op not in rules.compute:
         return None
     weight = Int8WeightPerChannelFloat if op in rules.per_channel else Int8WeightPerTensorFloat
-    said = {"bias": module.bias is not None, "weight_quant": weight, "weight_bit_width": rules.weight_bits}
+    said = {"bias": module.bias is not None, "weight_quant": weight, "weight_bit_width": bits or rules.weight_bits}
     twin: Any
     if isinstance(module, nn.Conv2d):
         twin = QuantConv2d(

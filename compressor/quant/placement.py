@@ -57,11 +57,21 @@ class Placement:
         """The names of the tensors that share a grid, the one that is quantised first; as many as there are grids."""
         return tuple(tuple(m.name or "" for m in self._groups.members(group)) for group in self._quantised)
 
-    def apply(self, ranges: Mapping[str, tuple[float, float]]) -> None:
-        """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read."""
+    def apply(
+        self,
+        ranges: Mapping[str, tuple[float, float]],
+        bits: Mapping[str, int] | None = None,
+        shapes: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read.
+
+        ``bits`` are of single weights, by name, that have fewer than the rules' own. ``shapes`` are weights
+        that were learned from few values: those values, each channel (or tensor) of the weight being a
+        multiple of its own; they keep to as many levels.
+        """
         graph = self._model.graph
         grids = {group: self._grid(group, ranges) for group in self._quantised}
-        scales = self._quantise_weights(grids)
+        scales = self._quantise_weights(grids, bits or {}, shapes or {})
         self._quantise_biases(grids, scales)
         integers: dict[ir.Value, ir.Value] = {}
         for value in list(_activations(graph)):
@@ -159,11 +169,16 @@ class Placement:
                 twin.name, value.name = value.name, f"{value.name}_unquantized"
                 graph.outputs[index] = twin
 
-    def _quantise_weights(self, grids: Mapping[ir.Value, _Grid]) -> dict[ir.Node, NDArray[np.float32]]:
+    def _quantise_weights(
+        self,
+        grids: Mapping[ir.Value, _Grid],
+        bits: Mapping[str, int],
+        shapes: Mapping[str, NDArray[np.float32]],
+    ) -> dict[ir.Node, NDArray[np.float32]]:
         """Replace constant weights by int8 initialisers. Returns each node's weight scale(s).
 
         Symmetric: the largest magnitude of each channel (or tensor) is mapped onto 2^(b-1) - 1, where b
-        is the rules' weight bits.
+        are the weight's own bits, or else the rules'.
         """
         done: dict[tuple[str, int | None, bytes], ir.Value] = {}
         scales: dict[ir.Node, NDArray[np.float32]] = {}
@@ -175,7 +190,10 @@ class Placement:
                 continue
             array = np.asarray(tensor.numpy(), dtype=np.float32)
             axis = _channel_axis(node) % array.ndim if node.op_type in self._rules.per_channel else None
-            integers, scale = _symmetric(array, self._rules.weight_bits, axis, self._finest(node, grids))
+            own, finest = bits.get(weight.name or "", self._rules.weight_bits), self._finest(node, grids)
+            integers, scale = _symmetric(array, own, axis, finest)
+            if (shape := shapes.get(weight.name or "")) is not None:
+                integers, scale = _multiples(array, shape, self._rules.weight_bits, axis, finest)
             key = (weight.name or "", axis, scale.tobytes())
             if key not in done:
                 done[key] = self._stored(weight, integers, scale, axis or 0, before=node)
@@ -354,3 +372,26 @@ def _symmetric(
     scale = np.where(scale >= _TINY, scale, np.float32(1))
     column = scale if axis is None else np.expand_dims(scale, others or ())
     return np.clip(np.rint(weight / column), -limit, limit).astype(np.int8), scale
+
+
+def _multiples(
+    weight: NDArray[np.float32],
+    shape: NDArray[np.float32],
+    bits: int,
+    axis: int | None,
+    finest: NDArray[np.float64] | float,
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """``weight``, each channel of which is a multiple of ``shape``'s, on the levels that ``shape`` has of ``bits``.
+
+    A channel that wants a scale finer than ``finest`` is next to nothing, and becomes zero.
+    """
+    limit = 2 ** (bits - 1) - 1
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    unit = max(float(np.max(np.abs(shape))), float(_TINY)) / limit
+    exact = shape.astype(np.float64)
+    product, norm = np.sum(weight * exact, axis=others), np.sum(exact**2, axis=others)
+    factor = np.divide(product, norm, out=np.zeros_like(product), where=norm > 0)
+    least = np.maximum(np.max(finest) if axis is None else finest, float(_TINY))
+    sign = np.where(np.abs(factor) * unit >= least, np.sign(factor), 0)
+    levels = np.rint(shape / unit) * (sign if axis is None else np.expand_dims(sign, others))
+    return levels.astype(np.int8), np.maximum(np.abs(factor) * unit, least).astype(np.float32)
