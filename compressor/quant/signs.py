@@ -26,9 +26,9 @@ def unsign(network: nn.Module) -> None:
             if not isinstance(layer, nn.Conv2d):
                 continue
             sign = torch.where(norm.weight < 0, -1.0, 1.0)
-            layer.weight *= sign[:, None, None, None]
+            layer.weight.mul_(sign[:, None, None, None])
             if layer.bias is not None:
-                layer.bias *= sign
-            norm.weight *= sign
+                layer.bias.mul_(sign)
+            norm.weight.mul_(sign)
             if norm.running_mean is not None:
-                norm.running_mean *= sign
+                norm.running_mean.mul_(sign)
