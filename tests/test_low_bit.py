@@ -28,6 +28,7 @@ from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import decode, encode, lengths
+from compressor.quant.levels import fitting, inner, shared
 from compressor.quant.packing import OPSET, pack
 from compressor.quant.placement import Placement
 from compressor.quant.signs import unsign
@@ -343,3 +344,28 @@ def test_signs_go_into_the_convolutions() -> None:
         unsign(network)
         assert torch.allclose(network(images), before, atol=1e-5)
     assert all(bool((m.weight >= 0).all()) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_bits_go_where_they_are_missed() -> None:
+    _, network = fake({}, {})
+    images = torch.randn(32, 1, 16, 16)
+    names = inner(network, learned=False)
+    assert names == tuple(INNER)
+    sizes = {name: dict(network.named_parameters())[name].numel() for name in names}
+    whole = sum(sizes.values())
+    for learned in (False, True):
+        assert fitting(network, names, whole // 4 - 1, images, learned=learned) is None
+        assert set((fitting(network, names, whole // 4 + len(names), images, learned=learned) or {}).values()) == {2}
+        assert set((fitting(network, names, whole, images, learned=learned) or {}).values()) == {8}
+        some = fitting(network, names, 3 * whole // 8, images, learned=learned)
+        assert some is not None
+        assert sum(sizes[name] * bits / 8 for name, bits in some.items()) <= 3 * whole // 8
+        assert len(set(some.values())) > 1
+
+    def loss(number: int) -> torch.Tensor:
+        torch.manual_seed(number)
+        return network(torch.randn(16, 1, 16, 16)).square().mean()
+
+    points = shared(network, names, 16, loss)
+    assert sum(points.values()) == 16 * len(names)
+    assert min(points.values()) >= 8
