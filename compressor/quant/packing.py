@@ -1,55 +1,81 @@
-"""Weights of few levels as 2- or 4-bit codes, which the runtime unfolds when it loads the file."""
+"""Weights of few levels as codes of a few bits, which the runtime unfolds when it loads the file."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-__all__ = ["OPSET", "pack"]
+__all__ = ["pack"]
 
-OPSET = 25
-"""From which on ONNX has 2-bit integers; 4-bit ones are older."""
-
-_WIDTHS = ((2, ml_dtypes.uint2), (4, ml_dtypes.uint4))
-_OVERHEAD = 200
-"""Bytes that two more nodes and their names take."""
+_OWN: dict[int, tuple[Any, int]] = {2: (ml_dtypes.uint2, 25), 4: (ml_dtypes.uint4, 21)}
+"""Widths that ONNX has a type for, and since which opset."""
+_OVERHEAD = {True: 150, False: 350}
+"""Bytes that the nodes take which unfold a weight, with and without a type of its width."""
 
 
-def pack(model: ir.Model, opset: int) -> dict[str, int]:
+def pack(model: ir.Model) -> dict[str, int]:
     """Store int8 weights that have few distinct levels as codes; change ``model``, and nothing that it computes.
 
-    A weight becomes codes -> Cast to int32 -> Gather over its levels: all of it constant, so ONNX Runtime
-    folds it at load, and runs the same integer kernels on the same integers. Returns each packed weight's
-    bits a code.
+    A weight becomes a Gather over its levels by its codes, as int32. The codes are a tensor of 2- or 4-bit
+    integers where the model's opset has them (25, 21), else planes of bits, eight to a byte, that BitShift and
+    BitwiseAnd take apart. All of it is constant: ONNX Runtime folds it at load, and runs the same integer
+    kernels on the same integers. Returns each packed weight's bits a code.
     """
     graph = model.graph
+    opset = graph.opset_imports[""]
     packed: dict[str, int] = {}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.INT8 or not _is_weight(value):
             continue
         levels, codes = np.unique(tensor.numpy(), return_inverse=True)
-        fitting = [(b, kind) for b, kind in _WIDTHS if len(levels) <= 2**b and (b > 2 or opset >= OPSET)]
-        if not fitting or tensor.nbytes - math.ceil(tensor.size * fitting[0][0] / 8) <= _OVERHEAD:
+        bits = max(1, (len(levels) - 1).bit_length())
+        own = bits in _OWN and opset >= _OWN[bits][1]
+        if tensor.nbytes - math.ceil(tensor.size / 8) * bits <= _OVERHEAD[own]:
             continue
-        bits, kind = fitting[0]
-        codes = codes.reshape(tensor.shape.numpy()).astype(kind)
-        cast = ir.node("Cast", [_constant(graph, f"{name}_codes", codes)], {"to": ir.DataType.INT32})
-        gather = ir.node("Gather", [_constant(graph, f"{name}_levels", levels), cast.outputs[0]])
-        cast.outputs[0].name, gather.outputs[0].name = f"{name}_indices", f"{name}_unpacked"
-        gather.outputs[0].shape, gather.outputs[0].dtype = value.shape, ir.DataType.INT8
-        graph.insert_before(graph[0], [cast, gather])
-        ir.convenience.replace_all_uses_with(value, gather.outputs[0])
+        shape = tuple(tensor.shape.numpy())
+        unfold = _typed if own else _planes
+        short = f"u{len(packed)}"  # names are bytes too
+        nodes = unfold(graph, short, codes.reshape(shape), bits)
+        gather = ir.node("Gather", [_constant(graph, f"{short}.l", levels), nodes[-1].outputs[0]])
+        for number, node in enumerate(nodes):
+            node.outputs[0].name = f"{short}.{number}"
+        made = gather.outputs[0]
+        made.name, made.shape, made.dtype = f"{name}_unpacked", value.shape, ir.DataType.INT8
+        graph.insert_before(graph[0], [*nodes, gather])
+        ir.convenience.replace_all_uses_with(value, made)
         del graph.initializers[name]
         packed[name] = bits
-    for number, node in enumerate(graph):
-        node.name = f"{node.op_type}_{number}"
-    if any(bits == 2 for bits in packed.values()):
-        graph.opset_imports[""] = opset
     return packed
+
+
+def _typed(graph: ir.Graph, name: str, codes: NDArray[np.int64], bits: int) -> list[ir.Node]:
+    stored = _constant(graph, f"{name}.c", codes.astype(_OWN[bits][0]))
+    return [ir.node("Cast", [stored], {"to": ir.DataType.INT32})]
+
+
+def _planes(graph: ir.Graph, name: str, codes: NDArray[np.int64], bits: int) -> list[ir.Node]:
+    """Eight codes are as many bytes as a code has bits, byte k their k-th bits: taken apart, summed by their worth."""
+    flat = codes.reshape(-1)
+    planes = np.stack([np.packbits(flat >> k & 1, bitorder="little") for k in range(bits)], axis=1)
+    stored = _constant(graph, f"{name}.c", planes[:, :, None])
+    shift = ir.node(
+        "BitShift", [stored, _shared(graph, "shifts", np.arange(8, dtype=np.uint8))], {"direction": "RIGHT"}
+    )
+    mask = ir.node("BitwiseAnd", [shift.outputs[0], _shared(graph, "mask", np.ones((), np.uint8))])
+    worth = _shared(graph, f"worth_{bits}", (1 << np.arange(bits, dtype=np.uint8))[None])
+    nodes = [shift, mask, ir.node("MatMulInteger", [worth, mask.outputs[0]])]
+    if len(flat) % 8:
+        row = ir.node("Reshape", [nodes[-1].outputs[0], _shared(graph, "row", np.full(1, -1, np.int64))])
+        ends = [_shared(graph, str(end), np.full(1, end, np.int64)) for end in (0, len(flat))]
+        nodes += [row, ir.node("Slice", [row.outputs[0], *ends])]
+    shape = _shared(graph, "x".join(map(str, codes.shape)), np.asarray(codes.shape, np.int64))
+    return [*nodes, ir.node("Reshape", [nodes[-1].outputs[0], shape])]
 
 
 def _is_weight(value: ir.Value) -> bool:
@@ -57,7 +83,12 @@ def _is_weight(value: ir.Value) -> bool:
     return all(use.node.op_type == "DequantizeLinear" and use.idx == 0 for use in value.uses())
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
+def _shared(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    name = f"u_{name}"
+    return graph.initializers[name] if name in graph.initializers else _constant(graph, name, array)
+
+
+def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)
