@@ -28,7 +28,7 @@ from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import decode, encode, lengths
-from compressor.quant.levels import fitting, inner, shared
+from compressor.quant.levels import Levels, fitting, inner, shared
 from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
 from compressor.quant.signs import unsign
@@ -295,7 +295,7 @@ def fake(bits: dict[str, int], points: dict[str, int]) -> tuple[FakeQuantised, t
                 module.weight.normal_()  # of both signs, and one dead channel
                 module.weight[3] = 0
     batches = [torch.randn(16, 1, 16, 16) for _ in range(3)]
-    return FakeQuantised(network, rules, InputSpec(1, 16, 16), 21, batches, bits, points), network
+    return FakeQuantised(network, rules, InputSpec(1, 16, 16), 21, batches, Levels(bits, points)), network
 
 
 INNER = [f"layer{stage}.0.conv{number}.weight" for stage in (1, 2, 3) for number in (1, 2)]

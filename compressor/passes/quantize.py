@@ -1,14 +1,20 @@
-"""INT8, after training."""
+"""Integers: INT8, or fewer bits of weights on INT8 kernels."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from compressor.budgets import Budget
 from compressor.core import Artifact, Context, Prospect, Result, UsageError
 from compressor.losses import objective
 from compressor.train.lessons import Lessons
+
+if TYPE_CHECKING:
+    from compressor.core import OnnxModel
+    from compressor.quant.levels import Asked
 
 __all__ = ["Quantize"]
 
@@ -18,20 +24,29 @@ _ALIKE = 0.995
 
 @dataclass(frozen=True)
 class Quantize:
-    """INT8, its quantisers placed by the target's rules.
+    """INT8, its quantisers placed by the target's rules, and weights of fewer levels where they are asked for.
 
-    ``ptq``: NNCF gathers ranges. ``distil``: Brevitas layers are trained on the teacher's answers as
-    ``lessons`` say, by default for five minutes at a tenth of distill's rate. ``samples`` training images
-    that (first) ranges are taken from are drawn by the run's seed; never one that is judged on.
+    ``ptq``: NNCF gathers ranges, weights are rounded. ``distil``: quantized distillation, Brevitas layers
+    trained on the teacher's answers as ``lessons`` say, by default for five minutes at a tenth of distill's
+    rate. ``codebook``: differentiable quantization, the points that stand for the weights are trained so.
+    ``samples`` training images that (first) ranges are taken from are drawn by the run's seed; never one that
+    is judged on.
+
+    ``bits`` are of the weights, ``edge_bits`` of the first layer's and the last's. With a ``budget`` of bytes
+    (the command line's, where the profile has none) each weight gets as many as the file has room for, where
+    they are missed most. Fewer than eight are stored as codes, and run as INT8 all the same.
     """
 
-    method: Literal["ptq", "distil"] = "ptq"
+    method: Literal["ptq", "distil", "codebook"] = "ptq"
+    bits: int = 8
+    edge_bits: int = 8
+    budget: tuple[str, ...] = ()
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
     lessons: Lessons | None = None
 
     kind: ClassVar[str] = "quantize"
-    needs: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
     gives: ClassVar[frozenset[str]] = frozenset({"student", "onnx"})
     volatile: ClassVar[bool] = False
 
@@ -43,11 +58,16 @@ class Quantize:
             problems.append("there is no training data to calibrate on: give --data, or use --profile float")
         if self.samples < 1:
             problems.append(f"quantize.samples = {self.samples}: calibrate on at least one sample")
-        if self.method == "distil" and self.samples < 2:
+        for name in ("bits", "edge_bits"):
+            if not 2 <= getattr(self, name) <= 8:
+                problems.append(f"quantize.{name} = {getattr(self, name)}: give 2 to 8")
+        for text in self.budget:
+            Budget.parse(text)
+        if self.method != "ptq" and self.samples < 2:
             problems.append(f"quantize.samples = {self.samples}: take first ranges from two samples or more")
         if self.method == "ptq" and self.lessons is not None:
-            problems.append('quantize.lessons are for training: set quantize.method = "distil"')
-        if self.method == "distil":
+            problems.append('quantize.lessons are for training: set quantize.method = "distil" or "codebook"')
+        if self.method != "ptq":
             problems += self._lessons.problems("quantize.lessons", prospect)
             if any("features" in loss.needs for loss, _ in objective(self._lessons.losses).terms):
                 problems.append("quantize.lessons.losses reads feature maps: take losses on the scores alone")
@@ -55,7 +75,15 @@ class Quantize:
 
     @property
     def collective(self) -> bool:
-        return self.method == "distil"
+        return self.method != "ptq"
+
+    def _asked(self, reference: OnnxModel) -> Asked:
+        from compressor.quant.levels import Asked
+
+        budgets = [b for b in map(Budget.parse, self.budget) if b.name == "bytes"]
+        limits = [b.limit * (reference.path.stat().st_size if b.relative else 1) for b in budgets]
+        within = int(min(limits)) if limits and self.method != "ptq" else None
+        return Asked(self.bits, self.edge_bits, self.method == "codebook", within)
 
     @property
     def _lessons(self) -> Lessons:
@@ -64,13 +92,18 @@ class Quantize:
     def run(self, artifact: Artifact, context: Context) -> Result:
         import numpy as np
         import onnx_ir as ir
+        import torch
 
         from compressor import catalog
         from compressor.export import save
+        from compressor.ingest import load
+        from compressor.quant.choosing import choose
+        from compressor.quant.packing import pack
         from compressor.quant.placement import Placement
         from compressor.quant.ranges import activation_ranges
 
         assert artifact.onnx is not None
+        assert artifact.reference is not None
         assert context.data is not None
         assert context.data.train is not None
         if artifact.onnx.precision != "fp32":
@@ -78,8 +111,8 @@ class Quantize:
                 f"quantize starts from a float32 graph, and this one is {artifact.onnx.precision}",
                 mend='set lower.precision = "fp32"',
             )
-        if self.method == "distil":
-            return self._distilled(artifact, context)
+        if self.method != "ptq":
+            return self._trained(artifact, context)
         train = context.data.train
         count = min(self.samples, len(train))
         drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
@@ -91,13 +124,20 @@ class Quantize:
         graph = ir.load(artifact.onnx.path)
         placement = Placement(graph, rules)
         tensors = placement.tensors
-        placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress))
+        bits: Mapping[str, int] = {}
+        if min(self.bits, self.edge_bits) < rules.weight_bits:
+            result, network = artifact.result, load(artifact.result)
+            asked = self._asked(artifact.reference)
+            bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
+        placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
+        packed = pack(graph)
         quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)
         before, after = artifact.onnx.path.stat().st_size, quantised.path.stat().st_size
         metrics = {
             "calibration": f"{count} samples of {train.name}",
             "quantised_tensors": len(tensors),
             "weight_bits": rules.weight_bits,
+            **({"bits": dict(bits), "packed": packed} if bits else {}),
             "activations": rules.activation_dtype,
             "bytes_before": before,
             "bytes": after,
@@ -105,11 +145,13 @@ class Quantize:
         warnings = () if count == self.samples else (f"calibrated on {count} samples: the training half has no more",)
         return Result(replace(artifact, onnx=quantised), metrics, warnings)
 
-    def _distilled(self, artifact: Artifact, context: Context) -> Result:
+    def _trained(self, artifact: Artifact, context: Context) -> Result:
         from compressor.train.quantised import distil_quantised
 
         assert artifact.onnx is not None
-        made = distil_quantised(self._lessons, self.samples, artifact.teacher, artifact.result, context)
+        assert artifact.reference is not None
+        asked = self._asked(artifact.reference)
+        made = distil_quantised(self._lessons, self.samples, asked, artifact.teacher, artifact.result, context)
         sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.onnx.path.stat().st_size}
         pinned = {"lessons": {**dataclasses.asdict(self._lessons), **made.pinned}}
         warnings: tuple[str, ...] = ()

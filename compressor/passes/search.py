@@ -18,7 +18,8 @@ class Search:
     ``space`` is a file of ``models/``; ``auto`` the teacher's own family where it is one, else
     mobilenetv2. ``budget`` is written as on the command line, whose budgets come before the profile's, which
     may be ``yielding``: where no student obeys, its shares are raised by half until one does. Latency is that
-    of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where the target runs it).
+    of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where the target runs it); of INT8,
+    bytes are counted with so many ``bits`` a weight, which `quantize` may store fewer of.
     ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
     initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
     the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
@@ -35,6 +36,7 @@ class Search:
     samples: int = 64
     inits: int = 2
     precision: Literal["auto", "fp32", "int8"] = "auto"
+    bits: float = 8.0
     trial_minutes: float = 0.0
     trial_steps: tuple[int, ...] = ()
     processes: int = 0
@@ -63,6 +65,8 @@ class Search:
             problems.append(f"search.trial_minutes = {self.trial_minutes}: give 0 for no trials, or minutes")
         if self.trial_minutes and not prospect.has_train:
             problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
+        if not 1 <= self.bits <= 8:
+            problems.append(f"search.bits = {self.bits}: give 1 to 8")
         if self.precision != "auto" and self.precision not in prospect.target.precisions:
             problems.append(f"target {prospect.target.name} does not run {self.precision}: set search.precision")
         return tuple(problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from compressor.core import InputSpec, QdqRules, UsageError
 from compressor.export import export_marked, mark
 from compressor.quant.codebook import Codebook
+from compressor.quant.levels import Levels
 from compressor.quant.placement import Placement
 
 with warnings.catch_warnings():
@@ -44,8 +45,8 @@ class FakeQuantised:
     largest magnitude of each channel (or tensor) on the last level; behind them batch normalisation
     stays as it is, as folding it into the weights only scales a channel and its grid alike. Activations:
     scale and zero point are learned, from the percentiles of ``batches`` on (Brevitas's defaults).
-    ``bits`` are of the weights, by name, that have fewer than the rules'; ``points`` are how many learned
-    points each of these weights has (`compressor.quant.codebook.Codebook`; it needs a scale a channel).
+    ``levels`` are those of the weights that have fewer than the rules' bits; one with learned points
+    (`compressor.quant.codebook.Codebook`) needs a scale for each channel.
     Raises UsageError where the network's forward cannot be traced.
     """
 
@@ -56,11 +57,10 @@ class FakeQuantised:
         input: InputSpec,
         opset: int,
         batches: Iterable[Tensor],
-        bits: Mapping[str, int] | None = None,
-        points: Mapping[str, int] | None = None,
+        levels: Levels | None = None,
     ) -> None:
         self.rules, self.input, self.opset = rules, input, opset
-        self._bits, self._learned = dict(bits or {}), dict(points or {})
+        self._bits, self._learned = (levels.bits, levels.points) if levels is not None else ({}, {})
         traced = _traced(network)
         self._points = _points(traced)
         graph, names = self._exported(traced)

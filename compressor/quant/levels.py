@@ -13,12 +13,25 @@ from compressor.quant.allocation import allocate, redistribute
 from compressor.quant.buckets import bucketed, flat
 from compressor.quant.codebook import Codebook
 
-__all__ = ["Levels", "fitting", "inner", "shared"]
+__all__ = ["WIDTHS", "Asked", "Levels", "fitting", "inner", "shared"]
 
-WIDTHS = (2, 4, 8)
-"""Bits a code that files store without waste."""
+WIDTHS = (2, 3, 4, 5, 6, 8)
+"""Bits a weight that are tried under a budget."""
 _BATCHES = 5
 """Of the gradients that points are shared out by (Polino et al. 2018, section 4.2)."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a network's weights."""
+
+    bits: int = 8
+    edge_bits: int = 8
+    """Of the first layer's and the last one's."""
+    learned: bool = False
+    """Points that are learned (where there are fewer than eight bits), not a uniform grid."""
+    limit: int | None = None
+    """Bytes of the file: then the inner weights' bits are chosen by what they lose, not alike."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ __all__ = ["Found", "search"]
 _CHILDREN = 24
 _HEATS = 3
 _TEACHER = "teacher"
-_BYTES = {"fp32": 4.0, "int8": 1.0}
-"""Of a parameter in the deployed file; scales and the graph come on top, and are counted on the finalists."""
 
 
 class Settings(Protocol):
@@ -58,6 +56,8 @@ class Settings(Protocol):
     def samples(self) -> int: ...
     @property
     def inits(self) -> int: ...
+    @property
+    def bits(self) -> float: ...
     @property
     def processes(self) -> int: ...
     @property
@@ -98,9 +98,12 @@ class _Limits:
     bytes: float = math.inf
     latency: float = math.inf
 
-    def allow(self, cost: Cost, precision: str) -> bool:
-        """Whether a student's counts obey; of its bytes, those of the weights."""
-        return cost.params <= self.params and cost.macs <= self.macs and cost.params * _BYTES[precision] <= self.bytes
+    def allow(self, cost: Cost, each: float) -> bool:
+        """Whether a student's counts obey; of its bytes, those of the parameters: ``each``.
+
+        Scales and the graph come on top, and are counted on the finalists.
+        """
+        return cost.params <= self.params and cost.macs <= self.macs and cost.params * each <= self.bytes
 
 
 def search(settings: Settings, space: str, precision: str, teacher: Model, context: Context) -> Found:
@@ -119,9 +122,11 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     name = f"{_TEACHER} {teacher.sha256[:16]}"
     alone = table.together({name: lambda: graph})
 
+    each_bytes = settings.bits / 8 if precision == "int8" else 4.0
+
     def judge(limits: _Limits, architectures: Sequence[Family]) -> list[Candidate | None]:
         costs = {a: count(a, input) for a in architectures}
-        allowed = [a for a in architectures if limits.allow(costs[a], precision)]
+        allowed = [a for a in architectures if limits.allow(costs[a], each_bytes)]
         shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
         kept = {a: share for a, share in zip(allowed, shares, strict=True) if share <= limits.latency}
         return [Candidate(a, costs[a].params, costs[a].macs, kept[a], {}) if a in kept else None for a in architectures]
@@ -165,7 +170,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
                 mend="loosen the budget, or search another space: --set search.space=…",
             )
         ranked = [found[i] for i in order(found)]
-        finalists = _finalists(ranked, settings.finalists, input, limits, table, (name, graph), context)
+        saved = 1 - settings.bits / 8 if precision == "int8" else 0.0
+        finalists = _finalists(ranked, settings.finalists, input, limits, table, (name, graph), context, saved)
         if not finalists:
             raise BudgetMissed(
                 f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
@@ -243,10 +249,12 @@ def _finalists(
     table: LatencyTable,
     teacher: tuple[str, ir.Model],
     context: Context,
+    saved: float,
 ) -> list[Finalist]:
     """Up to ``wanted`` of the best that obey the budgets when measured whole beside the teacher, as ``ranked``.
 
-    Where measuring shows that the table was too kind, the others' predictions are corrected by as much.
+    ``saved`` bytes of each parameter are stored away later. Where measuring shows that the table was too
+    kind, the others' predictions are corrected by as much.
     """
     passed: list[Finalist] = []
     tried: set[int] = set()
@@ -258,7 +266,9 @@ def _finalists(
             break
         tried |= set(heat)
         measured = _whole([ranked[i] for i in heat], input, table, teacher, context)
-        passed += [f for f in measured if f.latency <= limits.latency and f.bytes <= limits.bytes]
+        passed += [
+            f for f in measured if f.latency <= limits.latency and f.bytes - saved * f.candidate.params <= limits.bytes
+        ]
         correction = max(correction, median(f.latency / f.candidate.latency for f in measured))
     return sorted(passed, key=lambda f: ranked.index(f.candidate))
 

@@ -16,7 +16,11 @@ from compressor.bench.machine import fits, machine
 from compressor.core import Context, Json, Model, OnnxModel
 from compressor.export import save as save_graph
 from compressor.ingest import load, save
+from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
+from compressor.quant.levels import Asked
+from compressor.quant.packing import pack
+from compressor.quant.signs import unsign
 from compressor.train import workers
 from compressor.train.lessons import Lessons
 from compressor.train.samples import Samples
@@ -40,22 +44,30 @@ class Quantised:
     pinned: dict[str, Json]
 
 
-def distil_quantised(lessons: Lessons, samples: int, teacher: Model, result: Model, context: Context) -> Quantised:
+def distil_quantised(
+    lessons: Lessons, samples: int, asked: Asked, teacher: Model, result: Model, context: Context
+) -> Quantised:
     """Train ``result`` with fake quantisers on the teacher's answers (Polino et al. 2018, algorithm 1).
 
     Forward and backward passes see rounded weights and activations, gradients go straight through to the
     float weights; scales of activations are learned. Then the batch normalisations are recalibrated, and the
     graph is placed on the learned grids. ``samples`` training images are what first ranges are taken from.
+    Where points are ``asked`` to be learned, weights stay as they are and the points that stand for them are
+    trained instead (section 4), with the norms and biases. Weights of few levels are stored as codes.
     """
     assert context.data is not None
     ready = prepared(lessons, teacher, context)
     network = load(result)
+    if asked.learned:
+        unsign(network)
     rules = catalog.find("backends", context.target.backend)().rules(context.target)
     plain: Samples = ready.taught.samples
-    context.progress("place quantisers", 0, 1)
     first = list(_images(plain, samples, context.seed))
-    fake = FakeQuantised(network, rules, result.input, context.target.opset, first)
-    key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits]
+    context.progress("choose bits", 0, 1)
+    levels = choose(asked, network, rules, result.input, context.target.opset, torch.cat(first))
+    context.progress("place quantisers", 0, 1)
+    fake = FakeQuantised(network, rules, result.input, context.target.opset, first, levels)
+    key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits, dataclasses.asdict(levels)]
     steps, curve = learned(lessons, fake.module, ready, key, context, "distil quantised")
     fake.recalibrate(_images(plain, _NORMS, context.seed))
     network = load(result)
@@ -64,9 +76,12 @@ def distil_quantised(lessons: Lessons, samples: int, teacher: Model, result: Mod
     model = replace(result, weights=weights, sha256=save(network.state_dict(), weights))
     context.progress("lower", 0, 1)
     exact, graph = fake.lowered(network)
+    packed = pack(graph)
     made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
     onnx = save_graph(graph, context.workdir / "model.onnx", "int8", made_from)
-    metrics = {**ready.metrics, **told(lessons, steps, curve)}
+    metrics = {**ready.metrics, **told(lessons, steps, curve), "weight_bits": rules.weight_bits}
+    if levels.bits or levels.points:
+        metrics |= {"bits": dict(levels.bits), "points": dict(levels.points), "packed": packed}
     if workers.first():
         metrics["fake_agreement"] = _agreement(fake, onnx, context)
     return Quantised(model, onnx, metrics, {"steps": steps, "mirror": ready.mirror})
