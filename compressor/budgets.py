@@ -74,7 +74,7 @@ def _cost(budget: Budget, measured: Measurements) -> Outcome:
     limit = budget.limit * teacher if budget.relative else budget.limit
     met = got <= limit
     return Outcome(
-        budget.name, budget.text, got, met, None if met else f"{budget.text}: {got:,.4g} is over {limit:,.4g}"
+        budget.name, budget.text, got, met, None if met else f"{budget.text}: {_figure(got)} is over {_figure(limit)}"
     )
 
 
@@ -88,3 +88,7 @@ def _drop(max_drop: float, measured: Measurements) -> Outcome:
     met = drop <= max_drop + 1e-9
     shortfall = None if met else f"max-drop {max_drop:g}: {teacher.name} fell by {drop:.2f} {unit}"
     return Outcome("max-drop", f"{max_drop:g} {unit}", drop, met, shortfall)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

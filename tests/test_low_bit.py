@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,17 +20,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressor import catalog
-from compressor.core import InputSpec
+from compressor.core import BudgetMissed, InputSpec
 from compressor.export import export, save
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.plan import at_hand
 from compressor.quant.allocation import allocate, redistribute
 from compressor.quant.buckets import Buckets
+from compressor.quant.choosing import choose
 from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import decode, encode, lengths
-from compressor.quant.levels import Levels, fitting, inner, shared
+from compressor.quant.levels import Asked, Levels, fitting, inner, shared
 from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
 from compressor.quant.signs import unsign
@@ -364,3 +367,72 @@ def test_bits_go_where_they_are_missed() -> None:
     points = shared(network, names, 16, loss)
     assert sum(points.values()) == 16 * len(names)
     assert min(points.values()) >= 8
+
+
+# -- chosen under a budget, and in a run ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_levels_are_chosen_to_fit(learned: bool) -> None:
+    made, network = fake({}, {})
+    if learned:
+        unsign(network)
+    images = torch.randn(64, 1, 16, 16)
+
+    def chosen(limit: int | None, bits: int = 8) -> Levels:
+        asked = Asked(bits, 8, learned, limit)
+        return choose(asked, network, made.rules, made.input, 21, images)
+
+    assert chosen(None) == Levels({}, {})
+    some = chosen(None, 3)
+    assert (some.points if learned else some.bits) == dict.fromkeys(INNER, 8 if learned else 3)
+    assert chosen(10**6) == Levels({}, {})
+    fitted = chosen(26_000)
+    assert len(set((fitted.points or fitted.bits).values())) > 1 or len(fitted.points or fitted.bits) < len(INNER)
+    with pytest.raises(BudgetMissed, match="2 bits a weight the file takes"):
+        chosen(9_000)
+
+
+PROFILE = """
+[[pass]]
+kind = "lower"
+[[pass]]
+kind = "quantize"
+{settings}
+[[pass]]
+kind = "build"
+[[pass]]
+kind = "measure"
+[[pass]]
+kind = "verify"
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "most", "drop"),
+    [
+        ('method = "ptq"\nbits = 4', (), 80_000, 0.1),
+        ('method = "distil"\nbits = 3\nlessons = { steps = 20, views = 1 }', (), 72_000, 0.1),
+        (
+            'method = "codebook"\nlessons = { steps = 20, views = 1, rate = 0.01 }',
+            ("--budget", "bytes=60k"),
+            60_000,
+            0.1,
+        ),
+    ],
+    ids=["ptq", "distil", "codebook"],
+)
+def test_fewer_bits_in_a_run(
+    compress: Any, tmp_path: Path, settings: str, more: tuple[str, ...], most: int, drop: float
+) -> None:
+    (tmp_path / "p.toml").write_text(PROFILE.format(settings=settings))
+    teacher = Path(__file__).parents[1] / "examples" / "digits" / "teacher.pt"
+    said = ("--data", "builtin:digits", "--target", "host", "--profile", tmp_path / "p.toml", "-o", tmp_path / "o")
+    done = compress("run", teacher, *said, *more, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["result"]["bytes"] <= most
+    assert report["result"]["metric"]["value"] >= report["teacher"]["metric"]["value"] - drop
+    metrics = next(each["metrics"] for each in report["passes"] if each["kind"] == "quantize")
+    assert metrics["packed"]
+    assert set(metrics["packed"].values()) <= {2, 3, 4, 5, 6}

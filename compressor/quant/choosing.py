@@ -54,7 +54,9 @@ def _size(exported: ir.Model, rules: QdqRules, bits: Mapping[str, int]) -> int:
     """Bytes of the packed file with weights of so many bits."""
     graph = ir.from_proto(ir.to_proto(exported))
     placement = Placement(graph, rules)
-    placement.apply(dict.fromkeys(placement.tensors, (-1.0, 1.0)), bits)
+    # No two ranges alike: the scales of a trained network are not stored once for all either.
+    ranges = {name: (-1.0 - number, 2.0 + number) for number, name in enumerate(placement.tensors)}
+    placement.apply(ranges, bits)
     pack(graph)
     proto = ir.to_proto(graph)
     del proto.graph.value_info[:]
