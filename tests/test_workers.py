@@ -27,6 +27,14 @@ finalists = 1
 kind = "distill"
 {length}
 """
+QUANTISED = """
+[[pass]]
+kind = "lower"
+[[pass]]
+kind = "quantize"
+method = "distil"
+lessons = { steps = 6, views = 1, rate = 0.01 }
+"""
 EAGER = """
 from compressor.cli import main
 from compressor.train import loop
@@ -72,18 +80,15 @@ def torchrun(*more: str) -> tuple[str, ...]:
 
 
 def profile(folder: Path, length: str) -> Path:
-    path = folder / f"{digest(length)}.toml"
+    path = folder / "profile.toml"
     path.write_text(PROFILE.format(length=length))
     return path
 
 
-def digest(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text)
-
-
-def weights(folder: Path, output: str) -> bytes:
-    (found,) = (folder / output / "cache").glob("distill-*/student.safetensors")
-    return found.read_bytes()
+def weights(folder: Path, output: str) -> list[bytes]:
+    found = sorted((folder / output / "cache").glob("*/student.safetensors"))
+    found += (folder / output / "cache").glob("quantize-*/model.onnx")
+    return [path.read_bytes() for path in found]
 
 
 def checkpoint(folder: Path, output: str) -> Callable[[], bool]:
@@ -96,7 +101,7 @@ def children(process: subprocess.Popen[bytes]) -> Sequence[int]:
 
 
 def test_two_processes_learn_as_one_does_and_one_may_die(tmp_path: Path) -> None:
-    length = profile(tmp_path, "epochs = 8")
+    length = profile(tmp_path, f"epochs = 8\n{QUANTISED}")
     one = finish(start(tmp_path, length, "one"), tmp_path, "one")
     two = finish(start(tmp_path, length, "two", *torchrun()), tmp_path, "two")
     # The same batches; but each process normalises its half by that half's own statistics.
