@@ -135,6 +135,7 @@ def main() -> None:
         print(f"\n{space}\n")
         latencies(students, teacher, options.target)
         throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, teacher_view(teacher, batch, 0))
+        assert throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, teacher_view(teacher, batch, 0)) is not None
 
 
 if __name__ == "__main__":

@@ -285,3 +285,22 @@ def test_scores_touch_no_global_state(name: str) -> None:
     score(name, each)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("space", ["cifar-resnet", "shufflenetv2", "mobilenetv2"])
+def test_a_network_that_names_no_parts_is_made_out(space: str) -> None:
+    family = catalog.find("models", space)
+    network = gaussian(family.seeds(InputSpec(3, 32, 32), 10, 16)[0].build(), 0)
+    images = torch.randn(8, 3, 32, 32)
+    told, guessed = View.of(network, images), View.guessed(network, images)
+    assert guessed is not None
+    assert torch.equal(told.last, guessed.last)
+    assert torch.equal(told.pooled, guessed.pooled)
+    assert torch.equal(told.logits, guessed.logits)
+
+
+def test_what_is_no_such_network_is_not() -> None:
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 10))
+    assert View.guessed(flat, torch.randn(2, 3, 4, 4)) is None
+    traced = torch.jit.trace(flat, torch.randn(2, 3, 4, 4))
+    assert View.guessed(traced, torch.randn(2, 3, 4, 4)) is None

@@ -22,8 +22,8 @@ class Search:
     bytes are counted with so many ``bits`` a weight, which `quantize` may store fewer of.
     ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
     initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
-    the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
-    round's steps, as an earlier run found them).
+    the finalists, then the best of different depths, are distilled for so long, by successive halving, and
+    ranked by that (``trial_steps``: a round's steps, as an earlier run found them).
     ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
     """
 

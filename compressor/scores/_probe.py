@@ -74,6 +74,36 @@ class View:
         return cls(maps, kept["last"], kept["pooled"], logits)
 
 
+    @classmethod
+    def guessed(cls, network: nn.Module, images: Tensor) -> Self | None:
+        """The same of any classifier, which does not name its parts; None where they cannot be made out.
+
+        The classifier is the linear layer that runs last, the map that is pooled the last one before it that
+        has more than one place; it stands for all stages.
+        """
+        maps: list[Tensor] = []
+        pooled: list[Tensor] = []
+
+        def keep(module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            if isinstance(module, nn.Linear):
+                pooled[:] = [given[0]]
+            elif isinstance(made, Tensor) and made.ndim == 4 and made.shape[2] * made.shape[3] > 1:
+                maps[:] = [made]
+
+        leaves = [module for module in network.modules() if not list(module.children())]
+        try:
+            hooks = [module.register_forward_hook(keep) for module in leaves]
+            with torch.no_grad():
+                logits = network(images)
+        except RuntimeError:  # TorchScript takes no hooks
+            return None
+        for hook in hooks:
+            hook.remove()
+        if not maps or not pooled or pooled[0].ndim != 2 or pooled[0].shape[1] != maps[0].shape[1]:
+            return None
+        return cls((maps[0],), maps[0], pooled[0], logits)
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """A candidate, as scores see it."""

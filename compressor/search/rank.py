@@ -90,6 +90,8 @@ def _view(path: Path, arch: str | None, trust: bool, batch: Batch, classes: int,
     from compressor.ingest import ingest
 
     view = teacher_view(ingest(path, arch=arch, trust=trust).build(), batch, seed)
+    if view is None:
+        raise UsageError(f"{path}: which of its tensors are feature maps is not told", mend="leave out --teacher")
     if view.logits.shape[1] != classes:
         raise UsageError(
             f"the teacher tells {view.logits.shape[1]} classes apart, the data has {classes}",

@@ -61,12 +61,14 @@ def _score(scoring: Scoring, architectures: Sequence[Family]) -> list[dict[str, 
         torch.set_num_threads(threads)
 
 
-def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View:
+def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View | None:
     """The teacher as DisWOT sees it: of its architecture, with random weights (section 4).
 
-    Trained weights are not used: on the development truth they ranked students worse.
+    Trained weights are not used: on the development truth they ranked students worse. None where an
+    architecture of no known family does not show which of its tensors is which.
     """
-    return View.of(gaussian(network, seed), batch.images)
+    network = gaussian(network, seed)
+    return View.of(network, batch.images) if hasattr(network, "stages") else View.guessed(network, batch.images)
 
 
 def applicable(names: Sequence[str], teacher: View | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from compressor.export import export
 from compressor.ingest import load
 from compressor.models._cost import Cost
 from compressor.models._family import Family
-from compressor.models._layers import count
+from compressor.models._layers import count, layers
 from compressor.scores._probe import untrained
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
@@ -170,8 +171,9 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
                 mend="loosen the budget, or search another space: --set search.space=…",
             )
         ranked = [found[i] for i in order(found)]
+        tried = _varied(ranked, input) if settings.trial_minutes else ranked
         saved = 1 - settings.bits / 8 if precision == "int8" else 0.0
-        finalists = _finalists(ranked, settings.finalists, input, limits, table, (name, graph), context, saved)
+        finalists = _finalists(tried, settings.finalists, input, limits, table, (name, graph), context, saved)
         if not finalists:
             raise BudgetMissed(
                 f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
@@ -218,6 +220,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         "front": [_line(each, ranked) for each in front(ranked)],
     }
     warnings = _warnings(context, source)
+    if view is None:
+        warnings += ("the teacher's feature maps are not told apart: students are scored without DisWOT's terms",)
     if budgets is not settings.budget:
         warnings += (f"no student obeys {', '.join(settings.budget)}: {metrics['budget']} was the budget",)
     return Found(best.candidate, metrics, warnings, pinned)
@@ -239,6 +243,17 @@ def _limits(budgets: Sequence[str], teacher: Model, size: int, milliseconds: flo
     if "latency" in limits:
         limits["latency"] /= milliseconds
     return _Limits(**limits)
+
+
+def _varied(ranked: Sequence[Candidate], input: InputSpec) -> list[Candidate]:
+    """The best of each depth, then the second best of each …: trials tell apart what the score finds alike."""
+    met: Counter[int] = Counter()
+    places = []
+    for candidate in ranked:
+        depth = len(layers(candidate.architecture, input))
+        places.append(met[depth])
+        met[depth] += 1
+    return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (places[i], i))]
 
 
 def _finalists(
