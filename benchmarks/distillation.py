@@ -39,6 +39,8 @@ from compressor.train.soft_targets import SoftTargets
 INPUT = InputSpec(3, 32, 32)
 STUDENTS = {
     "ResNet-20": CifarResNet((3, 3, 3)),
+    "ResNet-14": CifarResNet((2, 2, 2)),
+    "ResNet-8": CifarResNet((1, 1, 1)),
     "ResNet-8, widths 16, 48, 112": CifarResNet((1, 1, 1), (16, 48, 112)),
 }
 LESSONS = Distill(warmup=0.15)
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--minutes", type=float, nargs="*", default=[0.5, 2.0])
+    parser.add_argument("--only", choices=("stored", "inherited"))
     options = parser.parse_args()
     scaling = parse_normalization("imagenet", 3)
     data = load_data(options.data).prepare(INPUT, scaling)
@@ -118,7 +121,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|", flush=True)
     rivals: list[Taught] = [stored, Asked(samples, answer)]
-    for name, architecture in STUDENTS.items():
+    for name, architecture in () if options.only == "inherited" else STUDENTS.items():
         quick, slow = seconds(untrained(architecture, 0), rivals)
         ratios = [b / a for a, b in zip(quick, slow, strict=True)]
         reached = [

@@ -134,8 +134,9 @@ def main() -> None:
         students = random_students(space, options.students, 16)
         print(f"\n{space}\n")
         latencies(students, teacher, options.target)
-        throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, teacher_view(teacher, batch, 0))
-        assert throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, teacher_view(teacher, batch, 0)) is not None
+        view = teacher_view(teacher, batch, 0)
+        assert view is not None
+        throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, view)
 
 
 if __name__ == "__main__":

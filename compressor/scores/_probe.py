@@ -73,7 +73,6 @@ class View:
         maps = tuple(kept[name] for name in stages)
         return cls(maps, kept["last"], kept["pooled"], logits)
 
-
     @classmethod
     def guessed(cls, network: nn.Module, images: Tensor) -> Self | None:
         """The same of any classifier, which does not name its parts; None where they cannot be made out.
