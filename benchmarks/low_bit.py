@@ -1,0 +1,129 @@
+"""Few bits a weight: rounding after training, quantized distillation, differentiable quantization.
+
+    python benchmarks/low_bit.py resnet56_cifar10.pt cifar10 [--epochs N] [--more N]
+
+One student (ResNet-8 of ResNet-56's family), distilled in float; then each method at 2, 4 and 8 bits of the inner
+layers' weights (the first and the last layer keep 8), activations in 8 bits, on INT8 kernels. The two that train go on
+for equally many steps on the teacher's stored answers. Accuracy is ONNX Runtime's on all test images, bytes are those
+of the file that it loads. What is in the output file already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from compressor import catalog
+from compressor.core import Data, InputSpec
+from compressor.data import load_data
+from compressor.export import export, save
+from compressor.ingest import ingest
+from compressor.losses import objective
+from compressor.models.cifar_resnet import CifarResNet
+from compressor.passes.distill import Distill
+from compressor.plan import at_hand
+from compressor.preprocessing import parse_normalization
+from compressor.quant.choosing import choose
+from compressor.quant.fake import FakeQuantised
+from compressor.quant.levels import Asked, Levels
+from compressor.quant.packing import pack
+from compressor.quant.signs import unsign
+from compressor.scores._probe import untrained
+from compressor.train.augmentation import Augmentation
+from compressor.train.distil import Budget, Taught, answering, distil
+from compressor.train.samples import Samples
+from compressor.train.soft_targets import SoftTargets
+
+INPUT, OPSET = InputSpec(3, 32, 32), 21
+STUDENT = CifarResNet((1, 1, 1))
+METHODS = ("post-hoc", "quantized distillation", "differentiable quantization")
+
+
+def quiet(message: str, done: int, total: int) -> None:
+    return
+
+
+def learn(module: nn.Module, taught: Taught, steps: int, **changed: float) -> None:
+    lessons = Distill(warmup=0.15, **changed)  # type: ignore[arg-type]
+    distil(
+        module, taught, objective(lessons.losses), lessons.recipe, Budget(steps=steps), seed=0, device="cpu",
+        checkpoint=None, remember=lambda compute: compute(), progress=quiet,
+    )  # fmt: skip
+
+
+def judged(graph: ir.Model, data: Data, folder: Path) -> tuple[float, int]:
+    """Accuracy on the runtime, and the file's bytes."""
+    path = save(graph, folder / "model.onnx", "int8").path
+    session = catalog.find("backends", "onnxruntime")().open(path, threads=1)
+    right = sum(int((session(images).argmax(1) == labels).sum()) for images, labels in data.evaluate.batches(250))
+    return right / len(data.evaluate), path.stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--epochs", type=int, default=12, help="of the float student")
+    parser.add_argument("--more", type=int, default=2, help="epochs with quantisers")
+    parser.add_argument("--rate", type=float, nargs=2, default=[0.02, 0.002], help="of weights, of points")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    rows = json.loads(options.out.read_text()) if options.out.exists() else []
+    scaling = parse_normalization("imagenet", 3)
+    data = load_data(options.data).prepare(INPUT, scaling)
+    assert data.train is not None
+    samples = Samples(data.train, INPUT, scaling, 10, Augmentation(0.125, True), 0)
+    taught = SoftTargets(samples, 2, Path(mkdtemp()), "teacher")
+    taught.prepare(answering(ingest(options.teacher).build(), "auto", "cpu"), quiet)
+    epoch = len(samples) // 128
+    kept = options.out.with_suffix(".pt")
+    student = untrained(STUDENT, 0)
+    if kept.exists():
+        student.load_state_dict(torch.load(kept, weights_only=True))
+    else:
+        learn(student, taught, options.epochs * epoch)
+        torch.save(student.state_dict(), kept)
+    student.eval()
+    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    some = [samples.plain(np.arange(i, i + 64)) for i in range(0, 320, 64)]
+    folder = Path(mkdtemp())
+
+    def told(method: str, bits: int | None, graph: ir.Model) -> None:
+        packed = pack(graph)
+        reached, size = judged(graph, data, folder)
+        rows.append({"method": method, "bits": bits, "top1": reached, "bytes": size, "packed": len(packed)})
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+        print(rows[-1], flush=True)
+
+    there = {(row["method"], row["bits"]) for row in rows}
+    if ("float", None) not in there:
+        told("float", None, export(student, INPUT, OPSET))
+    for bits in (8, 4, 2):
+        for method in METHODS:
+            if (method, bits) in there or (bits == 8 and method == METHODS[2]):
+                continue
+            network, learned = copy.deepcopy(student), method == METHODS[2]
+            if learned:
+                unsign(network)
+            levels: Levels = choose(Asked(bits, 8, learned), network, rules, INPUT, OPSET, some[0])
+            fake = FakeQuantised(network, rules, INPUT, OPSET, some, levels)
+            if method != METHODS[0]:
+                learn(fake.module, taught, options.more * epoch, rate=options.rate[learned])
+                fake.recalibrate(samples.plain(np.arange(i, i + 64)) for i in range(0, 4992, 64))
+                network.load_state_dict(fake.weights(network))
+            told(method, bits, fake.lowered(network)[1])
+    print("\n| method | bits | top1 | bytes |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['method']} | {row['bits'] or 32} | {row['top1']:.2%} | {row['bytes']:,} |")
+
+
+if __name__ == "__main__":
+    main()
