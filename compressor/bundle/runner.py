@@ -1,6 +1,7 @@
 """Run a compressed model: this file, its folder, NumPy and ONNX Runtime are all it takes.
 
     python run.py --verify             check every file of the bundle, and the model against known outputs
+    python run.py --unpack             make model.onnx of model.packed, which may be sent in its place
     python run.py INPUT.npy            classify 8-bit pixels (H x W x C, or N x H x W x C); prints JSON
     python run.py PHOTO.png            the same from an image file, where Pillow is installed
 
@@ -11,8 +12,10 @@ In an application: copy the folder, then ``Model("folder").predict(pixels)``.
 
 import hashlib
 import json
+import lzma
 import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
@@ -37,7 +40,9 @@ except ImportError as error:
         raise
     sys.exit(_without("NumPy", error))
 
-__all__ = ["Model", "check", "compare", "verify"]
+__all__ = ["MAGIC", "Model", "check", "compare", "unpack", "verify"]
+
+MAGIC = b"compressed model 1\n"
 
 _OWN = ("model.onnx", "golden.npz", "run.py")
 _LARGEST = (2 << 30) - 1
@@ -142,6 +147,70 @@ def compare(model: Model, batch: Any, wanted: Any) -> List[str]:
     )
 
 
+def unpack(content: bytes) -> bytes:
+    """The bytes of ``model.onnx`` from those of ``model.packed``. Raises ValueError where they are not that."""
+    if not content.startswith(MAGIC):
+        raise ValueError("it is no packed model")
+    try:
+        at = len(MAGIC) + 4
+        end = at + int.from_bytes(content[len(MAGIC) : at], "little")
+        header = json.loads(zlib.decompressobj().decompress(content[at:end], _LONGEST_MANIFEST).decode("utf-8"))
+        at = end + header["rest"]
+        rest = lzma.LZMADecompressor().decompress(content[end:at], _LARGEST)
+        pieces, done = [], 0
+        for code in header["codes"]:
+            if code["count"] * code["width"] > 8 * _LARGEST:
+                raise ValueError("it claims more than it may hold")
+            symbols = _decoded(content[at : at + code["bytes"]], code["lengths"], code["count"])
+            pieces += [rest[done : code["at"]], _joined(symbols, code["width"])]
+            at, done = at + code["bytes"], code["at"]
+        return b"".join([*pieces, rest[done:]])
+    except (KeyError, TypeError, ValueError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
+
+
+def _decoded(coded: bytes, lengths: List[int], count: int) -> List[int]:
+    """Symbols from their canonical Huffman codes, the first bit the highest of the first byte."""
+    symbols = {}  # type: Dict[Tuple[int, int], int]
+    word = before = 0
+    for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths) if length):
+        word <<= length - before
+        symbols[length, word] = symbol
+        word, before = word + 1, length
+    found = []  # type: List[int]
+    word = length = 0
+    for byte in coded:
+        for shift in range(7, -1, -1):
+            word, length = word << 1 | byte >> shift & 1, length + 1
+            symbol = symbols.get((length, word), -1)
+            if symbol >= 0 and len(found) < count:
+                found.append(symbol)
+                word = length = 0
+    if len(found) < count:
+        raise ValueError(f"it ends after {len(found)} of {count} symbols")
+    return found
+
+
+def _joined(symbols: List[int], width: int) -> bytes:
+    """Symbols of ``width`` bits as bytes, the first in the lowest bits."""
+    each = 8 // width
+    groups = (symbols[at : at + each] for at in range(0, len(symbols), each))
+    return bytes(sum(symbol << width * i for i, symbol in enumerate(group)) for group in groups)
+
+
+def _unpacked(folder: Path) -> None:
+    """Make the model of its packed form, where that alone was sent: whole, or not at all."""
+    model, packed = folder / "model.onnx", folder / "model.packed"
+    if model.exists() or not packed.is_file() or packed.stat().st_size > _LARGEST:
+        return
+    content = unpack(packed.read_bytes())
+    if hashlib.sha256(content).hexdigest() != _manifest(folder)["files"]["model.onnx"]["sha256"]:
+        raise ValueError("model.packed is not the manifest's model")
+    fresh = folder / ".model.onnx.partial"
+    fresh.write_bytes(content)
+    fresh.replace(model)
+
+
 def _manifest(folder: Path) -> Dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
@@ -204,9 +273,16 @@ def _fitted(image: Any, height: int, width: int) -> Any:
 
 def main(arguments: List[str]) -> int:
     folder = Path(__file__).resolve().parent
-    if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] != "--verify"):
+    if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] not in ("--verify", "--unpack")):
         sys.stderr.write(f"{__doc__}\n")
         return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        _unpacked(folder)
+    except (OSError, ValueError, KeyError) as error:
+        _tell(f"model.packed: {error}")
+        return 6
+    if arguments == ["--unpack"]:
+        return 0 if (folder / "model.onnx").is_file() else 2
     try:
         import onnxruntime  # noqa: F401 - whether it is there
     except ImportError as error:

@@ -20,6 +20,8 @@ __all__ = ["Verify"]
 _EXPORT_TOLERANCE = 1e-3
 """Of the outputs' largest magnitude: what fp32 summed in another order may differ by."""
 
+_PACKED = "model.packed"
+
 
 @dataclass(frozen=True)
 class Verify:
@@ -27,12 +29,14 @@ class Verify:
 
     A step that should be exact and is not fails the run. Quantisation is judged, not failed: label
     agreement, signal-to-noise in dB, and the first layer whose own falls under ``drift_db``.
-    ``golden`` samples and their outputs travel with the bundle.
+    ``golden`` samples and their outputs travel with the bundle, and where ``packed`` is set the model in its
+    smallest form, which ``run.py`` unpacks where that alone was sent.
     """
 
     samples: int = 256
     golden: int = 8
     drift_db: float = 15.0
+    packed: bool = False
 
     kind: ClassVar[str] = "verify"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "reference", "onnx", "engine", "measurements"})
@@ -88,6 +92,9 @@ class Verify:
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
         bundle = self._bundle(artifact, context, batch[: self.golden], result[: self.golden])
+        if self.packed:
+            sizes = [path.stat().st_size for path in (artifact.onnx.path, bundle.path / _PACKED)]
+            metrics |= {"packed_bytes_before": sizes[0], "packed_bytes": sizes[1]}
         return Result(replace(artifact, bundle=bundle), metrics, tuple(warnings))
 
     def _batch(self, artifact: Artifact, context: Context) -> Batch:
@@ -117,7 +124,9 @@ class Verify:
         import numpy as np
 
         from compressor import __version__, catalog
+        from compressor.atomic import write
         from compressor.bundle import write_bundle
+        from compressor.bundle.storage import stored
 
         assert artifact.onnx is not None
         assert artifact.engine is not None
@@ -162,6 +171,9 @@ class Verify:
         share = 1e-3 if artifact.onnx.precision == "fp32" else 0.05
         span = float(np.max(outputs) - np.min(outputs)) or 1.0
         extra = [artifact.engine.path] if artifact.engine.path != artifact.onnx.path else []
+        if self.packed:
+            extra.append(context.workdir / _PACKED)
+            write(extra[-1], stored(artifact.onnx.path.read_bytes()))
         return write_bundle(
             context.workdir / "bundle", artifact.onnx.path, manifest, (batch, outputs), share * span, extra
         )

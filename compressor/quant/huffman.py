@@ -1,4 +1,4 @@
-"""Canonical Huffman codes: the shortest storage of symbols one by one."""
+"""Canonical Huffman codes: the shortest storage of symbols one by one. (`compressor.bundle.runner` decodes them.)"""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import heapq
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-__all__ = ["decode", "encode", "lengths"]
+__all__ = ["encode", "lengths"]
 
 
 def lengths(counts: Sequence[int]) -> list[int]:
@@ -36,22 +36,6 @@ def encode(symbols: ArrayLike, bits: Sequence[int]) -> bytes:
         table[symbol, : bits[symbol]] = [word >> (bits[symbol] - 1 - i) & 1 for i in range(bits[symbol])]
     there = np.arange(longest)[None, :] < np.asarray(bits, np.int64)[given][:, None]
     return np.packbits(table[given][there]).tobytes()
-
-
-def decode(coded: bytes, bits: Sequence[int], count: int) -> NDArray[np.int64]:
-    """The ``count`` symbols of what `encode` made. Raises ValueError where the bytes are not that."""
-    symbols = {(bits[symbol], word): symbol for symbol, word in _words(bits).items()}
-    found = np.zeros(count, np.int64)
-    at = word = length = 0
-    for bit in np.unpackbits(np.frombuffer(coded, np.uint8)).tolist():
-        if at == count:
-            break
-        word, length = word << 1 | bit, length + 1
-        if (symbol := symbols.get((length, word))) is not None:
-            found[at], at, word, length = symbol, at + 1, 0, 0
-    if at < count:
-        raise ValueError(f"{at} of {count} symbols")
-    return found
 
 
 def _words(bits: Sequence[int]) -> dict[int, int]:
