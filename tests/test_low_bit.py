@@ -452,10 +452,16 @@ def test_a_stored_model_comes_back(bits: int, opset: int, tmp_path: Path) -> Non
     assert runner.unpack(packed) == model
     assert len(packed) < 0.9 * len(model)
     for damaged in (packed[:-40], packed[:30], b"", model, packed[:200] + b"\0" * 50 + packed[250:]):
-        try:
-            assert runner.unpack(damaged) != model
-        except ValueError as error:
-            assert str(error).startswith("it ")
+        made = unpacked(damaged)
+        assert made != model
+        assert isinstance(made, bytes) or made.startswith("it ")
+
+
+def unpacked(content: bytes) -> bytes | str:
+    try:
+        return runner.unpack(content)
+    except ValueError as error:
+        return str(error)
 
 
 def test_a_bundle_that_was_sent_packed(compress: Any, tmp_path: Path) -> None:
