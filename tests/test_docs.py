@@ -122,6 +122,7 @@ def environment(project: Path, tmp_path: Path, request: pytest.FixtureRequest) -
         (tools / name).chmod(0o755)
     cache = request.config.cache.mkdir("mypy") if request.config.cache else tmp_path / "mypy"
     paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(project), "MYPY_CACHE_DIR": str(cache)}
+    paths["OMP_NUM_THREADS"] = "1"  # threads that wait for each other make small trainings slow on a busy machine
     return {**os.environ, **paths}
 
 
