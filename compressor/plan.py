@@ -188,10 +188,13 @@ def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[
 
 
 def _make_pass(spec: PassSpec, profile: str, options: Options) -> Pass:
-    """A pass that works under a budget takes the run's before the profile's; its own ``--set`` before both."""
+    """A pass that works under a budget takes the run's before the profile's; its own ``--set`` before both.
+
+    One that may have a budget, and has none by itself or by its profile, works without.
+    """
     cls, settings = catalog.find("passes", spec.kind), dict(spec.settings)
     own = {text.partition("=")[0] for text in options.set or ()}
-    if any(field.name == "budget" for field in dataclasses.fields(cls)):
+    if settings.get("budget", getattr(cls, "budget", ())):
         set_here = f"{spec.kind}.budget" in own
         if options.budget and not set_here:
             settings["budget"] = options.budget

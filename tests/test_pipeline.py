@@ -297,7 +297,7 @@ def own(home: Path, compress: Compress) -> Path:
 
 def again(own: Path, *more: object) -> tuple[object, ...]:
     """The same command, and more."""
-    return ("run", "own.pt", "--target", "host", *OWN, "--data", "images", *QUICK, "-o", own, *more)
+    return ("run", "own.pt", "--target", "host", "--profile", "ptq", *OWN, "--data", "images", *QUICK, "-o", own, *more)
 
 
 def test_ones_own_network_on_ones_own_images(own: Path) -> None:
@@ -415,7 +415,7 @@ def test_a_dry_run_refuses_what_a_run_refuses(home: Path, own: Path, compress: C
 
 def test_a_board_that_builds_for_itself(home: Path, tmp_path: Path, compress: Compress) -> None:
     common = ("run", "own.pt", "--target", "raspberry-pi-5", *OWN, *QUICK, "--json")
-    done = compress(*common, "--data", "images", "-o", tmp_path / "int8")
+    done = compress(*common, "--data", "images", "--profile", "ptq", "-o", tmp_path / "int8")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["engine"] == "pending"
@@ -437,8 +437,8 @@ def test_a_board_that_builds_for_itself(home: Path, tmp_path: Path, compress: Co
 @pytest.mark.skipif(bool({"avx512_vnni", "avx_vnni"} & set(machine().features)), reason="this CPU has VNNI")
 def test_a_cpu_that_is_not_the_targets_measures_nothing(home: Path, tmp_path: Path, compress: Compress) -> None:
     done = compress(
-        "run", "own.pt", "--target", "x86-vnni", *OWN, *QUICK, "--data", "images", "-o", tmp_path / "run", "--json",
-        "--budget", "latency=90%",
+        "run", "own.pt", "--target", "x86-vnni", "--profile", "ptq", *OWN, *QUICK, "--data", "images",
+        "-o", tmp_path / "run", "--json", "--budget", "latency=90%",
     )  # fmt: skip
     report = json.loads(done.out)
     assert done.code == 3, "a limit that cannot be judged is not met"
@@ -468,7 +468,19 @@ def test_ones_own_target_and_the_null_backend(home: Path, tmp_path: Path, compre
         'backend = "null"\nbuilds = "here"\narch = "any"\nprecisions = ["fp32", "int8"]\nopset = 21\n'
     )
     done = compress(
-        "run", "own.pt", "--target", "board.toml", *OWN, *QUICK, "--data", "images", "-o", tmp_path / "a", "--json"
+        "run",
+        "own.pt",
+        "--target",
+        "board.toml",
+        "--profile",
+        "ptq",
+        *OWN,
+        *QUICK,
+        "--data",
+        "images",
+        "-o",
+        tmp_path / "a",
+        "--json",
     )
     assert done.code == 0, done.err
     assert json.loads(done.out)["target"] == "board"
@@ -481,7 +493,8 @@ def test_a_name_that_looks_like_markup(home: Path, tmp_path: Path, compress: Com
     shutil.copytree(home / "images", home / "im[bold]ages")
     folder = tmp_path / "out[blink]"
     done = compress(
-        "run", "own[red].pt", "--target", "host", *OWN, *QUICK, "--data", "im[bold]ages", "-o", folder,
+        "run", "own[red].pt", "--target", "host", "--profile", "ptq", *OWN, *QUICK, "--data", "im[bold]ages",
+        "-o", folder,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert f"{folder}/bundle" in done.out

@@ -33,14 +33,16 @@ class Quantize:
     is judged on.
 
     ``bits`` are of the weights, ``edge_bits`` of the first layer's and the last's. With a ``budget`` of bytes
-    (the command line's, where the profile has none) each weight gets as many as the file has room for, where
-    they are missed most. Fewer than eight are stored as codes, and run as INT8 all the same.
+    (the command line's, where the profile has one at all) each weight gets as many as the file has room for,
+    where they are missed most; a budget that is ``yielding`` is forgotten where two bits each are too many.
+    Fewer than eight are stored as codes, and run as INT8 all the same.
     """
 
     method: Literal["ptq", "distil", "codebook"] = "ptq"
     bits: int = 8
     edge_bits: int = 8
     budget: tuple[str, ...] = ()
+    yielding: bool = False
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
     lessons: Lessons | None = None
@@ -83,7 +85,7 @@ class Quantize:
         budgets = [b for b in map(Budget.parse, self.budget) if b.name == "bytes"]
         limits = [b.limit * (reference.path.stat().st_size if b.relative else 1) for b in budgets]
         within = int(min(limits)) if limits and self.method != "ptq" else None
-        return Asked(self.bits, self.edge_bits, self.method == "codebook", within)
+        return Asked(self.bits, self.edge_bits, self.method == "codebook", within, self.yielding)
 
     @property
     def _lessons(self) -> Lessons:

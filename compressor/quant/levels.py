@@ -32,6 +32,8 @@ class Asked:
     """Points that are learned (where there are fewer than eight bits), not a uniform grid."""
     limit: int | None = None
     """Bytes of the file: then the inner weights' bits are chosen by what they lose, not alike."""
+    yielding: bool = False
+    """Whether a limit that cannot be kept is forgotten."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         if not found:
             raise BudgetMissed(
                 f"no student of {space} obeys {obeyed}",
-                mend="loosen the budget, or search another space: --set search.space=…",
+                mend="loosen the budget, search another space (--set search.space=…), "
+                "or keep the network: --profile ptq",
             )
         ranked = [found[i] for i in order(found)]
         tried = _varied(ranked, input) if settings.trial_minutes else ranked
