@@ -66,7 +66,7 @@ def test_resnet56_in_int8_keeps_its_accuracy(shared_data: Path, tmp_path: Path) 
 
 def test_resnet20_from_a_nested_checkpoint(shared_data: Path, tmp_path: Path) -> None:
     report = compress(
-        shared_data / "teachers/resnet20_cifar10_nested.th", "--target", "host",
+        shared_data / "teachers/resnet20_cifar10_nested.th", "--target", "host", "--profile", "ptq",
         "--data", shared_data / "cifar10", "-o", tmp_path / "run",
     )  # fmt: skip
     teacher, result = report["teacher"]["metric"], report["result"]["metric"]
