@@ -280,6 +280,7 @@ def test_from_a_whole_module_to_a_bundle(net: nn.Module, tmp_path: Path, compres
     model, out = tmp_path / "model.pt", tmp_path / "out"
     torch.save(net, model)
     asked = ["run", model, "--data", "builtin:digits", "-o", out, "--normalize", "unit"]
+    asked += ["--profile", "ptq"]
     quick = ["--set", "measure.blocks=5", "--set", "measure.inferences=1"]
     done = compress(*asked, *quick, "--target", "host")
     assert done.code == Exit.UNSAFE
