@@ -412,6 +412,7 @@ kind = "verify"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "more", "most", "drop"),
     [
@@ -464,6 +465,7 @@ def unpacked(content: bytes) -> bytes | str:
         return str(error)
 
 
+@pytest.mark.slow
 def test_a_bundle_that_was_sent_packed(compress: Any, tmp_path: Path) -> None:
     profile = PROFILE.format(settings='method = "ptq"\nbits = 4') + "packed = true\n"
     (tmp_path / "p.toml").write_text(profile)
