@@ -343,7 +343,9 @@ def test_the_runner_is_python_3_6() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    assert imported == {"hashlib", "json", "os", "sys", "pathlib", "typing", "numpy", "onnxruntime", "PIL"}
+    assert imported == {
+        "hashlib", "json", "lzma", "os", "sys", "pathlib", "typing", "zlib", "numpy", "onnxruntime", "PIL",
+    }  # fmt: skip
     assert "from __future__" not in source  # `annotations` came with 3.7
 
 
