@@ -66,6 +66,8 @@ class Model:
         import onnxruntime
 
         self.manifest = _manifest(Path(folder)) if manifest is None else manifest
+        if content is None:
+            _unpacked(Path(folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised
@@ -165,7 +167,7 @@ def unpack(content: bytes) -> bytes:
             pieces += [rest[done : code["at"]], _joined(symbols, code["width"])]
             at, done = at + code["bytes"], code["at"]
         return b"".join([*pieces, rest[done:]])
-    except (KeyError, TypeError, ValueError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
 
 
