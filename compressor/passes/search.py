@@ -22,8 +22,9 @@ class Search:
     bytes are counted with so many ``bits`` a weight, which `quantize` may store fewer of.
     ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
     initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
-    the finalists, then the best of different depths, are distilled for so long, by successive halving, and
-    ranked by that (``trial_steps``: a round's steps, as an earlier run found them).
+    the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
+    round's steps, as an earlier run found them). They are then the best of different depths, and half of
+    them, and of the evaluations, are of students whose weights can all be cut from the teacher's.
     ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
     """
 

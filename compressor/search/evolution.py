@@ -11,7 +11,7 @@ from compressor.core import Progress
 from compressor.models._family import Family
 from compressor.search.ranking import blend
 
-__all__ = ["Candidate", "evolve", "front"]
+__all__ = ["Candidate", "Judge", "evolve", "front"]
 
 _TRIES = 50
 """Mutations tried for each child that is wanted; where they give nothing new, the space is used up."""

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Protocol
@@ -27,16 +27,19 @@ from compressor.models._layers import count, layers
 from compressor.scores._probe import untrained
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
-from compressor.search.evolution import Candidate, evolve, front, order
+from compressor.search.evolution import Candidate, Judge, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
 from compressor.search.ranking import WEIGHTS
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
 from compressor.search.trials import trials
+from compressor.train.inherit import inherit
 
 __all__ = ["Found", "search"]
 
 _CHILDREN = 24
 _HEATS = 3
+_HEIR = 0.95
+"""Of its weights, what a student takes over from its teacher to count as one that starts from there."""
 _TEACHER = "teacher"
 
 
@@ -140,6 +143,11 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         batch, shown = of_noise(input, teacher.outputs, settings.samples, context.seed), "noise, for want of data"
         source = "noise"
     view = teacher_view(network, batch, context.seed)
+
+    @cache
+    def heir(architecture: Family) -> bool:
+        return inherit(untrained(architecture, context.seed), network) >= _HEIR
+
     inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
     scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
@@ -153,17 +161,32 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
         """All that were scored, the best first, and those of the best that were measured."""
         limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
-        found = evolve(
-            family.seeds(input, teacher.outputs, target.width_multiple),
-            partial(judge, limits),
-            score,
-            multiple=target.width_multiple,
-            evaluations=settings.evaluations,
-            population=settings.population,
-            children=_CHILDREN,
-            seed=context.seed,
-            progress=context.progress,
-        )
+
+        def evolved(allowed: Judge, evaluations: int) -> list[Candidate]:
+            return evolve(
+                family.seeds(input, teacher.outputs, target.width_multiple),
+                allowed,
+                score,
+                multiple=target.width_multiple,
+                evaluations=evaluations,
+                population=settings.population,
+                children=_CHILDREN,
+                seed=context.seed,
+                progress=context.progress,
+            )
+
+        def judge_heirs(architectures: Sequence[Family]) -> list[Candidate | None]:
+            judged = dict(zip(heirs := list(filter(heir, architectures)), judge(limits, heirs), strict=True))
+            return [judged.get(architecture) for architecture in architectures]
+
+        if settings.trial_minutes:
+            # What a score of untrained networks cannot see: how good a start the teacher's own weights are.
+            met = [*evolved(partial(judge, limits), settings.evaluations // 2)]
+            known = {each.architecture for each in met}
+            later = evolved(judge_heirs, settings.evaluations - settings.evaluations // 2)
+            found = met + [each for each in later if each.architecture not in known]
+        else:
+            found = evolved(partial(judge, limits), settings.evaluations)
         obeyed = ", ".join(budgets)
         if not found:
             raise BudgetMissed(
@@ -172,9 +195,15 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
                 "or keep the network: --profile ptq",
             )
         ranked = [found[i] for i in order(found)]
-        tried = _varied(ranked, input) if settings.trial_minutes else ranked
         saved = 1 - settings.bits / 8 if precision == "int8" else 0.0
-        finalists = _finalists(tried, settings.finalists, input, limits, table, (name, graph), context, saved)
+        measured = partial(_finalists, input=input, limits=limits, table=table, teacher=(name, graph), context=context,
+                           saved=saved)  # fmt: skip
+        if settings.trial_minutes:
+            own, others = ([c for c in ranked if heir(c.architecture) is wanted] for wanted in (True, False))
+            finalists = measured(_varied(others, input), settings.finalists // 2)
+            finalists = [*finalists, *measured(_varied(own, input), settings.finalists - len(finalists))]
+        else:
+            finalists = measured(ranked, settings.finalists)
         if not finalists:
             raise BudgetMissed(
                 f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",

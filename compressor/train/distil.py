@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -14,15 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.core import Json, Progress
+from compressor import catalog
+from compressor.core import InputSpec, Json, Progress, Session
+from compressor.export import export, save
 from compressor.losses import Objective
 from compressor.train import workers
 from compressor.train.learner import Learner
-from compressor.train.loop import Feed, autocast, step_seconds, train
+from compressor.train.loop import Feed, autocast, narrow, step_seconds, train
 from compressor.train.recipe import Recipe
 from compressor.train.samples import Samples
 
 __all__ = ["Budget", "Taught", "answering", "distil", "live", "trial_seconds"]
+
+
+_OPSET = 21
 
 
 class Taught(Protocol):
@@ -114,14 +120,33 @@ def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
 
 
 def answering(teacher: nn.Module, precision: str, device: str) -> Callable[[Tensor], Tensor]:
-    """The teacher's logits for a batch, in the precision that students train in."""
+    """The teacher's logits for a batch, in the precision that students train in.
+
+    In float32 on a CPU ONNX Runtime answers: its kernels are about twice as fast as torch's there.
+    """
     place = workers.accelerator(device).device
     teacher = teacher.to(place).eval()
+    if place.type == "cpu" and not narrow(precision, place):
+        return _runtime(teacher)
 
     def answer(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(precision, place):
             logits: Tensor = teacher(images.to(place))
         return logits.float().cpu()
+
+    return answer
+
+
+def _runtime(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
+    @cache
+    def session(input: InputSpec) -> Session:
+        with TemporaryDirectory() as folder:
+            path = save(export(teacher, input, _OPSET), Path(folder) / "teacher.onnx", "fp32").path
+            opened: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
+        return opened
+
+    def answer(images: Tensor) -> Tensor:
+        return torch.from_numpy(session(InputSpec(*images.shape[1:]))(images.numpy()))
 
     return answer
 
