@@ -168,6 +168,8 @@ class Measurement:
     bytes: int
     metric: Metric | None
     latency: Latency | None = field(metadata={"volatile": True})
+    memory_bytes: int | None = None
+    """Of the constants that the runtime holds once the file is loaded; None where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,4 +513,8 @@ class Backend(Protocol):
 
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
         """Load a file. ``exact`` evaluates quantisation in float, free of this CPU's kernels."""
+        ...
+
+    def memory(self, path: Path) -> int | None:
+        """Bytes of the constants that a loaded file holds, unfolded; None where the runtime does not tell."""
         ...

@@ -84,7 +84,9 @@ class Measure:
                 {name: path for name, (_, path, _) in pairs.items()}, backend, artifact, context
             )
         measured = {
-            name: Measurement(model.params, model.macs, path.stat().st_size, metrics[name], latencies.get(name))
+            name: Measurement(
+                model.params, model.macs, path.stat().st_size, metrics[name], latencies.get(name), backend.memory(path)
+            )
             for name, (model, path, _) in pairs.items()
         }
         warnings = []

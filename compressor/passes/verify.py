@@ -67,15 +67,17 @@ class Verify:
         ladder: list[dict[str, Json]] = []
         chain = artifact.onnx.chain()
         expected = {"torch": self._torch(artifact, batch)}
-        for below, model in zip(["torch", *[m.precision for m in chain]], chain, strict=False):
-            expected[model.precision] = outputs(model)
-            ladder.append(_rung(below, model.precision, expected[below], expected[model.precision]))
+        for model in chain:
+            below = next(reversed(expected))
+            above = model.precision if model.precision != below else f"{below} of codes"
+            expected[above] = outputs(model)
+            ladder.append(_rung(below, above, expected[below], expected[above]))
         if not (differs := ladder[0]["relative_error"]) <= _EXPORT_TOLERANCE:  # NaN is no match either
             raise VerificationFailed(
                 f"the ONNX export differs from the torch model by {differs:.2g} of its largest output",
                 mend="look for operations in the model's forward that behave differently in eval mode or when traced",
             )
-        result = expected[artifact.onnx.precision]
+        result = expected[next(reversed(expected))]
         if not np.all(np.isfinite(result)):
             raise VerificationFailed(
                 "the result's outputs are not finite",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from compressor.core import QdqRules
 
-__all__ = ["Placement"]
+__all__ = ["Placement", "projected"]
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -374,6 +374,12 @@ def _symmetric(
     return np.clip(np.rint(weight / column), -limit, limit).astype(np.int8), scale
 
 
+def projected(shape: NDArray[np.float32], bits: int) -> tuple[NDArray[np.float32], float]:
+    """Learned points on the uniform grid of ``bits`` that kernels run: integers, and what one of them is worth."""
+    unit = max(float(np.max(np.abs(shape))), float(_TINY)) / (2 ** (bits - 1) - 1)
+    return np.rint(shape / unit), unit
+
+
 def _multiples(
     weight: NDArray[np.float32],
     shape: NDArray[np.float32],
@@ -385,13 +391,12 @@ def _multiples(
 
     A channel that wants a scale finer than ``finest`` is next to nothing, and becomes zero.
     """
-    limit = 2 ** (bits - 1) - 1
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    unit = max(float(np.max(np.abs(shape))), float(_TINY)) / limit
+    levels, unit = projected(shape, bits)
     exact = shape.astype(np.float64)
     product, norm = np.sum(weight * exact, axis=others), np.sum(exact**2, axis=others)
     factor = np.divide(product, norm, out=np.zeros_like(product), where=norm > 0)
     least = np.maximum(np.max(finest) if axis is None else finest, float(_TINY))
     sign = np.where(np.abs(factor) * unit >= least, np.sign(factor), 0)
-    levels = np.rint(shape / unit) * (sign if axis is None else np.expand_dims(sign, others))
+    levels = levels * (sign if axis is None else np.expand_dims(sign, others))
     return levels.astype(np.int8), np.maximum(np.abs(factor) * unit, least).astype(np.float32)

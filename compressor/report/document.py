@@ -44,6 +44,8 @@ class Side:
     """``{name, value, samples, fingerprint, source}``; ``value`` is a fraction for top1, dB for PSNR."""
     latency_ms: Json
     """``{median, p90, p99, samples, estimated, threads}`` at batch 1; p90 and p99 only with enough samples."""
+    memory_bytes: int | None = None
+    """Of the constants that the runtime holds once the file is loaded: codes of few bits are unfolded by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,8 @@ def _side(
         size = file.stat().st_size if file else None
         return Side(family, precision, params, macs, size, metric=None, latency_ms=None)
     latency = measured.latency and _latency(measured.latency)
-    return Side(family, precision, measured.params, measured.macs, measured.bytes, measured.metric, latency)
+    costs = (measured.params, measured.macs, measured.bytes)
+    return Side(family, precision, *costs, measured.metric, latency, measured.memory_bytes)
 
 
 def _latency(latency: Latency) -> dict[str, Json]:

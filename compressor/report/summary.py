@@ -196,8 +196,19 @@ def _rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
             count(result["bytes"], "B"),
             *_change(teacher["bytes"], result["bytes"], "smaller", "larger"),
         ),
+        *_memory(teacher.get("memory_bytes"), result.get("memory_bytes")),
         Row(_metric_name(report), _metric(teacher["metric"]), _metric(result["metric"]), *_quality(report)),
         *_latency_rows(report),
+    )
+
+
+def _memory(teacher: int | None, result: int | None) -> tuple[Row, ...]:
+    if teacher is None or result is None:
+        return ()
+    return (
+        Row(
+            "weights in memory", count(teacher, "B"), count(result, "B"), *_change(teacher, result, "smaller", "larger")
+        ),
     )
 
 
