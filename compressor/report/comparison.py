@@ -40,7 +40,7 @@ def _figures(runs: Runs) -> Section:
         )
     columns = ("run", "status", "file", "latency", "accuracy", "parameters", "network", "target", "profile")
     words = "Each against its own teacher, measured in one run with it."
-    return Section("runs", "Results", (words,), table=table("results", columns, rows))
+    return Section("runs", "Results", (words,), table=table("figures of the runs", columns, rows))
 
 
 def _charts(runs: Runs) -> Section | None:

@@ -18,7 +18,7 @@ from compressor.report.sections.samples import samples
 from compressor.report.sections.search import search
 from compressor.report.sections.setting import setting
 from compressor.report.sections.trainings import trainings
-from compressor.report.summary import Summary
+from compressor.report.summary import Summary, legible
 from compressor.report.tiles import tiles
 
 __all__ = ["render_comparison", "render_html"]
@@ -48,6 +48,7 @@ def _render(template: str, **said: Any) -> str:
         loader=PackageLoader("compressor.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: legible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

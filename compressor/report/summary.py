@@ -95,6 +95,11 @@ class Summary:
 # -- figures ----------------------------------------------------------------------------------
 
 
+def legible(words: str) -> str:
+    """Without control characters and marks that turn the writing round: a file's name may hold any."""
+    return "".join(c for c in words if c.isprintable() or c == "\n")
+
+
 def count(value: float | None, unit: str = "") -> str:
     """Three figures and a decimal prefix: 853018 is ``853k``."""
     if value is None:

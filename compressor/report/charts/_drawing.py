@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from compressor.report.summary import legible
+
 __all__ = ["COLOURS", "Drawing", "drawing", "short", "ticks"]
 
 COLOURS = {
@@ -29,6 +31,7 @@ _LONGEST = 22
 
 def short(label: str) -> str:
     """A label that leaves room for the chart."""
+    label = legible(label)
     return label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
 
 
@@ -56,7 +59,8 @@ class Drawing:
         text = re.sub(r"\s*\n\s*", " ", text)
         size = re.search(r'viewBox="[^"]*"', text)
         assert size is not None
-        opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]} role="img" aria-label="{escape(told)}">'
+        text, label = legible(text), escape(legible(told))
+        opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]} role="img" aria-label="{label}">'
         return Markup(opening + text[text.index(">") + 1 :])  # noqa: S704 - Matplotlib escapes what it is given
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from compressor.report.charts._drawing import COLOURS, drawing, ticks
+from compressor.report.charts._drawing import COLOURS, drawing, short, ticks
 
 __all__ = ["latencies", "medians"]
 
@@ -38,7 +38,9 @@ def latencies(samples: Mapping[str, Sequence[float]]) -> Markup:
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set(xlabel="milliseconds, batch 1", xlim=(low, high), ylim=(0, 1.3 * len(samples)))
-        axes.set_yticks([1.3 * (len(samples) - 1 - i) + 0.5 for i in range(len(samples))], list(samples))
+        axes.set_yticks(
+            [1.3 * (len(samples) - 1 - i) + 0.5 for i in range(len(samples))], [short(name) for name in samples]
+        )
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
         axes.set_xticks(_marks(low, high))
         axes.set_xticks([], minor=True)
@@ -58,7 +60,9 @@ def medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
         for row, (name, taken) in enumerate(blocks.items()):
             values = [float(np.median(block)) for block in taken]
             style = {"color": COLOURS["quiet" if row == 0 else "accent"], "ls": "--" if row == 0 else "-"}
-            axes.plot(range(1, len(values) + 1), values, marker="s" if row == 0 else "o", ms=4, label=name, **style)
+            axes.plot(
+                range(1, len(values) + 1), values, marker="s" if row == 0 else "o", ms=4, label=short(name), **style
+            )
         axes.set(xlabel="block", ylabel="milliseconds")
         axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
         axes.xaxis.get_major_locator().set_params(integer=True)

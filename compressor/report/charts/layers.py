@@ -38,7 +38,9 @@ def drift(decibels: Sequence[float], limit: float | None, lowest: str) -> Markup
 def bits(widths: Sequence[int]) -> Markup:
     """The bits that each weight of a layer takes in the file."""
     with drawing(2.0, "bits") as chart:
-        chart.axes.bar(range(len(widths)), widths, 0.8, color=COLOURS["accent"])
+        edges = [number - 0.5 for number in range(len(widths) + 1)]
+        chart.axes.stairs(widths, edges, fill=True, color=COLOURS["accent"], alpha=0.55, lw=0)
+        chart.axes.stairs(widths, edges, color=COLOURS["accent"])
         chart.axes.set(xlabel="layer with weights, in order", ylabel="bits a weight", ylim=(0, max(widths) + 1))
         chart.axes.yaxis.get_major_locator().set_params(integer=True)
         return chart.svg(f"{len(widths)} layers with weights of {min(widths)} to {max(widths)} bits")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from compressor.report.charts._drawing import COLOURS, drawing, ticks
+from compressor.report.charts._drawing import COLOURS, drawing, short, ticks
 
 __all__ = ["trade_off"]
 
@@ -35,7 +35,7 @@ def trade_off(
             axes.set_xticks(_between(min(costs), max(costs)))
             axes.set_xticks([], minor=True)
         axes.margins(0.14)
-        axes.set(xlabel=name, ylabel=worth)
+        axes.set(xlabel=name, ylabel=short(worth))
         axes.xaxis.set_major_formatter(ticks(words))
         if teachers:
             axes.legend(frameon=False, loc="lower right", handletextpad=0.3)

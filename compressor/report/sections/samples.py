@@ -10,7 +10,7 @@ from compressor.report.sections._section import Picture, Section, cut, picture, 
 __all__ = ["samples"]
 
 _SHOWN = 24
-_BYTES = 1_500_000
+_BYTES = 900_000
 """Of all images together."""
 
 _KINDS = {
