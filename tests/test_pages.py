@@ -356,7 +356,7 @@ def test_several_runs_are_compared_on_one_page(
     assert (done.code, done.out) == (0, "comparison.html\n")
     page = Page((tmp_path / "comparison.html").read_text("utf-8"))
     assert page.all("h2", "id") == ["runs", "trade-off", "commands"]
-    for words in ("2 runs compared", "1. small", "2. large", "200 kB · 17.1x smaller", "88.00 % · -1.00 points"):
+    for words in ("2 runs compared", "1. small", "2. large", "200 kB\n17.1x smaller", "88.00 %\n-1.00 points"):
         assert words in page.text
     assert page.all("svg", "aria-label")[0] == "top1, % against size of the file: 1: 200 kB, 85.00; 2: 400 kB, 88.00"
     assert "do not compare" not in page.text

@@ -29,11 +29,11 @@ def _figures(runs: Runs) -> Section:
             (
                 f"{number}. {name}",
                 report["status"],
-                f"{count(result['bytes'], 'B')} · {size}",
-                f"{milliseconds(latency['median'] if latency else None)} · {speed}",
-                f"{metric(result['metric'])} · {quality}",
+                f"{count(result['bytes'], 'B')}\n{size}",
+                f"{milliseconds(latency['median'] if latency else None)}\n{speed}",
+                f"{metric(result['metric'])}\n{quality}",
                 count(result["params"]),
-                f"{result['family']}, {result['precision'] or NONE}",
+                f"{result['family']}\n{result['precision'] or NONE}",
                 report["target"],
                 report["profile"],
             )

@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 def front(seen: Sequence[Point], best: Sequence[Point], finalists: Sequence[Point], taken: Point | None) -> Markup:
     """All candidates, the Pareto front of score against latency, those that were measured whole and the one taken."""
-    with drawing(3.2, "front") as chart:
+    with drawing(3.6, "front") as chart:
         axes = chart.axes
         if seen:
             axes.scatter(*zip(*seen, strict=True), s=9, color=COLOURS["quiet"], alpha=0.45, lw=0, label="candidates")
@@ -29,6 +29,6 @@ def front(seen: Sequence[Point], best: Sequence[Point], finalists: Sequence[Poin
             axes.plot(*taken, "*", color=COLOURS["good"], ms=15, mec=COLOURS["ink"], mew=0.6, label="taken")
         axes.set(xlabel="predicted latency, share of the teacher's", ylabel="score (mean rank)")
         axes.xaxis.set_major_formatter(ticks(lambda value: f"{100 * value:g} %"))
-        axes.legend(frameon=False, loc="lower right", handletextpad=0.3)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.3)
         told = f"{len(best)} students on the Pareto front of score against latency, of {len(seen) or len(best)} seen"
         return chart.svg(told)

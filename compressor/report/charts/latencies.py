@@ -64,9 +64,9 @@ def medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
                 range(1, len(values) + 1), values, marker="s" if row == 0 else "o", ms=4, label=short(name), **style
             )
         axes.set(xlabel="block", ylabel="milliseconds")
-        axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+        axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False, ncols=2, loc="upper right")
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
         return chart.svg(f"medians of {max(map(len, blocks.values()))} blocks of {', '.join(blocks)}, in turn")
 
 

@@ -29,7 +29,7 @@ def _short(step: Step, room: int) -> Step:
 
     def fitting(lines: Sequence[str]) -> tuple[str, ...]:
         nonlocal room
-        kept = []
+        kept: list[str] = []
         for line in map(cut, lines):
             room -= len(line) + 20
             if room < 0:

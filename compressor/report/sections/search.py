@@ -24,9 +24,9 @@ def search(report: Mapping[str, Json]) -> Section | None:
         f"on {metrics['scored_on']}; {len(finalists)} of them were measured whole, as {metrics['timed_as']}.",
         f"The score: {metrics['score']}.",
     ]
-    points = {line["student"]: (line["latency_share_predicted"], line.get("score")) for line in metrics["front"]}
     charts = []
-    if all(score is not None for _, score in points.values()):
+    if all("score" in line for line in metrics["front"]):
+        points = [(line["latency_share_predicted"], line["score"]) for line in metrics["front"]]
         measured = [(line["latency_share_predicted"], line["score"]) for line in finalists]
         taken = next(
             (p for line, p in zip(finalists, measured, strict=True) if line["student"] == metrics["student"]), None
@@ -47,7 +47,7 @@ def search(report: Mapping[str, Json]) -> Section | None:
                 for line in metrics["front"]
             ),
         )
-        svg = front(seen, list(points.values()), measured, taken)
+        svg = front(seen, points, measured, taken)
         charts.append(Chart("Score against latency", svg, best))
     if trials := metrics.get("trials"):
         words.append(_trials(trials))
