@@ -30,6 +30,7 @@ SHORT = (
     "distill.minutes=1.0",
     "quantize.lessons.minutes=0.5",
 )
+SCHEMES: tuple[tuple[Literal["light", "dark"], str], ...] = (("light", "page.png"), ("dark", "page-dark.png"))
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 WIDTH, HEIGHT = 1120, 1230
 COLUMNS = 84
