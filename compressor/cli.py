@@ -183,6 +183,24 @@ def inspect(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their report.json.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page; left out, see above.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the page of a run again, as its report.html; of several runs compared, as comparison.html here."""
+    from compressor.report.pages import write_pages
+
+    told = write_pages(runs, output)
+    if as_json:
+        print(json.dumps(told, indent=2))
+    else:
+        print(told["page"])
+
+
+@app.command()
 def targets(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A target, or the path of your own.")] = None,
     as_json: AsJson = False,

@@ -184,6 +184,10 @@ class Measurements:
     """Its 90 % bootstrap interval."""
     why_no_metric: str | None = None
     why_no_latency: str | None = None
+    stages: tuple[Stage, ...] = field(default=(), metadata={"volatile": True})
+    """The graphs on the way, each with its measurement, the result's own last."""
+    samples: Json = field(default=None, repr=False, metadata={"volatile": True})
+    """What teacher and result make of single samples, as the task's ``samples`` tells it: small, for people."""
 
 
 # -- where, and how ---------------------------------------------------------------------------
@@ -289,6 +293,22 @@ class OnnxModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A graph on the way from teacher to result, and the passes that it is owed to."""
+
+    passes: tuple[str, ...]
+    """Those that ran since the graph before it."""
+    structure: str | None
+    """The last of them that changed the architecture."""
+    weights: str | None
+    """The last of them that changed the weights of the network."""
+    model: Model
+    """The network that it is the graph of."""
+    onnx: OnnxModel
+    measured: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """What the target's runtime loads: ``ready``, or ``pending`` until ``todo`` is done."""
 
@@ -335,6 +355,8 @@ class Artifact:
     measurements: Measurements | None = None
     bundle: Bundle | None = None
     log: tuple[Record, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    """The graphs that have been the result's, in the order they were made; the run keeps count, not a pass."""
 
     @property
     def result(self) -> Model:

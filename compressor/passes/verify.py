@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ _EXPORT_TOLERANCE = 1e-3
 """Of the outputs' largest magnitude: what fp32 summed in another order may differ by."""
 
 _PACKED = "model.packed"
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -210,9 +214,10 @@ def _decibels(signal: Batch, noisy: Batch) -> float:
 
 
 def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]:
-    """For each tensor that lives on in the lowered graph, in order: how well, in dB.
+    """For each tensor that lives on in the lowered graph, in order: the op that makes it, and how well, in dB.
 
-    The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
+    Of a layer with weights also their name and number, the type they are computed in and the bits that each takes
+    in the file. The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
     """
     import numpy as np
     import onnx
@@ -240,9 +245,44 @@ def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]
         values: list[NDArray[Any]] = session.run(list(names), {"input": batch})
         return values
 
+    ops = {name: node.op_type for node in first.graph.node for name in node.output}
+    stored = _stored(first.graph, last.graph)
     exact, lowered = run(first, list(twins)), run(last, list(twins.values()))
     return [
-        {"tensor": name, "db": round(_decibels(a.astype(np.float32), b.astype(np.float32)), 2)}
+        {"tensor": name, "op": ops[name], "db": round(_decibels(a.astype(np.float32), b.astype(np.float32)), 2)}
+        | stored.get(name, {})
         for name, a, b in zip(twins, exact, lowered, strict=True)
         if a.dtype.kind == "f" and a.shape == b.shape
     ]
+
+
+def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
+    """By the tensor that a layer with weights makes: how these are stored in the lowered graph."""
+    import onnx
+
+    sizes = {each.name: math.prod(each.dims) for each in first.initializer}
+    constants = {each.name: each for each in last.initializer}
+    makers = {name: node for node in last.node for name in node.output}
+    types = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
+    found: dict[str, dict[str, Json]] = {}
+    for node in first.node:
+        if node.op_type not in _WEIGHTED or len(node.input) < 2 or node.input[1] not in sizes:
+            continue
+        name = node.output[0]
+        maker = makers.get(f"{name}_unquantized", makers.get(name))
+        while maker is not None and maker.op_type in _AROUND:
+            maker = makers.get(maker.input[0])
+        if maker is None or maker.op_type != node.op_type:
+            continue
+        source = maker.input[1]
+        if (dequantise := makers.get(source)) is not None and dequantise.op_type == "DequantizeLinear":
+            source = dequantise.input[0]
+        unfolds = makers.get(source)  # a few levels, by their codes
+        constant = constants.get(unfolds.input[0] if unfolds is not None else source)
+        if constant is None or constant.data_type not in types:
+            continue
+        kind = types[constant.data_type]
+        bits = (constant.dims[0] - 1).bit_length() if unfolds is not None else int(kind.lstrip("fpint"))
+        weight = node.input[1]
+        found[name] = {"weight": weight, "elements": sizes[weight], "stored": kind, "bits": max(1, bits)}
+    return found

@@ -75,7 +75,8 @@ def _size(exported: ir.Model, rules: QdqRules, asked: Asked, bits: Mapping[str, 
     if not asked.form.integers:
         constants = {name: graph.graph.initializers[name].const_value for name in bits}
         halves = {name: each.numpy() / 2 for name, each in constants.items() if each is not None}  # no factor is 1
-        code(graph, {name: _as_large(halves[name].shape, b, asked) for name, b in bits.items()}, halves)
+        numbered = enumerate(bits.items())
+        code(graph, {name: _as_large(halves[name].shape, b, asked, at) for at, (name, b) in numbered}, halves)
         return _length(graph)
     placement = Placement(graph, rules)
     # No two ranges alike: the scales of a trained network are not stored once for all either.
@@ -85,13 +86,14 @@ def _size(exported: ir.Model, rules: QdqRules, asked: Asked, bits: Mapping[str, 
     return _length(graph)
 
 
-def _as_large(shape: tuple[int, ...], bits: int, asked: Asked) -> Coded:
-    """Codes that take as many bytes as those of the trained weight will."""
+def _as_large(shape: tuple[int, ...], bits: int, asked: Asked, number: int) -> Coded:
+    """Codes that take as many bytes as those of the trained weight will: no two tables alike, or one would do."""
     count, bucket = math.prod(shape), asked.form.bucket
     rows = shape[0] if bucket is None else -(-count // min(bucket, count))
-    codes = np.zeros((rows, -(-count // rows) if bucket is None else min(bucket, count)), np.int64)
-    levels, scale = (np.linspace(0.5, 1.5, n, dtype=np.float32) for n in (2**bits, rows))
-    return Coded(codes, levels, scale[:, None], None if bucket is None else scale[:, None] + 1)
+    some = np.random.default_rng(number)
+    codes = some.integers(2**bits, size=(rows, -(-count // rows) if bucket is None else min(bucket, count)))
+    levels, scale, low = (some.random(each, np.float32) + 1 for each in (2**bits, (rows, 1), (rows, 1)))
+    return Coded(codes, levels, scale, None if bucket is None else low)
 
 
 def _length(graph: ir.Model) -> int:

@@ -76,6 +76,10 @@ class Report:
     why_no_latency: str | None
     budgets: Sequence[Outcome]
     """``{name, limit, value, met, shortfall}``; ``met`` is null where there was no value to judge."""
+    stages: Sequence[Json]
+    """The graphs on the way, the result's own last: ``{passes, structure, weights, precision, params, macs, bytes,
+    metric, latency_ms}``. ``passes`` ran since the graph before it; ``structure`` and ``weights`` are the last of
+    them that changed the architecture and the weights, or null."""
     passes: Sequence[Json]
     """``{kind, settings, seconds, cached, metrics, warnings}``, in the order they ran."""
     notes: Sequence[str]
@@ -87,6 +91,15 @@ class Report:
     """``{path, manifest_sha256, files: [{name, bytes}]}``."""
     samples_ms: Json
     """``{teacher, result}``: every latency sample, one list a block."""
+    samples: Json
+    """What teacher and result make of single samples, small and bounded; null without data. Images are PNG in base64.
+
+    ``{task: "classification", judged_on, counts: {lost, gained, both_wrong, both_right},
+    shown: [{image, label, teacher, result}]}``: at most 24, of 64 pixels a side; labels are classes' names or null.
+
+    ``{task: "super-resolution", judged_on, scale, shown: [{name, low, teacher, result, truth, teacher_db,
+    result_db}]}``: at most 6 crops; ``truth``, ``teacher`` and ``result`` are of one size, 96 pixels a side at
+    most, ``low`` is what they were made from; the dB are of the whole image."""
 
 
 def build_report(
@@ -127,12 +140,14 @@ def build_report(
         why_no_metric=measured.why_no_metric if measured else UNMEASURED,
         why_no_latency=measured.why_no_latency if measured else UNMEASURED,
         budgets=budgets,
+        stages=_stages(artifact),
         passes=artifact.log,
         notes=notes,
         engine=engine.status if engine else None,
         todo=engine.todo if engine else None,
         bundle=_bundle(artifact, bundle),
         samples_ms=_samples(artifact),
+        samples=measured.samples if measured else None,
     )
     plain: dict[str, Json] = _plain(report)
     return plain
@@ -196,6 +211,16 @@ def _latency(latency: Latency) -> dict[str, Json]:
         "estimated": latency.estimated,
         "threads": latency.threads,
     }
+
+
+def _stages(artifact: Artifact) -> list[Json]:
+    return [
+        {"passes": stage.passes, "structure": stage.structure, "weights": stage.weights}
+        | {"precision": stage.onnx.precision, "params": got.params, "macs": got.macs, "bytes": got.bytes}
+        | {"metric": got.metric, "latency_ms": got.latency and _latency(got.latency)}
+        for stage in (artifact.measurements.stages if artifact.measurements else ())
+        if (got := stage.measured) is not None
+    ]
 
 
 def _samples(artifact: Artifact) -> Json:

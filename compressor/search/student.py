@@ -29,7 +29,7 @@ from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
 from compressor.search.evolution import Candidate, Judge, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
-from compressor.search.ranking import WEIGHTS
+from compressor.search.ranking import WEIGHTS, blend
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
 from compressor.search.trials import trials
 from compressor.train.inherit import inherit
@@ -40,6 +40,8 @@ _CHILDREN = 24
 _HEATS = 3
 _HEIR = 0.95
 """Of its weights, what a student takes over from its teacher to count as one that starts from there."""
+_SEEN = 500
+"""Candidates that the report shows."""
 _TEACHER = "teacher"
 
 
@@ -229,7 +231,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         trial = trials(architectures, settings.trial_minutes, settings.trial_steps, teacher, context)
         finalists = [finalists[i] for i in trial.order]
         tried, pinned = {"trials": trial.told}, {**pinned, "trial_steps": list(trial.steps)}
-    best = finalists[0]
+    best, scores = finalists[0], _blended(ranked)
     weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
     metrics = {
         "space": space,
@@ -245,9 +247,12 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         "timed_as": precision,
         "scored_on": shown,
         "score": f"mean of ranks: {weights}",
-        "finalists": [_line(f.candidate, ranked) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists],
+        "finalists": [
+            _line(f.candidate, ranked, scores) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists
+        ],
         **tried,
-        "front": [_line(each, ranked) for each in front(ranked)],
+        "front": [_line(each, ranked, scores) for each in front(ranked)],
+        "candidates": _seen(ranked, scores),
     }
     warnings = _warnings(context, source)
     if view is None:
@@ -347,15 +352,32 @@ def _bytes(graph: ir.Model) -> int:
     return int(proto.ByteSize())
 
 
-def _line(candidate: Candidate, ranked: Sequence[Candidate]) -> dict[str, Json]:
-    """A candidate for the report."""
+def _line(candidate: Candidate, ranked: Sequence[Candidate], blended: Sequence[float]) -> dict[str, Json]:
+    """A candidate for the report; ``blended`` are the scores of ``ranked``."""
+    place = ranked.index(candidate)
     return {
         "student": json.dumps(candidate.architecture.encode()),
-        "rank": 1 + ranked.index(candidate),
+        "rank": 1 + place,
+        "score": blended[place],
         "params": candidate.params,
         "macs": candidate.macs,
         "latency_share_predicted": candidate.latency,
     }
+
+
+def _blended(ranked: Sequence[Candidate]) -> list[float]:
+    scores = blend({name: [c.scores[name] for c in ranked] for name in ranked[0].scores})
+    return [round(float(score), 4) for score in scores]
+
+
+def _seen(ranked: Sequence[Candidate], blended: Sequence[float]) -> list[list[float]]:
+    """Predicted share of the latency and score of those that were scored, the best first.
+
+    Of more than 500, so many evenly from the best to the worst.
+    """
+    step = max(1.0, len(ranked) / _SEEN)
+    rows = [int(step * i) for i in range(min(len(ranked), _SEEN))]
+    return [[round(ranked[row].latency, 5), blended[row]] for row in rows]
 
 
 def _warnings(context: Context, source: str) -> tuple[str, ...]:
