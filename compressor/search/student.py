@@ -22,8 +22,9 @@ from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
 from compressor.export import export
 from compressor.ingest import load
 from compressor.models._cost import Cost
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.models._layers import count, layers
+from compressor.models._space import Heads, Space
 from compressor.scores._probe import untrained
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
@@ -43,6 +44,8 @@ _TEACHER = "teacher"
 class Settings(Protocol):
     """What `compressor.passes.search.Search` says."""
 
+    @property
+    def head(self) -> Heads: ...
     @property
     def budget(self) -> tuple[str, ...]: ...
     @property
@@ -112,7 +115,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     Raises BudgetMissed where no student of the space obeys.
     """
-    family: type[Family] = catalog.find("models", space)
+    members = Space(catalog.find("models", space), settings.head)
     target, input = context.target, teacher.input
     table = LatencyTable(target, precision, context.workdir, context.memo)
     if settings.table is not None:
@@ -125,7 +128,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     each_bytes = settings.bits / 8 if precision == "int8" else 4.0
 
-    def judge(limits: _Limits, architectures: Sequence[Family]) -> list[Candidate | None]:
+    def judge(limits: _Limits, architectures: Sequence[Architecture]) -> list[Candidate | None]:
         costs = {a: count(a, input) for a in architectures}
         allowed = [a for a in architectures if limits.allow(costs[a], each_bytes)]
         shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
@@ -144,7 +147,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     processes = settings.processes or len(os.sched_getaffinity(0))
     scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
 
-    def score(architectures: Sequence[Family]) -> list[Mapping[str, float]]:
+    def score(architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         encodings = [a.encode() for a in architectures]
         key = [teacher.sha256, source, len(batch.labels), scoring.names, inits, input.shape, space, encodings]
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
@@ -154,10 +157,10 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         """All that were scored, the best first, and those of the best that were measured."""
         limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
         found = evolve(
-            family.seeds(input, teacher.outputs, target.width_multiple),
+            members.seeds(input, teacher.outputs, target.width_multiple),
             partial(judge, limits),
             score,
-            multiple=target.width_multiple,
+            step=partial(members.step, multiple=target.width_multiple),
             evaluations=settings.evaluations,
             population=settings.population,
             children=_CHILDREN,
@@ -204,6 +207,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
     metrics = {
         "space": space,
+        "head": settings.head,
         "student": json.dumps(best.candidate.architecture.encode()),
         "budget": ", ".join(budgets),
         "evaluated": len(ranked),
