@@ -12,8 +12,8 @@ images, and in INT8 (ptq, 300 training images) on the runtime's kernels.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from tempfile import mkdtemp
@@ -58,22 +58,20 @@ def quiet(message: str, done: int, total: int) -> None:
 
 
 def plain_rivals() -> list[Architecture]:
-    """The body and what plain heads could spend a head's time on instead: blocks or channels, late or early."""
-    depths = [(1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 2, 1), (1, 2, 2), (2, 1, 1)]
-    widths = [(16, 32, last) for last in (64, 80, 96, 112, 128)] + [(16, 48, 64), (16, 48, 112)]
-    return [CifarResNet(d, w) for d, w in itertools.product(depths, widths)]
+    """The body and what plain heads could spend a head's time on instead: channels or a block, late or early."""
+    wider = [(16, 32, last) for last in (64, 80, 96, 112, 128)] + [(16, 48, 64)]
+    return [*(CifarResNet((1, 1, 1), widths) for widths in wider), CifarResNet((1, 1, 2)), CifarResNet((1, 2, 1))]
 
 
 def latencies(students: list[Architecture], target: Target) -> list[float]:
     """Of whole networks in INT8, in yardsticks: the medians of several tables."""
+    graphs = {
+        json.dumps(s.encode()): quantised(export(untrained(s, 0).eval(), INPUT, target.opset), target) for s in students
+    }
     taken = []
     for _ in range(ROUNDS):
         table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
-        graphs = {
-            json.dumps(s.encode()): quantised(export(untrained(s, 0).eval(), INPUT, target.opset), target)
-            for s in students
-        }
-        found = table.together({name: (lambda graph=graph: graph) for name, graph in graphs.items()})
+        found = table.together({name: partial(graphs.__getitem__, name) for name in graphs})
         taken.append([found[name] for name in graphs])
     return [float(np.median(row)) for row in zip(*taken, strict=True)]
 
@@ -101,8 +99,8 @@ def main() -> None:
     parser.add_argument("teacher", type=Path)
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--views", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     target = at_hand(catalog.find_target("host"))
@@ -136,18 +134,18 @@ def main() -> None:
     for name, (architecture, share) in students.items():
         scored: list[tuple[float, float]] = []
         for seed in range(options.seeds):
-            student = untrained(architecture, seed)
+            network = untrained(architecture, seed)
             distil(
-                student, taught, objective(LESSONS.losses), LESSONS.recipe, Budget(epochs=options.epochs),
+                network, taught, objective(LESSONS.losses), LESSONS.recipe, Budget(epochs=options.epochs),
                 seed=seed, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
             )  # fmt: skip
 
-            def session(batch: NDArray[np.float32], student: torch.nn.Module = student) -> NDArray[np.float32]:
+            def session(batch: NDArray[np.float32], network: torch.nn.Module = network) -> NDArray[np.float32]:
                 with torch.inference_mode():
-                    scores: NDArray[np.float32] = student(torch.from_numpy(batch)).numpy()
+                    scores: NDArray[np.float32] = network(torch.from_numpy(batch)).numpy()
                 return scores
 
-            scored.append((right(session, data.evaluate), in_integers(student, data, target)))
+            scored.append((right(session, data.evaluate), in_integers(network, data, target)))
         cost = count(architecture, INPUT)
         floats, integers = zip(*scored, strict=True)
         told = [f"{mean(each):.2%} ({', '.join(f'{one:.2%}' for one in each)})" for each in (floats, integers)]

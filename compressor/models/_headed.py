@@ -92,10 +92,10 @@ class _Trunk(nn.Module):
                 f"{type(arch.backbone).__name__} has no classifier that a head could stand in for",
                 mend="give the head to a network that classifies",
             )
-        inputs: int = self.backbone.get_submodule(linears[-1]).in_features
+        classifier: Any = self.backbone.get_submodule(linears[-1])
         self.backbone.avgpool = nn.Identity()
         self.backbone.set_submodule(linears[-1], nn.Identity())
-        self.entry = arch.head.entry(inputs)
+        self.entry = arch.head.entry(classifier.in_features)
         self.blocks = arch.head.body()
 
     @property

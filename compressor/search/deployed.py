@@ -10,7 +10,7 @@ from compressor import catalog
 from compressor.core import Target
 from compressor.quant.placement import Placement
 
-__all__ = ["integer_ends", "quantised"]
+__all__ = ["file_bytes", "integer_ends", "quantised"]
 
 
 def quantised(model: ir.Model, target: Target, *, float_output: bool = True) -> ir.Model:
@@ -49,3 +49,10 @@ def integer_ends(model: ir.Model, *, source: bool = True, sink: bool = True) -> 
         if not output.uses():
             graph.remove(last, safe=True)
     return model
+
+
+def file_bytes(model: ir.Model) -> int:
+    """Of the file that `compressor.export.save` makes."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return int(proto.ByteSize())

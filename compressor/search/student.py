@@ -27,7 +27,7 @@ from compressor.models._layers import count, layers
 from compressor.models._space import Heads, Space
 from compressor.scores._probe import untrained
 from compressor.search.batch import of_noise, of_split
-from compressor.search.deployed import quantised
+from compressor.search.deployed import file_bytes, quantised
 from compressor.search.evolution import Candidate, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
 from compressor.search.ranking import WEIGHTS
@@ -155,7 +155,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
         """All that were scored, the best first, and those of the best that were measured."""
-        limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
+        limits = _limits(budgets, teacher, file_bytes(graph), alone[name] * alone[YARDSTICK])
         found = evolve(
             members.seeds(input, teacher.outputs, target.width_multiple),
             partial(judge, limits),
@@ -310,16 +310,9 @@ def _whole(
         graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
     taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})
     return [
-        Finalist(candidate, taken[key] / taken[name], _bytes(model))
+        Finalist(candidate, taken[key] / taken[name], file_bytes(model))
         for candidate, (key, model) in zip(heat, graphs.items(), strict=True)
     ]
-
-
-def _bytes(graph: ir.Model) -> int:
-    """Of the file that `compressor.export.save` makes."""
-    proto = ir.to_proto(graph)
-    del proto.graph.value_info[:]
-    return int(proto.ByteSize())
 
 
 def _line(candidate: Candidate, ranked: Sequence[Candidate]) -> dict[str, Json]:
