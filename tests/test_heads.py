@@ -57,7 +57,7 @@ HEADS: list[dict[str, Any]] = [
     {"width": 32, "blocks": 1},
     {"width": 24, "blocks": 2, "distil": 8, "attention": False},
 ]
-WALKED = 60
+WALKED = 25
 
 every_body = pytest.mark.parametrize("name", list(BODIES))
 every_head = pytest.mark.parametrize("head", HEADS, ids=["attention", "none"])

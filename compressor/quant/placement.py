@@ -3,9 +3,8 @@
 The rules (`compressor.core.QdqRules`) come from the target's backend. The algorithm:
 
 1. Tensors that an op only *moves* (Slice, Reshape, MaxPool …) share one grid: they form a group.
-2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs. An op
-   without weights is one only where integers come in, and a mean only where nothing but integer ops reads it:
-   statistics, such as the mean and the deviation of a contrast-aware attention, stay in float.
+2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs. Statistics
+   (how far a map is from its own mean, as a contrast-aware attention asks) are no integer op's.
 3. A group is quantised once, at its source; ops that only move it work on the integers, and every
    other reader gets it through a DequantizeLinear.
 4. A Relu or Clip before a QuantizeLinear is dropped where the integers' own range clamps as it does.
@@ -27,7 +26,7 @@ from compressor.core import QdqRules
 __all__ = ["Placement"]
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-_MEANS = frozenset({"GlobalAveragePool", "AveragePool"})
+_MEANS = frozenset({"GlobalAveragePool", "ReduceMean"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BOUNDS = {"uint8": (0, 255), "int8": (-128, 127)}
 _TINY = np.finfo(np.float32).tiny
@@ -93,29 +92,17 @@ class Placement:
     def _choose(self) -> tuple[ir.Value, ...]:
         """The groups to quantise, in the graph's order: the same graph always gives the same file."""
         graph, rules = self._model.graph, self._rules
-        nodes = [node for node in graph if node.op_type in rules.compute and _is_integer_op(node)]
-        read = {self._groups.of(v) for node in nodes if node.op_type in _WEIGHTED for v in _variables(node)}
-        made, written = set[ir.Value](), set[ir.Value]()
-        for node in nodes:
-            variables = {self._groups.of(v) for v in _variables(node)}
-            if node.op_type not in _WEIGHTED and not variables & (read | made):
+        read, written, exact = set(), set(), _statistics(graph)
+        for node in graph:
+            if node.op_type not in rules.compute or node in exact or not _is_integer_op(node):
                 continue
-            if node.op_type in _MEANS and not self._for_integers(node.outputs[0]):
-                continue
-            read |= variables
-            made |= {self._groups.of(v) for v in (*node.outputs, _after_activation(node.outputs[0]))}
+            read |= {self._groups.of(v) for v in _variables(node)}
             if node.op_type in rules.quantize_outputs:
                 written.add(self._groups.of(_after_activation(node.outputs[0])))
         if rules.keep_float_outputs:
             written -= {self._groups.of(v) for v in graph.outputs}
         chosen = read | written
         return tuple(group for group in self._groups if group in chosen)
-
-    def _for_integers(self, value: ir.Value) -> bool:
-        """Whether all that reads ``value``, or what it is moved to, may compute in integers."""
-        members = self._groups.members(self._groups.of(value))
-        readers = [use.node for member in members for use in member.uses()]
-        return all(node.op_type in self._rules.compute | self._rules.moves | _ACTIVATIONS for node in readers)
 
     def _grid(self, group: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> _Grid:
         """One grid for a group: it spans the ranges of all its members, and holds zero exactly."""
@@ -332,6 +319,23 @@ def _is_integer_op(node: ir.Node) -> bool:
     if any(v.dtype not in (None, ir.DataType.FLOAT) for v in variables):
         return False
     return node.op_type in _WEIGHTED or len(variables) == sum(v is not None for v in node.inputs)
+
+
+def _statistics(graph: ir.Graph) -> set[ir.Node]:
+    """The mean that is taken off a map, the difference, and what is made of those alone without weights.
+
+    Squares of differences, and their means, span too much for 8 bits: of most channels nothing would be left.
+    """
+    found: set[ir.Node] = set()
+    for node in graph:
+        variables = _variables(node)
+        if node.op_type == "Sub" and len(variables) == 2:
+            mean = variables[1].producer()
+            if mean is not None and mean.op_type in _MEANS and mean.inputs[0] is variables[0]:
+                found |= {mean, node}
+        elif node.op_type not in _WEIGHTED and variables and all(v.producer() in found for v in variables):
+            found.add(node)
+    return found
 
 
 def _only_moves(node: ir.Node, moves: frozenset[str]) -> bool:
