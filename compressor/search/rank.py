@@ -12,7 +12,7 @@ from typing import Any
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, UsageError
 from compressor.data import Source, default_size, load_data
-from compressor.models._family import Architecture
+from compressor.models._family import Architecture, Family
 from compressor.models._layers import count
 from compressor.models._space import Space
 from compressor.preprocessing import parse_normalization
@@ -47,7 +47,7 @@ def rank(
     ``scores`` has the default, its components, and those named in ``also``. Without a teacher the
     default is made of the components that need none. Raises UsageError for encodings that are none.
     """
-    members = Space(catalog.find("models", space))
+    family: type[Family] = catalog.find("models", space)
     also = tuple(name for name in also if name != "default")
     for name in also:
         catalog.find("scores", name)
@@ -55,7 +55,7 @@ def rank(
     source = load_data(data)
     input = input_of(source)
     classes = len(source.classes)
-    students = [_decode(members, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
+    students = [_decode(family, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
     scaling = parse_normalization("imagenet" if input.channels == 3 else "symmetric", input.channels)
     prepared = source.prepare(input, scaling)
     batch = of_split(prepared.train or prepared.evaluate, SAMPLES, seed)
@@ -116,10 +116,10 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _decode(
-    members: Space, encoding: Mapping[str, Any], input: InputSpec, classes: int, path: Path, index: int
+    family: type[Family], encoding: Mapping[str, Any], input: InputSpec, classes: int, path: Path, index: int
 ) -> Architecture:
     try:
-        return members.decode(encoding, input, classes)
+        return Space(family).decode(encoding, input, classes)
     except UsageError as error:
         raise UsageError(f"{path}: entry {index}: {error.what}", mend=error.mend) from error
 

@@ -22,7 +22,7 @@ from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
 from compressor.export import export
 from compressor.ingest import load
 from compressor.models._cost import Cost
-from compressor.models._family import Architecture
+from compressor.models._family import Architecture, Family
 from compressor.models._layers import count, layers
 from compressor.models._space import Heads, Space
 from compressor.scores._probe import untrained
@@ -115,7 +115,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     Raises BudgetMissed where no student of the space obeys.
     """
-    members = Space(catalog.find("models", space), settings.head)
+    family: type[Family] = catalog.find("models", space)
+    members = Space(family, settings.head)
     target, input = context.target, teacher.input
     table = LatencyTable(target, precision, context.workdir, context.memo)
     if settings.table is not None:
