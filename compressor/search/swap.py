@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import onnx_ir as ir
@@ -97,16 +97,13 @@ def swap(
     network = untrained(after, context.seed)
     inherit(network, load(result))
     weights = context.workdir / "headed.safetensors"
-    student = Model(
-        family=result.family,
+    student = replace(
+        result,
         settings=settings(after),
         weights=weights,
         sha256=save(network.state_dict(), weights),
         params=costs[1].params,
         macs=costs[1].macs,
-        outputs=result.outputs,
-        input=result.input,
-        normalization=result.normalization,
     )
     stranger = fits(context.target, machine())
     warnings = (f"latencies of heads are estimated, as this machine's: {stranger}",) if stranger else ()
