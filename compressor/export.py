@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
 
-__all__ = ["export", "export_each", "export_marked", "mark", "save"]
+__all__ = ["export", "export_each", "export_marked", "file_bytes", "mark", "save"]
 
 _MARKS = "compressor.marks"
 _INT64 = ir.TensorType(ir.DataType.INT64)
@@ -182,6 +182,13 @@ def save(model: ir.Model, path: Path, precision: str, made_from: OnnxModel | Non
     data = proto.SerializeToString(deterministic=True)
     write(path, data)
     return OnnxModel(path, hashlib.sha256(data).hexdigest(), precision, proto.opset_import[0].version, made_from)
+
+
+def file_bytes(model: ir.Model) -> int:
+    """Of the file that `save` makes."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return int(proto.ByteSize())
 
 
 def _pool_means(graph: ir.Graph) -> None:

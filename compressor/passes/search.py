@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -16,10 +15,12 @@ class Search:
     """Evolve students within the budgets, score them untrained, measure the best whole, take the best that fits.
 
     ``space`` is a file of ``models/``; ``auto`` the teacher's own family where it is one, else
-    mobilenetv2. ``budget`` is written as on the command line, whose budgets come before the profile's, which
-    may be ``yielding``: where no student obeys, its shares are raised by half until one does. Latency is that
-    of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where the target runs it); of INT8,
-    bytes are counted with so many ``bits`` a weight, which `quantize` may store fewer of.
+    mobilenetv2. ``head`` gives its members IMDN-style heads alone, or (``any``) both kinds; what a head is worth
+    no score was checked on, so where there is a choice give ``trial_minutes``. ``budget`` is written as on the
+    command line, whose budgets come before the profile's, which may be ``yielding``: where no student obeys, its
+    shares are raised by half until one does. Latency is that of the form that is deployed, at batch 1
+    (``precision = "auto"``: INT8 where the target runs it); of INT8, bytes are counted with so many ``bits`` a
+    weight, which `quantize` may store fewer of.
     ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
     initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
     the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
@@ -29,6 +30,7 @@ class Search:
     """
 
     space: str = "auto"
+    head: Literal["plain", "imdn", "any"] = "plain"
     budget: tuple[str, ...] = ("macs=25%",)
     yielding: bool = False
     evaluations: int = 400
@@ -75,6 +77,7 @@ class Search:
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor import catalog
         from compressor.ingest import save
+        from compressor.models._headed import settings
         from compressor.scores._probe import untrained
         from compressor.search.student import search
 
@@ -88,7 +91,7 @@ class Search:
         weights = context.workdir / "student.safetensors"
         student = Model(
             family=space,
-            settings=dataclasses.asdict(found.best.architecture),  # type: ignore[call-overload]
+            settings=settings(found.best.architecture),
             weights=weights,
             sha256=save(untrained(found.best.architecture, context.seed).state_dict(), weights),
             params=found.best.params,

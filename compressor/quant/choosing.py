@@ -11,7 +11,7 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from compressor.core import BudgetMissed, InputSpec, QdqRules
-from compressor.export import export
+from compressor.export import export, file_bytes
 from compressor.quant.coded import Coded, code
 from compressor.quant.levels import WIDTHS, Asked, Levels, fitting, inner, shared
 from compressor.quant.packing import pack
@@ -77,13 +77,13 @@ def _size(exported: ir.Model, rules: QdqRules, asked: Asked, bits: Mapping[str, 
         halves = {name: each.numpy() / 2 for name, each in constants.items() if each is not None}  # no factor is 1
         numbered = enumerate(bits.items())
         code(graph, {name: _as_large(halves[name].shape, b, asked, at) for at, (name, b) in numbered}, halves)
-        return _length(graph)
+        return file_bytes(graph)
     placement = Placement(graph, rules)
     # No two ranges alike: the scales of a trained network are not stored once for all either.
     ranges = {name: (-1.0 - number, 2.0 + number) for number, name in enumerate(placement.tensors)}
     placement.apply(ranges, bits)
     pack(graph)
-    return _length(graph)
+    return file_bytes(graph)
 
 
 def _as_large(shape: tuple[int, ...], bits: int, asked: Asked, number: int) -> Coded:
@@ -94,9 +94,3 @@ def _as_large(shape: tuple[int, ...], bits: int, asked: Asked, number: int) -> C
     codes = some.integers(2**bits, size=(rows, -(-count // rows) if bucket is None else min(bucket, count)))
     levels, scale, low = (some.random(each, np.float32) + 1 for each in (2**bits, (rows, 1), (rows, 1)))
     return Coded(codes, levels, scale, None if bucket is None else low)
-
-
-def _length(graph: ir.Model) -> int:
-    proto = ir.to_proto(graph)
-    del proto.graph.value_info[:]
-    return int(proto.ByteSize())

@@ -3,7 +3,8 @@
 The rules (`compressor.core.QdqRules`) come from the target's backend. The algorithm:
 
 1. Tensors that an op only *moves* (Slice, Reshape, MaxPool …) share one grid: they form a group.
-2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs.
+2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs. Statistics
+   (how far a map is from its own mean, as a contrast-aware attention asks) are no integer op's.
 3. A group is quantised once, at its source; ops that only move it work on the integers, and every
    other reader gets it through a DequantizeLinear.
 4. A Relu or Clip before a QuantizeLinear is dropped where the integers' own range clamps as it does.
@@ -25,6 +26,7 @@ from compressor.core import QdqRules
 __all__ = ["Placement", "projected"]
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
+_MEANS = frozenset({"GlobalAveragePool", "ReduceMean"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BOUNDS = {"uint8": (0, 255), "int8": (-128, 127)}
 _TINY = np.finfo(np.float32).tiny
@@ -90,9 +92,9 @@ class Placement:
     def _choose(self) -> tuple[ir.Value, ...]:
         """The groups to quantise, in the graph's order: the same graph always gives the same file."""
         graph, rules = self._model.graph, self._rules
-        read, written = set(), set()
+        read, written, exact = set(), set(), _statistics(graph)
         for node in graph:
-            if node.op_type not in rules.compute or not _is_integer_op(node):
+            if node.op_type not in rules.compute or node in exact or not _is_integer_op(node):
                 continue
             read |= {self._groups.of(v) for v in _variables(node)}
             if node.op_type in rules.quantize_outputs:
@@ -317,6 +319,23 @@ def _is_integer_op(node: ir.Node) -> bool:
     if any(v.dtype not in (None, ir.DataType.FLOAT) for v in variables):
         return False
     return node.op_type in _WEIGHTED or len(variables) == sum(v is not None for v in node.inputs)
+
+
+def _statistics(graph: ir.Graph) -> set[ir.Node]:
+    """The mean that is taken off a map, the difference, and what is made of those alone without weights.
+
+    Squares of differences, and their means, span too much for 8 bits: of most channels nothing would be left.
+    """
+    found: set[ir.Node] = set()
+    for node in graph:
+        variables = _variables(node)
+        if node.op_type == "Sub" and len(variables) == 2:
+            mean = variables[1].producer()
+            if mean is not None and mean.op_type in _MEANS and mean.inputs[0] is variables[0]:
+                found |= {mean, node}
+        elif node.op_type not in _WEIGHTED and variables and all(v.producer() in found for v in variables):
+            found.add(node)
+    return found
 
 
 def _only_moves(node: ir.Node, moves: frozenset[str]) -> bool:

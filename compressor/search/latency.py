@@ -21,7 +21,7 @@ from compressor.atomic import write
 from compressor.bench.machine import machine
 from compressor.core import InputSpec, Json, Progress, Target, UsageError
 from compressor.export import export_each, save
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.models._layers import Part, parts
 from compressor.search.deployed import integer_ends, quantised
 
@@ -87,7 +87,7 @@ class LatencyTable:
         """Write the table, whole or not at all."""
         write(path, json.dumps({"fingerprint": self.fingerprint(), "entries": self.entries}, indent=1) + "\n")
 
-    def predict(self, architectures: Sequence[Family], input: InputSpec, progress: Progress) -> list[float]:
+    def predict(self, architectures: Sequence[Architecture], input: InputSpec, progress: Progress) -> list[float]:
         """The latency of each network at batch 1, in yardsticks, from its parts."""
         chains = [_chain(architecture, input) for architecture in architectures]
         missing = {link.key: link for chain in chains for link in chain if link.key not in self.entries}
@@ -150,7 +150,7 @@ class LatencyTable:
 class _Link:
     """A part in its place in a network's chain."""
 
-    architecture: Family
+    architecture: Architecture
     index: int
     part: Part
     first: bool
@@ -166,7 +166,7 @@ class _Link:
         return modules[self.index]
 
 
-def _chain(architecture: Family, input: InputSpec) -> list[_Link]:
+def _chain(architecture: Architecture, input: InputSpec) -> list[_Link]:
     chain = parts(architecture, input)
     return [_Link(architecture, i, part, i == 0, i == len(chain) - 1) for i, part in enumerate(chain)]
 

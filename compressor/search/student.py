@@ -19,11 +19,12 @@ from compressor import catalog
 from compressor.bench.machine import fits, machine
 from compressor.budgets import Budget
 from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
-from compressor.export import export
+from compressor.export import export, file_bytes
 from compressor.ingest import load
 from compressor.models._cost import Cost
-from compressor.models._family import Family
+from compressor.models._family import Architecture, Family
 from compressor.models._layers import count, layers
+from compressor.models._space import Heads, Space
 from compressor.scores._probe import untrained
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
@@ -48,6 +49,8 @@ _TEACHER = "teacher"
 class Settings(Protocol):
     """What `compressor.passes.search.Search` says."""
 
+    @property
+    def head(self) -> Heads: ...
     @property
     def budget(self) -> tuple[str, ...]: ...
     @property
@@ -118,6 +121,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     Raises BudgetMissed where no student of the space obeys.
     """
     family: type[Family] = catalog.find("models", space)
+    members = Space(family, settings.head)
     target, input = context.target, teacher.input
     table = LatencyTable(target, precision, context.workdir, context.memo)
     if settings.table is not None:
@@ -130,7 +134,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     each_bytes = settings.bits / 8 if precision == "int8" else 4.0
 
-    def judge(limits: _Limits, architectures: Sequence[Family]) -> list[Candidate | None]:
+    def judge(limits: _Limits, architectures: Sequence[Architecture]) -> list[Candidate | None]:
         costs = {a: count(a, input) for a in architectures}
         allowed = [a for a in architectures if limits.allow(costs[a], each_bytes)]
         shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
@@ -147,14 +151,14 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     view = teacher_view(network, batch, context.seed)
 
     @cache
-    def heir(architecture: Family) -> bool:
+    def heir(architecture: Architecture) -> bool:
         return inherit(untrained(architecture, context.seed), network) >= _HEIR
 
     inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
     scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
 
-    def score(architectures: Sequence[Family]) -> list[Mapping[str, float]]:
+    def score(architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         encodings = [a.encode() for a in architectures]
         key = [teacher.sha256, source, len(batch.labels), scoring.names, inits, input.shape, space, encodings]
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
@@ -162,14 +166,14 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
         """All that were scored, the best first, and those of the best that were measured."""
-        limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
+        limits = _limits(budgets, teacher, file_bytes(graph), alone[name] * alone[YARDSTICK])
 
         def evolved(allowed: Judge, evaluations: int) -> list[Candidate]:
             return evolve(
-                family.seeds(input, teacher.outputs, target.width_multiple),
+                members.seeds(input, teacher.outputs, target.width_multiple),
                 allowed,
                 score,
-                multiple=target.width_multiple,
+                step=partial(members.step, multiple=target.width_multiple),
                 evaluations=evaluations,
                 population=settings.population,
                 children=_CHILDREN,
@@ -177,7 +181,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
                 progress=context.progress,
             )
 
-        def judge_heirs(architectures: Sequence[Family]) -> list[Candidate | None]:
+        def judge_heirs(architectures: Sequence[Architecture]) -> list[Candidate | None]:
             judged = dict(zip(heirs := list(filter(heir, architectures)), judge(limits, heirs), strict=True))
             return [judged.get(architecture) for architecture in architectures]
 
@@ -235,6 +239,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
     metrics = {
         "space": space,
+        "head": settings.head,
         "student": json.dumps(best.candidate.architecture.encode()),
         "budget": ", ".join(budgets),
         "evaluated": len(ranked),
@@ -340,16 +345,9 @@ def _whole(
         graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
     taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})
     return [
-        Finalist(candidate, taken[key] / taken[name], _bytes(model))
+        Finalist(candidate, taken[key] / taken[name], file_bytes(model))
         for candidate, (key, model) in zip(heat, graphs.items(), strict=True)
     ]
-
-
-def _bytes(graph: ir.Model) -> int:
-    """Of the file that `compressor.export.save` makes."""
-    proto = ir.to_proto(graph)
-    del proto.graph.value_info[:]
-    return int(proto.ByteSize())
 
 
 def _line(candidate: Candidate, ranked: Sequence[Candidate], blended: Sequence[float]) -> dict[str, Json]:
