@@ -194,6 +194,8 @@ class PowerMode:
     name: str
     clock_mhz: float
     watts: float | None = None
+    units: int | None = None
+    """How many of its units it leaves on, where that is not all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +230,8 @@ class Chip:
 
     def peak(self, precision: str) -> float | None:
         """Operations a second in the first power mode; None where it does not compute in ``precision``."""
-        each = self.ops.get(precision)
-        return None if each is None else each * self.units * self.modes[0].clock_mhz * 1e6
+        each, mode = self.ops.get(precision), self.modes[0]
+        return None if each is None else each * (mode.units or self.units) * mode.clock_mhz * 1e6
 
 
 @dataclass(frozen=True, slots=True)
