@@ -155,6 +155,8 @@ class Latency:
     samples: int
     threads: int
     estimated: bool = False
+    interval: tuple[float, float] | None = None
+    """Of an estimate: the least and the most that it may be."""
     raw: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """The samples themselves, one tuple a block."""
 

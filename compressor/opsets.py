@@ -87,6 +87,4 @@ def _hard_swish(graph: ir.Graph, node: ir.Node) -> None:
     gate = ir.node("HardSigmoid", [node.inputs[0]], {"alpha": 1 / 6, "beta": 0.5})
     product = ir.node("Mul", [node.inputs[0], gate.outputs[0]])
     gate.outputs[0].name = f"{node.outputs[0].name}_gate"
-    ir.convenience.replace_nodes_and_values(
-        graph, node, [node], [gate, product], node.outputs, [product.outputs[0]]
-    )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [gate, product], node.outputs, [product.outputs[0]])

@@ -38,7 +38,7 @@ def accelerator_coverage(model: onnx.ModelProto, version: str) -> Coverage:
     TensorRT drove them until 10.7, and does again since 11.4 (on AGX Orin).
     """
     at = parsed(version)
-    left = [f"{node.op_type} {node.name or node.output[0]!r}: {why}" for node, why in _left(model.graph)]
+    left = [f"{node.op_type} {node.name or node.output[0]}: {why}" for node, why in _left(model.graph)]
     count = len(model.graph.node)
     return Coverage(not (10, 7) < at < (11, 4), count - len(left), count, tuple(left))
 

@@ -35,7 +35,7 @@ def placement_faults(model: onnx.ModelProto, rules: QdqRules, runtime: str) -> l
         source = makers.get(node.input[0])
         if source is None or source.op_type != "DequantizeLinear":
             continue
-        name = f"{node.op_type} {node.name or node.output[0]!r}"
+        name = f"{node.op_type} {node.name or node.output[0]}"
         zero = constants.get(source.input[2]) if len(source.input) > 2 else None
         if zero is None or zero.data_type != _TYPES[rules.activation_dtype]:
             what = f"its activations are not {rules.activation_dtype}"

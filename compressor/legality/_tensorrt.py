@@ -1,6 +1,6 @@
 """TensorRT's rules for a graph, with the verdicts of NVIDIA's own parser.
 
-Where that parser is at hand the two are compared over a corpus of small graphs (``tests/tensorrt``). What it cannot
+Where that parser is at hand the two are compared over a corpus of small graphs (``tests/engines``). What it cannot
 judge (what older versions read, what it takes in silence for something else) stands in `BEYOND_THE_PARSER`.
 """
 
@@ -94,7 +94,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _name(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {node.name or node.output[0]!r}"
+    return f"{node.op_type} {node.name or node.output[0]}"
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
@@ -134,9 +134,10 @@ def _details(graph: _Graph) -> Iterator[Fault]:
             yield Fault("second-output", _name(node), what, "do without the indices or statistics")
         if node.op_type == "Resize" and _attribute(node, "antialias", 0):
             yield Fault("resize", _name(node), "TensorRT does not antialias", "resize without antialiasing")
-        if node.op_type == "Resize" and (
-            way := _attribute(node, "coordinate_transformation_mode", "half_pixel")
-        ) not in _RESIZES:
+        if (
+            node.op_type == "Resize"
+            and (way := _attribute(node, "coordinate_transformation_mode", "half_pixel")) not in _RESIZES
+        ):
             yield Fault("resize", _name(node), f"TensorRT does not resize by {way}", f"take {' or '.join(_RESIZES)}")
         if node.op_type == "Cast" and (to := _attribute(node, "to", 0)) not in _CASTS:
             what = f"TensorRT does not cast to {TensorProto.DataType.Name(to)}"

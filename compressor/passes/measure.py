@@ -18,6 +18,7 @@ from compressor.core import (
     Model,
     Prospect,
     Result,
+    Unavailable,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Measure:
     seconds: float = 30.0
 
     kind: ClassVar[str] = "measure"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference", "engine"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx", "engine"})
     gives: ClassVar[frozenset[str]] = frozenset({"measurements"})
     volatile: ClassVar[bool] = True
     collective: ClassVar[bool] = False
@@ -62,12 +63,15 @@ class Measure:
         from compressor.bench.machine import fits, machine
 
         assert artifact.reference is not None
+        assert artifact.onnx is not None
         assert artifact.engine is not None
         backend: Backend = catalog.find("backends", context.target.backend)()
-        stranger = fits(context.target, machine())
+        stranger = fits(context.target, machine()) or _absent(backend)
+        files = {"teacher": artifact.reference.path, "result": artifact.onnx.path}
+        loaded = artifact.engine if stranger is None else artifact.onnx
         pairs = {
             "teacher": (artifact.teacher, artifact.reference.path, artifact.reference.sha256),
-            "result": (artifact.result, artifact.engine.path, artifact.engine.sha256),
+            "result": (artifact.result, loaded.path, loaded.sha256),
         }
         metrics = {
             name: self._metric(model, path, sha256, backend, stranger is not None, context)
@@ -83,9 +87,11 @@ class Measure:
             latencies, speedup, interval = self._latencies(
                 {name: path for name, (_, path, _) in pairs.items()}, backend, artifact, context
             )
+        else:
+            latencies = _estimated(files, artifact, context)
         measured = {
-            name: Measurement(model.params, model.macs, path.stat().st_size, metrics[name], latencies.get(name))
-            for name, (model, path, _) in pairs.items()
+            name: Measurement(model.params, model.macs, files[name].stat().st_size, metrics[name], latencies.get(name))
+            for name, (model, _, _) in pairs.items()
         }
         warnings = []
         if interval is not None and interval[1] < 1 - _A_A:
@@ -106,7 +112,7 @@ class Measure:
             {
                 "teacher": metrics["teacher"].value if metrics["teacher"] else None,
                 "result": metrics["result"].value if metrics["result"] else None,
-                "judged_in": "float" if stranger else f"{backend.name} kernels",
+                "judged_in": "float, on ONNX Runtime" if stranger else f"{backend.name} kernels",
             },
             tuple(warnings),
         )
@@ -131,7 +137,7 @@ class Measure:
             return asdict(metric)
 
         preparation = [model.input.shape, asdict(model.normalization)]
-        key = [sha256, split.fingerprint, split.name, preparation, task, backend.name, backend.version(), stranger]
+        key = [sha256, split.fingerprint, split.name, preparation, task, *_judge(backend, stranger), stranger]
         return Metric(**context.memo("metric", key, evaluate))
 
     def _judged(self, context: Context) -> Split:
@@ -166,3 +172,31 @@ class Measure:
         )
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
         return latencies, *ratio(blocks["teacher"], blocks[next(reversed(blocks))], context.seed)
+
+
+def _absent(backend: Backend) -> str | None:
+    """Why a runtime cannot be asked here; None where it is installed."""
+    try:
+        backend.version()
+    except Unavailable as error:
+        return f"{error.what} here"
+    return None
+
+
+def _judge(backend: Backend, stranger: bool) -> tuple[str, str]:
+    """Whose answers are judged: the target's runtime's, or in its place ONNX Runtime's, in floats."""
+    from compressor import catalog
+
+    judge: Backend = catalog.find("backends", "onnxruntime")() if stranger else backend
+    return judge.name, judge.version()
+
+
+def _estimated(paths: dict[str, Path], artifact: Artifact, context: Context) -> dict[str, Latency]:
+    """Rooflines of the target, where it says what its chip can do."""
+    import onnx
+
+    from compressor.bench.estimate import estimate
+
+    shape = artifact.teacher.input.shape
+    found = {name: estimate(onnx.load(str(path)), shape, context.target) for name, path in paths.items()}
+    return {name: latency for name, latency in found.items() if latency is not None}

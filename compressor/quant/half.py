@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from compressor.core import OnnxModel
 from compressor.export import save
@@ -20,9 +22,10 @@ _ALWAYS_FLOAT = {"Resize": (2,), "Upsample": (1,)}
 """Inputs that an op takes in float32 whatever else it computes in: scales of a resize."""
 
 
-def halve(model: OnnxModel, path: ir.PathLike[str]) -> OnnxModel:
+def halve(model: OnnxModel, path: Path) -> OnnxModel:
     """An FP16 twin of a float32 file; its input and output stay float32."""
     graph = ir.load(model.path)
+    common.ShapeInferencePass()(graph)
     halved(graph)
     return save(graph, path, "fp16", model)
 
@@ -46,9 +49,9 @@ def halved(model: ir.Model) -> None:
     outputs = list(graph.outputs)
     for node in list(graph):
         wanted = _FLOAT if node in exact else _HALF
-        for index, value in enumerate(node.inputs):
-            if value is not None and value in floats and index not in _ALWAYS_FLOAT.get(node.op_type, ()):
-                node.replace_input_with(index, _as(graph, value, wanted, casts))
+        for index, source in enumerate(node.inputs):
+            if source is not None and source in floats and index not in _ALWAYS_FLOAT.get(node.op_type, ()):
+                node.replace_input_with(index, _as(graph, source, wanted, casts))
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == _FLOAT and node.outputs[0] in floats:
             node.attributes["to"] = ir.AttrInt64("to", int(_HALF))
         _halve_attribute(node, wanted)

@@ -135,7 +135,10 @@ class Placement:
         return rules.single_rows or not _single_row(node)
 
     def _skip(self, node: ir.Node) -> list[ir.Value]:
-        """Of a sum that a convolution's kernel does in passing: the other branch. Of two convolutions the later does it."""
+        """Of a sum that a convolution's kernel does in passing: the other branch.
+
+        Where both come from convolutions the later one does it.
+        """
         branches = _variables(node)
         if len(branches) != 2 or branches[0] is branches[1] or not _is_integer_op(node):
             return []
@@ -302,7 +305,7 @@ class Placement:
             source = self._constant(f"{name}_{integers.dtype}", integers)
         else:
             column = scale if not scale.ndim else np.expand_dims(scale, [i for i in range(integers.ndim) if i != axis])
-            real = self._constant(f"{name}_rounded", (integers * column).astype(np.float32))
+            real = self._constant(f"{name}_rounded", integers.astype(np.float32) * column)
             nodes = [ir.node("QuantizeLinear", [real, *grid], attributes)]
             source = nodes[0].outputs[0]
             self._describe(source, f"{name}_{integers.dtype}", ir.Shape(integers.shape), grid[1].dtype)

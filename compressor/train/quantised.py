@@ -18,6 +18,7 @@ from compressor.export import save as save_graph
 from compressor.ingest import load, save
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
+from compressor.quant.half import halved
 from compressor.quant.levels import Asked
 from compressor.quant.packing import pack
 from compressor.quant.signs import unsign
@@ -76,7 +77,9 @@ def distil_quantised(
     model = replace(result, weights=weights, sha256=save(network.state_dict(), weights))
     context.progress("lower", 0, 1)
     exact, graph = fake.lowered(network)
-    packed = pack(graph)
+    packed = pack(graph) if rules.unfolds else {}
+    if rules.rest == "float16":
+        halved(graph)
     made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
     onnx = save_graph(graph, context.workdir / "model.onnx", "int8", made_from)
     metrics = {**ready.metrics, **told(lessons, steps, curve), "weight_bits": rules.weight_bits}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CORPUS"]
+__all__ = ["CORPUS", "QUIET"]
 
 Array = Any
 _INPUT = ("batch", 16, 8, 8)
@@ -21,18 +21,20 @@ def graph(
     *,
     input: Sequence[int | str] = _INPUT,
     dtype: int = TensorProto.FLOAT,
-    output: int = TensorProto.FLOAT,
     opset: int = 20,
 ) -> onnx.ModelProto:
-    """A model with one input ``x`` and one output ``y``."""
+    """A model with one input ``x`` and one output ``y``, whose type is what its maker gives."""
     made = helper.make_graph(
         list(nodes),
         "g",
         [helper.make_tensor_value_info("x", dtype, list(input))],
-        [helper.make_tensor_value_info("y", output, None)],
+        [helper.make_empty_tensor_value_info("y")],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    kind = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.elem_type
+    model.graph.output[0].type.tensor_type.elem_type = kind or TensorProto.FLOAT
+    return model
 
 
 def op(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
@@ -90,7 +92,7 @@ def quantised(
 
     def make() -> onnx.ModelProto:
         nodes = [*qdq("x", "xd", **grid), DQ_WEIGHT, *bias, op("Conv", conv, pads=PADS)]
-        return graph(nodes, {**GRID, **INTEGER_WEIGHT, **(constants or {})}, opset=opset, dtype=dtype, output=dtype)
+        return graph(nodes, {**GRID, **INTEGER_WEIGHT, **(constants or {})}, opset=opset, dtype=dtype)
 
     return make
 
@@ -178,16 +180,20 @@ def resized(**attributes: Any) -> Callable[[], onnx.ModelProto]:
 
 
 def custom() -> onnx.ModelProto:
-    made = graph([helper.make_node("Gelu2", ["x"], ["y"], "custom", domain="my.ops")], {})
+    made = unary("Relu")()
+    made.graph.node[0].op_type, made.graph.node[0].domain = "Gelu2", "my.ops"
     made.opset_import.append(helper.make_opsetid("my.ops", 1))
     return made
 
 
 def constants_of(kind: str, inputs: str, constants: dict[str, Array], **more: Any) -> Callable[[], onnx.ModelProto]:
     shape = more.pop("input", _INPUT)
-    types = {key: more.pop(key) for key in ("dtype", "output", "opset") if key in more}
+    types = {key: more.pop(key) for key in ("dtype", "opset") if key in more}
     return lambda: graph([op(kind, inputs, **more)], constants, input=shape, **types)
 
+
+QUIET = ("no zero point", "per-channel activations", "double input", "double weights")
+"""Those that the newest parser takes without a word, and the checker refuses all the same: each changes in silence."""
 
 CORPUS: dict[str, Callable[[], onnx.ModelProto]] = {
     # -- legal ------------------------------------------------------------------------------------
@@ -230,16 +236,12 @@ CORPUS: dict[str, Callable[[], onnx.ModelProto]] = {
     "weight zero points": quantised({"wz": np.full(16, 1, np.int8)}),
     "uint8 activations": quantised({"z": np.uint8(0)}),
     "uint8, zero point": quantised({"z": np.uint8(128)}),
-    "no zero point": lambda: graph(
-        [op("QuantizeLinear", "x s", "q"), op("DequantizeLinear", "q s")], {"s": f32(0.05)}
-    ),
+    "no zero point": lambda: graph([op("QuantizeLinear", "x s", "q"), op("DequantizeLinear", "q s")], {"s": f32(0.05)}),
     "int16 activations": quantised({"z": np.int16(0)}, opset=21),
     "scale below zero": quantised({"s": f32(-0.05)}),
     "scale of zero": quantised({"s": f32(0)}),
     "weight scale of zero": quantised({"ws": np.r_[np.zeros(1), np.full(15, 0.01)].astype(np.float32)}),
-    "per-channel activations": quantised(
-        {"s": np.full(16, 0.05, np.float32), "z": np.zeros(16, np.int8)}, axis=1
-    ),
+    "per-channel activations": quantised({"s": np.full(16, 0.05, np.float32), "z": np.zeros(16, np.int8)}, axis=1),
     "computed scale": computed_scale,
     "dynamic quantisation": lambda: graph(
         [op("DynamicQuantizeLinear", "x", "q s z"), op("DequantizeLinear", "q s z")], {}
@@ -265,8 +267,11 @@ CORPUS: dict[str, Callable[[], onnx.ModelProto]] = {
         {"c": np.asarray([200], np.uint8), "n": np.asarray([3], np.uint8)},
     ),
     "indices of a max pool": lambda: graph(
-        [op("MaxPool", "x", "p i", kernel_shape=[2, 2], strides=[2, 2]), op("Relu", "p")]
-        + [op("Cast", "i", "j", to=TensorProto.FLOAT), op("Add", "p j", "k")],
+        [
+            op("MaxPool", "x", "p i", kernel_shape=[2, 2], strides=[2, 2]),
+            op("Cast", "i", "j", to=TensorProto.FLOAT),
+            op("Add", "p j"),
+        ],
         {},
     ),
     "antialiased resize": resized(mode="linear", coordinate_transformation_mode="half_pixel", antialias=1),
@@ -276,23 +281,27 @@ CORPUS: dict[str, Callable[[], onnx.ModelProto]] = {
     ),
     "unique": lambda: graph([op("Unique", "x")], {}),
     "custom op": custom,
-    "double input": constants_of("Relu", "x", {}, dtype=TensorProto.DOUBLE, output=TensorProto.DOUBLE),
+    "double input": constants_of("Relu", "x", {}, dtype=TensorProto.DOUBLE),
     "double weights": constants_of(
-        "Conv", "x w", {"w": weights(16, 16, 3, 3).astype(np.float64)},
-        pads=PADS, dtype=TensorProto.DOUBLE, output=TensorProto.DOUBLE,
+        "Conv",
+        "x w",
+        {"w": weights(16, 16, 3, 3).astype(np.float64)},
+        pads=PADS,
+        dtype=TensorProto.DOUBLE,
     ),
     "mixed types": mixed_types,
     "one-dimensional conv": constants_of("Conv", "x w", {"w": weights(16, 16, 3)}, input=("batch", 16, 8), pads=[1, 1]),
-    "uint8 image": lambda: graph(
-        [op("Cast", "x", to=TensorProto.FLOAT)], {}, dtype=TensorProto.UINT8
-    ),
+    "uint8 image": lambda: graph([op("Cast", "x", to=TensorProto.FLOAT)], {}, dtype=TensorProto.UINT8),
     "int64 arithmetic": lambda: graph(
-        [op("Shape", "x", "n"), op("Slice", "n a b", "m"), op("Mul", "m two", "d"), op("Cast", "d", to=TensorProto.FLOAT)],
+        [
+            op("Shape", "x", "n"),
+            op("Slice", "n a b", "m"),
+            op("Mul", "m two", "d"),
+            op("Cast", "d", to=TensorProto.FLOAT),
+        ],
         {"a": i64(2), "b": i64(4), "two": i64(2, 2)},
     ),
-    "large int64": lambda: graph(
-        [op("Cast", "big", "f", to=TensorProto.FLOAT), op("Mul", "x f")], {"big": i64(2**40)}
-    ),
+    "large int64": lambda: graph([op("Cast", "big", "f", to=TensorProto.FLOAT), op("Mul", "x f")], {"big": i64(2**40)}),
     "uint8 constant": lambda: graph(
         [op("Cast", "c", "f", to=TensorProto.FLOAT), op("Mul", "x f")], {"c": np.asarray([200], np.uint8)}
     ),
@@ -303,23 +312,34 @@ CORPUS: dict[str, Callable[[], onnx.ModelProto]] = {
     "determinant": constants_of("Det", "x", {}, input=("batch", 4, 4)),
     "mod": constants_of("Mod", "x two", {"two": f32(2)}, fmod=1),
     "batch norm": constants_of(
-        "BatchNormalization", "x g b m v",
-        {"g": np.ones(16, np.float32), "b": np.zeros(16, np.float32), "m": np.zeros(16, np.float32), "v": np.ones(16, np.float32)},
-    ),
-    "dequantised int4 weights": lambda: graph(
-        [op("Relu", "x")], {}
+        "BatchNormalization",
+        "x g b m v",
+        {
+            "g": np.ones(16, np.float32),
+            "b": np.zeros(16, np.float32),
+            "m": np.zeros(16, np.float32),
+            "v": np.ones(16, np.float32),
+        },
     ),
     "matrix product": constants_of("MatMul", "x w", {"w": weights(8, 4)}),
-    "classifier": constants_of("Gemm", "x w b", {"w": weights(10, 16), "b": weights(10)}, input=("batch", 16), transB=1),
+    "classifier": constants_of(
+        "Gemm", "x w b", {"w": weights(10, 16), "b": weights(10)}, input=("batch", 16), transB=1
+    ),
     "einsum": constants_of("Einsum", "x w", {"w": weights(16, 4)}, equation="bchw,cd->bdhw"),
     "ellipsis": constants_of("Einsum", "x w", {"w": weights(8, 4)}, equation="...w,wd->...d"),
     "strings": lambda: graph([op("Cast", "x", "t", to=TensorProto.STRING), op("Cast", "t", to=TensorProto.FLOAT)], {}),
-    "uint32 cast": lambda: graph([op("Cast", "x", "t", to=TensorProto.UINT32), op("Cast", "t", to=TensorProto.FLOAT)], {}),
-    "cumulative product": constants_of("Compress", "x c", {"c": np.asarray([True, False])}, axis=1),
+    "uint32 cast": lambda: graph(
+        [op("Cast", "x", "t", to=TensorProto.UINT32), op("Cast", "t", to=TensorProto.FLOAT)], {}
+    ),
+    "compress": constants_of("Compress", "x c", {"c": np.asarray([True, False])}, axis=1),
     "lrn": unary("LRN", size=5),
     "wrapped pad": constants_of("Pad", "x pads", {"pads": i64(0, 0, 1, 1, 0, 0, 1, 1)}, mode="wrap"),
     "blocked scale": quantised(
-        {"w_q": np.ones((16, 16, 3, 3), np.int8), "ws": np.full((16, 2, 3, 3), 0.01, np.float32), "wz": np.zeros((16, 2, 3, 3), np.int8)},
+        {
+            "w_q": np.ones((16, 16, 3, 3), np.int8),
+            "ws": np.full((16, 2, 3, 3), 0.01, np.float32),
+            "wz": np.zeros((16, 2, 3, 3), np.int8),
+        },
         opset=21,
     ),
 }
