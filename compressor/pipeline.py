@@ -52,6 +52,9 @@ _LIBRARIES = (
     "accelerate",
     "numpy",
     "pillow",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
 )
 _log = logging.getLogger(__name__)
 

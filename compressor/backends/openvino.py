@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from compressor.backends.onnxruntime import OnnxRuntime
 from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, VerificationFailed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["OpenVino"]
 
@@ -72,13 +68,4 @@ class OpenVino:
             return OnnxRuntime().open(path, threads=threads, exact=True)
         from compressor.backends._openvino_session import Session as Running
 
-        return _Opened(Running(path, threads))
-
-
-class _Opened:
-    def __init__(self, running: Any) -> None:
-        self._running = running
-
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = self._running(batch)
-        return outputs
+        return Running(path, threads)

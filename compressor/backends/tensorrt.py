@@ -5,20 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from compressor.backends import _tensorrt_recipe as recipe
-from compressor.backends import _tensorrt_session
 from compressor.backends._tensorrt_judge import judge
+from compressor.backends._tensorrt_open import open_engine
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
 from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["Tensorrt"]
 
@@ -52,6 +47,8 @@ class Tensorrt:
 
     def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
         """On the device an engine; elsewhere the recipe for it, beside a graph that was judged."""
+        from compressor.backends import _tensorrt_session
+
         facts = judge(onnx.path.read_bytes(), _wanted(target))
         facts["runtime_version"] = _wanted(target)
         files = []
@@ -73,12 +70,7 @@ class Tensorrt:
         if exact:
             return OnnxRuntime().open(path, threads=threads, exact=True)
         self.version()
-        if path.suffix == ".plan":
-            return _Opened(path)
-        with tempfile.TemporaryDirectory() as folder:
-            plan = Path(folder) / "model.plan"
-            plan.write_bytes(self._plan(path))
-            return _Opened(plan)
+        return open_engine(path, self._plan)
 
     def _plan(self, path: Path) -> bytes:
         import tensorrt
@@ -88,15 +80,6 @@ class Tensorrt:
         except recipe.Failed as error:
             raise VerificationFailed(str(error), mend=error.mend) from error
         return plan
-
-
-class _Opened:
-    def __init__(self, plan: Path) -> None:
-        self._running: Any = _tensorrt_session.Session(plan)
-
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = self._running(batch)
-        return outputs
 
 
 def _wanted(target: Target) -> str:

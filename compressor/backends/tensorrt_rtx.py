@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from compressor.backends._tensorrt_judge import judge
+from compressor.backends._tensorrt_open import open_engine
 from compressor.backends._tensorrt_parser import PACKAGE
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
 from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["TensorrtRtx"]
 
@@ -48,13 +45,13 @@ class TensorrtRtx:
 
         self.version()
         facts = judge(onnx.path.read_bytes(), _LIKE)
-        plan, said = _built(onnx.path, target)
+        capability = target.chip.compute_capability if target.chip else None
+        plan, said = _built(onnx.path, f"SM{(capability or '').replace('.', '')}")
         path = workdir / "model.plan"
         path.write_bytes(plan)
         session = workdir / "session.py"
         session.write_bytes(Path(_tensorrt_session.__file__).read_bytes())
         sha256 = hashlib.sha256(plan).hexdigest()
-        capability = target.chip.compute_capability if target.chip else None
         facts |= {"engine_bytes": len(plan), "compute_capability": capability, "runtime_version": self.version()}
         if said:
             facts["builder_said"] = said
@@ -65,30 +62,17 @@ class TensorrtRtx:
         if exact:
             return OnnxRuntime().open(path, threads=threads, exact=True)
         self.version()
-        from compressor.backends._tensorrt_session import Session as Running
-
-        return _Opened(Running(path))
+        return open_engine(path, lambda source: _built(source, "CURRENT")[0])
 
 
-class _Opened:
-    def __init__(self, running: Any) -> None:
-        self._running = running
-
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = self._running(batch)
-        return outputs
-
-
-def _built(path: Path, target: Target) -> tuple[bytes, list[str]]:
-    """The serialised engine, and what the builder warned of, once each."""
+def _built(path: Path, wanted: str) -> tuple[bytes, list[str]]:
+    """The serialised engine for a compute capability, such as ``SM89``, and what the builder warned of, once each."""
     import tensorrt_rtx as trt
 
-    capability = target.chip.compute_capability if target.chip else None
     known = {str(name) for name in trt.ComputeCapability.__members__}
-    wanted = f"SM{(capability or '').replace('.', '')}"
     if wanted not in known:
         raise UsageError(
-            f"TensorRT for RTX does not build for compute capability {capability}",
+            f"TensorRT for RTX does not build for {wanted}",
             mend=f"set chip.compute_capability in the target: {', '.join(sorted(known - {'NONE', 'CURRENT'}))}",
         )
     said: list[tuple[int, str]] = []

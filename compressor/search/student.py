@@ -220,7 +220,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         **tried,
         "front": [_line(each, ranked) for each in front(ranked)],
     }
-    warnings = _warnings(context, source)
+    warnings = _warnings(context, source, table)
     if view is None:
         warnings += ("the teacher's feature maps are not told apart: students are scored without DisWOT's terms",)
     if budgets is not settings.budget:
@@ -329,10 +329,11 @@ def _line(candidate: Candidate, ranked: Sequence[Candidate]) -> dict[str, Json]:
     }
 
 
-def _warnings(context: Context, source: str) -> tuple[str, ...]:
+def _warnings(context: Context, source: str, table: LatencyTable) -> tuple[str, ...]:
     warnings = []
     if source == "noise":
         warnings.append("students were scored on noise: give --data for scores that see your images")
     if stranger := fits(context.target, machine()):
-        warnings.append(f"latencies of students are estimated, as this machine's: {stranger}")
+        of = "from what the target's chip can do at most" if table.estimated else "as this machine's"
+        warnings.append(f"latencies of students are estimated, {of}: {stranger}")
     return tuple(warnings)
