@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
+from compressor.opsets import OLDEST_EXPORT, older
 
 __all__ = ["export", "export_each", "export_marked", "file_bytes", "mark", "save"]
 
@@ -33,7 +34,7 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
     The graph has one input ``input`` (N x C x H x W float32) and its first output is ``output``.
     Raises UsageError where the exporter cannot follow the module.
     """
-    return clean(_exported(module, input, opset))
+    return clean(_exported(module, input, max(opset, OLDEST_EXPORT)), opset)
 
 
 def export_marked(module: torch.nn.Module, input: InputSpec, opset: int) -> tuple[ir.Model, dict[int, str]]:
@@ -41,7 +42,7 @@ def export_marked(module: torch.nn.Module, input: InputSpec, opset: int) -> tupl
 
     A tensor that the exporter folded into another is not among them.
     """
-    model = _exported(module, input, opset)
+    model = _exported(module, input, max(opset, OLDEST_EXPORT))
     marked: dict[int, ir.Value] = {}
     for node in list(model.graph):
         if node.domain != _MARKS:
@@ -54,7 +55,7 @@ def export_marked(module: torch.nn.Module, input: InputSpec, opset: int) -> tupl
         ir.convenience.replace_all_uses_with(sink, source, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
     names = {index: value.name or "" for index, value in marked.items()}
-    return clean(model), names
+    return clean(model, opset), names
 
 
 def mark(x: Any, index: int) -> Any:
@@ -111,7 +112,7 @@ def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opse
             together,
             tuple(torch.zeros(shape) for _, shape in modules),
             dynamo=True,
-            opset_version=opset,
+            opset_version=max(opset, OLDEST_EXPORT),
             input_names=[f"input_{i}" for i in range(len(modules))],
             output_names=[f"output_{i}" for i in range(len(modules))],
             verbose=False,
@@ -122,7 +123,7 @@ def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opse
     for source, sink in zip(graph.inputs, graph.outputs, strict=True):
         own = ir.convenience.extract(graph, [source], [sink])
         own.inputs[0].name, own.outputs[0].name = "input", "output"
-        models.append(clean(ir.Model(own, ir_version=program.model.ir_version)))
+        models.append(clean(ir.Model(own, ir_version=program.model.ir_version), opset))
     return models
 
 
@@ -155,8 +156,11 @@ def _followed(module: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module
     return graph
 
 
-def clean(model: ir.Model) -> ir.Model:
-    """Put the exporter's graph into the form that quantisers and runtimes know best. Changes ``model``."""
+def clean(model: ir.Model, opset: int) -> ir.Model:
+    """Put the exporter's graph into the form that quantisers and runtimes know best. Changes ``model``.
+
+    An ``opset`` that the exporter does not write is lowered to here. Raises UsageError where it cannot be.
+    """
     _pool_means(model.graph)
     _join_slices(model.graph)
     for tidy in (
@@ -166,6 +170,8 @@ def clean(model: ir.Model) -> ir.Model:
         common.RemoveUnusedOpsetsPass(),
     ):
         tidy(model)
+    if opset < OLDEST_EXPORT:
+        older(model, opset)
     model.graph.name = "compressor"
     for number, node in enumerate(model.graph):
         node.name = f"{node.op_type}_{number}"

@@ -55,6 +55,9 @@ _LIBRARIES = (
     "accelerate",
     "numpy",
     "pillow",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
 )
 _log = logging.getLogger(__name__)
 

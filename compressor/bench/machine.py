@@ -30,6 +30,8 @@ class Machine:
     """Load average over 1, 5 and 15 minutes."""
     system: str
     python: str
+    gpu: str | None = None
+    """The first NVIDIA GPU, as its driver calls it."""
 
 
 def machine(root: Path = Path("/")) -> Machine:
@@ -47,6 +49,7 @@ def machine(root: Path = Path("/")) -> Machine:
         load=os.getloadavg(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
+        gpu=_gpu(root),
     )
 
 
@@ -67,8 +70,24 @@ def fits(target: Target, machine: Machine) -> str | None:
     if missing:
         needs = " and ".join(need.replace("|", " or ") for need in missing)
         return f"{target.title} has {needs}, which this CPU ({machine.cpu}) does not show."
+    if target.gpu is not None and target.gpu != machine.gpu:
+        return f"{target.title} was not at hand: this machine has {machine.gpu or 'no NVIDIA GPU'}."
     if target.builds == "on-device" and target.title not in (machine.board or ""):
         return f"{target.title} was not at hand: this machine is {machine.board or machine.cpu}."
+    return None
+
+
+def can_run(target: Target, machine: Machine) -> bool:
+    """Whether the target's runtime runs at all on ``machine``: a GPU's does there alone."""
+    on_gpu = target.chip is not None and target.chip.compute_capability is not None
+    return not on_gpu or fits(target, machine) is None
+
+
+def _gpu(root: Path) -> str | None:
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        for line in _text(path).splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
     return None
 
 

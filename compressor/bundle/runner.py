@@ -11,13 +11,15 @@ In an application: copy the folder, then ``Model("folder").predict(pixels)``.
 # Boards carry old Pythons: nothing newer than Python 3.6 in this file.
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import lzma
 import os
 import sys
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use over the network otherwise
 
@@ -63,24 +65,29 @@ class Model:
         manifest: Optional[Dict[str, Any]] = None,
         content: Optional[bytes] = None,
     ) -> None:
+        self.manifest = _manifest(Path(folder)) if manifest is None else manifest
+        if content is None and "session.py" in self.manifest["files"]:
+            self._run = _other_runtime(Path(folder), self.manifest)  # type: Callable[[Any], Any]
+            return
         import onnxruntime
 
-        self.manifest = _manifest(Path(folder)) if manifest is None else manifest
         if content is None:
             _unpacked(Path(folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised
-        self._session = onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             (Path(folder) / "model.onnx").read_bytes() if content is None else content,
             options,
             providers=["CPUExecutionProvider"],
             enable_fallback=False,  # which would print
         )
+        names = [self.manifest["outputs"][0]["name"]], self.manifest["input"]["name"]
+        self._run = lambda batch: session.run(names[0], {names[1]: batch})[0]
 
     def __call__(self, batch: Any) -> Any:
         """Map a normalised float32 batch (N x C x H x W) to the first output."""
-        return self._session.run([self.manifest["outputs"][0]["name"]], {self.manifest["input"]["name"]: batch})[0]
+        return self._run(batch)
 
     def predict(self, pixels: Any) -> Any:
         """Map 8-bit pixels (N x H x W x C, or one H x W x C) of the input's own size to scores, N x K.
@@ -133,7 +140,8 @@ def check(folder: Path) -> Tuple[Dict[str, Any], List[str]]:
         elif path.stat().st_size > _LARGEST or _sha256(path) != expected:
             problems.append(f"{name} was changed: its SHA-256 is not the manifest's")
     # Python would import a numpy.py that lies here before the real one.
-    problems += [f"{name} is not the bundle's: remove it" for name in found if name not in (*files, "manifest.json")]
+    own = (*files, "manifest.json", *(["engines"] if "build_engine.py" in files else []))
+    problems += [f"{name} is not the bundle's: remove it" for name in found if name not in own]
     return manifest, problems
 
 
@@ -198,6 +206,42 @@ def _joined(symbols: List[int], width: int) -> bytes:
     each = 8 // width
     groups = (symbols[at : at + each] for at in range(0, len(symbols), each))
     return bytes(sum(symbol << width * i for i, symbol in enumerate(group)) for group in groups)
+
+
+def _other_runtime(folder: Path, manifest: Dict[str, Any]) -> Callable[[Any], Any]:
+    """The model on the runtime that ``session.py`` drives: an engine is native code, and loaded by its hash alone."""
+    plan, expected = folder / "model.onnx", manifest["files"]["model.onnx"]["sha256"]
+    if "model.plan" in manifest["files"]:
+        plan, expected = folder / "model.plan", manifest["files"]["model.plan"]["sha256"]
+    elif "build_engine.py" in manifest["files"]:
+        plan, expected = _built(folder, manifest)
+    if _sha256(plan) != expected:
+        raise RuntimeError(f"{plan.name} was changed: its SHA-256 is not the one it was built with")
+    session = _module(folder, "session", manifest).Session(plan)  # type: Callable[[Any], Any]
+    return session
+
+
+def _built(folder: Path, manifest: Dict[str, Any]) -> Tuple[Path, str]:
+    """The engine that was built on this very device, and its hash."""
+    version = importlib.import_module("tensorrt").__version__
+    key, _ = _module(folder, "build_engine", manifest).fingerprint(version)
+    place = folder / "engines" / key
+    if not (place / "model.plan").is_file():
+        raise RuntimeError("there is no engine for this device yet: python3 build_engine.py makes it")
+    return place / "model.plan", json.loads((place / "build.json").read_text())["plans"]["model.plan"]
+
+
+def _module(folder: Path, name: str, manifest: Dict[str, Any]) -> Any:
+    """One of the bundle's own files, as a module."""
+    path = folder / f"{name}.py"
+    if _sha256(path) != manifest["files"][path.name]["sha256"]:
+        raise RuntimeError(f"{path.name} was changed: its SHA-256 is not the manifest's")
+    spec = importlib.util.spec_from_file_location(name, str(path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _unpacked(folder: Path) -> None:
@@ -285,10 +329,11 @@ def main(arguments: List[str]) -> int:
         return 6
     if arguments == ["--unpack"]:
         return 0 if (folder / "model.onnx").is_file() else 2
-    try:
-        import onnxruntime  # noqa: F401 - whether it is there
-    except ImportError as error:
-        return _without("ONNX Runtime", error)
+    if not (folder / "session.py").is_file():
+        try:
+            import onnxruntime  # noqa: F401 - whether it is there
+        except ImportError as error:
+            return _without("ONNX Runtime", error)
     if arguments == ["--verify"]:
         problems = verify(folder)
         for problem in problems:
@@ -304,6 +349,9 @@ def main(arguments: List[str]) -> int:
         for row in odds / odds.sum(axis=1, keepdims=True):
             best = np.argsort(-row)[:5]
             print(json.dumps([{"class": classes[i], "probability": round(float(row[i]), 4)} for i in best]))
+    except (RuntimeError, ImportError) as error:
+        _tell(str(error))
+        return 5
     except Exception as error:  # the last door: a message, never a traceback
         _tell(f"{arguments[0]}: {error}")
         return 2

@@ -19,6 +19,7 @@ from compressor.core import (
     Model,
     Prospect,
     Result,
+    Unavailable,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Measure:
     between: bool = True
 
     kind: ClassVar[str] = "measure"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference", "engine"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx", "engine"})
     gives: ClassVar[frozenset[str]] = frozenset({"measurements"})
     volatile: ClassVar[bool] = True
     collective: ClassVar[bool] = False
@@ -71,12 +72,14 @@ class Measure:
         from compressor.bench.machine import fits, machine
 
         assert artifact.reference is not None
+        assert artifact.onnx is not None
         assert artifact.engine is not None
         backend: Backend = catalog.find("backends", context.target.backend)()
-        stranger = fits(context.target, machine())
+        stranger = fits(context.target, machine()) or _absent(backend)
+        loaded = artifact.engine if stranger is None else artifact.onnx
         files = {
             "teacher": (artifact.teacher, artifact.reference.path, artifact.reference.sha256),
-            "result": (artifact.result, artifact.engine.path, artifact.engine.sha256),
+            "result": (artifact.result, loaded.path, loaded.sha256),
         }
         on_the_way = artifact.stages[:-1] if self.between else ()
         files |= {str(i): (s.model, s.onnx.path, s.onnx.sha256) for i, s in enumerate(on_the_way)}
@@ -87,17 +90,21 @@ class Measure:
         taken: dict[str, Latency] = {}
         speedup, interval = None, None
         if stranger is None:
-            ends = (artifact.reference.sha256, artifact.engine.sha256)
+            ends = (artifact.reference.sha256, loaded.sha256)
             paths = {sha256: path for _, path, sha256 in files.values()}  # one file has one latency
             taken, speedup, interval = self._latencies(paths, ends, backend, artifact, context)
+        else:
+            taken = _estimated({sha256: path for _, path, sha256 in files.values()}, artifact, context)
+        sizes = {name: path.stat().st_size for name, (_, path, _) in files.items()}
+        sizes["result"] = artifact.onnx.path.stat().st_size
         measured = {
             name: Measurement(
                 model.params,
                 model.macs,
-                path.stat().st_size,
+                sizes[name],
                 each[0] if (each := judged[name]) else None,
                 taken.get(sha256),
-                backend.memory(path),
+                backend.memory(path) if stranger is None else None,
             )
             for name, (model, path, sha256) in files.items()
         }
@@ -123,7 +130,7 @@ class Measure:
         return Result(
             replace(artifact, measurements=measurements),
             {name: metric.value if metric else None for name, metric in metrics.items()}
-            | {"judged_in": "float" if stranger else f"{backend.name} kernels"},
+            | {"judged_in": "float, on ONNX Runtime" if stranger else f"{backend.name} kernels"},
             tuple(warnings),
         )
 
@@ -149,7 +156,7 @@ class Measure:
             return {"metric": asdict(metric), "outcomes": outcomes.tolist()}
 
         preparation = [model.input.shape, asdict(model.normalization)]
-        key = [sha256, split.fingerprint, split.name, preparation, task, backend.name, backend.version(), stranger]
+        key = [sha256, split.fingerprint, split.name, preparation, task, *_judge(backend, stranger), stranger]
         kept = context.memo("judged", key, evaluate)
         return Metric(**kept["metric"]), np.asarray(kept["outcomes"])
 
@@ -219,3 +226,31 @@ class Measure:
         if ends[0] == ends[1]:
             return latencies, 1.0, None  # the teacher's own export is the result
         return latencies, *ratio(blocks[ends[0]], blocks[ends[1]], context.seed)
+
+
+def _absent(backend: Backend) -> str | None:
+    """Why a runtime cannot be asked here; None where it is installed."""
+    try:
+        backend.version()
+    except Unavailable as error:
+        return f"{error.what} here"
+    return None
+
+
+def _judge(backend: Backend, stranger: bool) -> tuple[str, str]:
+    """Whose answers are judged: the target's runtime's, or in its place ONNX Runtime's, in floats."""
+    from compressor import catalog
+
+    judge: Backend = catalog.find("backends", "onnxruntime")() if stranger else backend
+    return judge.name, judge.version()
+
+
+def _estimated(paths: dict[str, Path], artifact: Artifact, context: Context) -> dict[str, Latency]:
+    """Rooflines of the target, where it says what its chip can do."""
+    import onnx
+
+    from compressor.bench.estimate import estimate
+
+    shape = artifact.teacher.input.shape
+    found = {name: estimate(onnx.load(str(path)), shape, context.target) for name, path in paths.items()}
+    return {name: latency for name, latency in found.items() if latency is not None}

@@ -122,6 +122,7 @@ class Quantize:
         from compressor.export import save
         from compressor.ingest import load
         from compressor.quant.choosing import choose
+        from compressor.quant.half import halved
         from compressor.quant.packing import pack
         from compressor.quant.placement import Placement
         from compressor.quant.ranges import activation_ranges
@@ -156,7 +157,9 @@ class Quantize:
             asked = self._asked(artifact.reference)
             bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
         placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
-        packed = pack(graph)
+        packed = pack(graph) if rules.unfolds else {}
+        if rules.rest == "float16":
+            halved(graph)
         quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)
         before, after = artifact.onnx.path.stat().st_size, quantised.path.stat().st_size
         metrics = {

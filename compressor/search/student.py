@@ -259,7 +259,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         "front": [_line(each, ranked, scores) for each in front(ranked)],
         "candidates": _seen(ranked, scores),
     }
-    warnings = _warnings(context, source)
+    warnings = _warnings(context, source, table)
     if view is None:
         warnings += ("the teacher's feature maps are not told apart: students are scored without DisWOT's terms",)
     if budgets is not settings.budget:
@@ -378,10 +378,11 @@ def _seen(ranked: Sequence[Candidate], blended: Sequence[float]) -> list[list[fl
     return [[round(ranked[row].latency, 5), blended[row]] for row in rows]
 
 
-def _warnings(context: Context, source: str) -> tuple[str, ...]:
+def _warnings(context: Context, source: str, table: LatencyTable) -> tuple[str, ...]:
     warnings = []
     if source == "noise":
         warnings.append("students were scored on noise: give --data for scores that see your images")
     if stranger := fits(context.target, machine()):
-        warnings.append(f"latencies of students are estimated, as this machine's: {stranger}")
+        of = "from what the target's chip can do at most" if table.estimated else "as this machine's"
+        warnings.append(f"latencies of students are estimated, {of}: {stranger}")
     return tuple(warnings)

@@ -19,6 +19,7 @@ from compressor.ingest import load, save
 from compressor.losses import Objective, Outputs, objective
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
+from compressor.quant.half import halved
 from compressor.quant.levels import Asked
 from compressor.quant.packing import pack
 from compressor.quant.signs import unsign
@@ -79,7 +80,9 @@ def distil_quantised(
     model = replace(result, weights=weights, sha256=save(network.state_dict(), weights))
     context.progress("lower", 0, 1)
     exact, graph = fake.lowered(network)
-    packed = pack(graph)
+    packed = pack(graph) if rules.unfolds else {}
+    if rules.rest == "float16":
+        halved(graph)
     made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
     onnx = save_graph(graph, context.workdir / "model.onnx", asked.form.precision, made_from)
     metrics = {
