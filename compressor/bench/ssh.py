@@ -93,7 +93,7 @@ class Board:
             match is None
             or not re.fullmatch(r"[\w][\w.-]*", match["user"] or "x")
             or match["host"].startswith(("-", "."))
-            or not 0 < (port or 22) < 65536
+            or not 0 < (22 if port is None else port) < 65536
             or not re.fullmatch(r"(?:/[\w.+-]+)*/?", match["path"] or "")
         ):
             raise UsageError(f"not a board: {url!r}", mend=mend)

@@ -84,17 +84,23 @@ def quantile(blocks: Blocks, percentile: float) -> Quantile:
     this number passes, on either side, with at most 1 % probability. It takes the samples for independent, which
     those of one block are not quite.
     """
-    from scipy.stats import binom
-
     samples = np.sort(_all(blocks))
     n, q = samples.size, percentile / 100
-    low = int(binom.ppf(1 - SURE, n, q))  # x_(low) is over the percentile with at most 1 % probability
-    high = int(binom.ppf(SURE, n, q)) + 1
+    below = np.cumsum(_binomial(n, q))
+    low = int(np.searchsorted(below, 1 - SURE))  # x_(low) is over the percentile with at most 1 % probability
+    high = int(np.searchsorted(below, SURE)) + 1
     return Quantile(
         value=float(np.percentile(samples, percentile, method="higher")),
         low=float(samples[low - 1]) if low >= 1 else None,
         high=float(samples[high - 1]) if high <= n else None,
     )
+
+
+def _binomial(n: int, q: float) -> NDArray[np.float64]:
+    """The probabilities of 0 to n successes."""
+    grown = np.array([math.lgamma(k + 1) for k in range(n + 1)])
+    k = np.arange(n + 1)
+    return np.exp(grown[n] - grown - grown[::-1] + k * math.log(q) + (n - k) * math.log1p(-q))
 
 
 def _all(blocks: Blocks) -> NDArray[np.float64]:
