@@ -66,6 +66,12 @@ class BudgetMissed(CompressError):
     code = Exit.MISSED
 
 
+class Inconclusive(CompressError):
+    """What was measured does not tell, or the device changed meanwhile: neither a pass nor a failure."""
+
+    code = Exit.INCONCLUSIVE
+
+
 class Unavailable(CompressError):
     """The target's runtime or device is not here."""
 

@@ -1,24 +1,31 @@
 """Run a compressed model: this file, its folder, NumPy and ONNX Runtime are all it takes.
 
     python run.py --verify             check every file of the bundle, and the model against known outputs
+    python run.py --time               time one inference at a time; prints JSON, every sample in milliseconds
     python run.py --unpack             make model.onnx of model.packed, which may be sent in its place
     python run.py INPUT.npy            classify 8-bit pixels (H x W x C, or N x H x W x C); prints JSON
     python run.py PHOTO.png            the same from an image file, where Pillow is installed
 
-In an application: copy the folder, then ``Model("folder").predict(pixels)``.
+``--verify`` and ``--time`` take folders of other bundles too; several are timed in turns, in one process, so that
+what slows the machine down slows all of them. Settings of --time: --threads=1 --blocks=15 --inferences=20 --seed=0
+--seconds=30. In an application: copy the folder, then ``Model("folder").predict(pixels)``.
 """
 
 # Boards carry old Pythons: nothing newer than Python 3.6 in this file.
 
+import functools
+import gc
 import hashlib
 import importlib
 import importlib.util
 import json
 import lzma
 import os
+import random
 import sys
 import zlib
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use over the network otherwise
@@ -42,7 +49,7 @@ except ImportError as error:
         raise
     sys.exit(_without("NumPy", error))
 
-__all__ = ["MAGIC", "Model", "check", "compare", "unpack", "verify"]
+__all__ = ["MAGIC", "Model", "check", "compare", "interleave", "pin", "unpack", "verify"]
 
 MAGIC = b"compressed model 1\n"
 
@@ -155,6 +162,126 @@ def compare(model: Model, batch: Any, wanted: Any) -> List[str]:
     return (
         [] if worst <= tolerance else [f"the outputs differ from golden.npz by {worst:.3g}, more than {tolerance:.3g}"]
     )
+
+
+# -- timing -----------------------------------------------------------------------------------
+
+_FEWEST_BLOCKS, _FEWEST_INFERENCES = 5, 4
+_SETTINGS = {"threads": 1, "blocks": 15, "inferences": 20, "seed": 0, "seconds": 30}
+
+
+def interleave(
+    runners: Dict[str, Callable[[], Any]],
+    blocks: int,
+    inferences: int,
+    seed: int,
+    seconds: float = 30.0,
+    warmup: int = 10,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Dict[str, List[List[float]]]:
+    """Milliseconds of ``blocks`` x ``inferences`` runs of every runner, blocks interleaved.
+
+    In every block the runners take their turns in random (seeded) order, so that heat, clocks and neighbours touch
+    all of them alike; a turn is ``inferences`` runs in a row, so that caches are as warm as in use.
+
+    Where the warm-up says that all of it would take longer than ``seconds``, first the inferences are cut (never
+    under 4), then the blocks (never under 5): it is the number of blocks that narrows the interval of a ratio. That
+    floor is kept even where it takes longer.
+    """
+    round_ms = sum(_warm_up(run, warmup, seconds / 10) for run in runners.values())
+    rounds = int(seconds * 1e3 / max(round_ms, 1e-6))
+    inferences = min(inferences, max(rounds // blocks, _FEWEST_INFERENCES))
+    blocks = min(blocks, max(rounds // inferences, _FEWEST_BLOCKS))
+    order, names = random.Random(seed), list(runners)  # noqa: S311 - nothing secret hangs on it
+    samples = {name: [] for name in names}  # type: Dict[str, List[List[float]]]
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection in the middle of a sample would be timed as inference
+    try:
+        for block in range(blocks):
+            tell(block, blocks)
+            for name in order.sample(names, len(names)):
+                run = runners[name]
+                samples[name].append([_milliseconds(run) for _ in range(inferences)])
+    finally:
+        if collecting:
+            gc.enable()
+    tell(blocks, blocks)
+    return samples
+
+
+def _milliseconds(run: Callable[[], Any]) -> float:
+    start = perf_counter()
+    run()
+    return round((perf_counter() - start) * 1e3, 6)
+
+
+def _warm_up(run: Callable[[], Any], times: int, seconds: float) -> float:
+    """Run up to ``times``, at least twice, for about ``seconds``; the median in milliseconds."""
+    taken = []  # type: List[float]
+    while len(taken) < 2 or (len(taken) < times and sum(taken) < seconds * 1e3):
+        taken.append(_milliseconds(run))
+    return float(np.median(taken[1:]))  # the first run also allocates
+
+
+def pin(threads: int) -> List[int]:
+    """Bind this thread, and those that it starts, to ``threads`` cores: of the fastest kind the least busy.
+
+    Returns the cores; none where the system knows no binding or has too few.
+    """
+    try:
+        allowed = sorted(os.sched_getaffinity(0))
+        before = _busy(allowed)
+        sleep(0.1)
+        after = _busy(allowed)
+        rank = {core: (-_fastest(core), after[core] - before[core], core) for core in allowed}
+        chosen = sorted(allowed, key=lambda core: rank[core])[:threads]
+        if len(chosen) < threads:
+            return []
+        os.sched_setaffinity(0, chosen)
+        return sorted(chosen)
+    except (AttributeError, OSError, ValueError, KeyError):
+        return []
+
+
+def _busy(cores: List[int]) -> Dict[int, int]:
+    """Ticks that each core has spent at work."""
+    busy = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
+            ticks = [int(field) for field in rest.split()]
+            busy[int(name[3:])] = sum(ticks[:8]) - ticks[3] - ticks[4]  # all but idle and waiting for disks
+    return busy
+
+
+def _fastest(core: int) -> int:
+    """The highest clock of a core in kHz; 0 where the kernel does not say."""
+    path = Path("/sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq" % core)
+    return int(path.read_text()) if path.is_file() else 0
+
+
+def _timed(folders: List[Path], settings: Dict[str, int]) -> Dict[str, Any]:
+    """Every sample of the bundles' models, by their place in ``folders``."""
+    import onnxruntime
+
+    cores = pin(settings["threads"])
+    runners = {}  # type: Dict[str, Callable[[], Any]]
+    for number, folder in enumerate(folders):
+        model = Model(folder, threads=settings["threads"])
+        shape = [1, *model.manifest["input"]["shape"][1:]]
+        batch = np.random.RandomState(settings["seed"]).standard_normal(shape).astype(np.float32)
+        runners[str(number)] = functools.partial(model, batch)
+    samples = interleave(
+        runners, settings["blocks"], settings["inferences"], settings["seed"], float(settings["seconds"])
+    )
+    return {
+        "samples_ms": [samples[str(number)] for number in range(len(folders))],
+        "median_ms": [float(np.median(np.concatenate(samples[str(number)]))) for number in range(len(folders))],
+        "threads": settings["threads"],
+        "pinned": cores,
+        "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+    }
 
 
 def unpack(content: bytes) -> bytes:
@@ -318,31 +445,48 @@ def _fitted(image: Any, height: int, width: int) -> Any:
 
 
 def main(arguments: List[str]) -> int:
-    folder = Path(__file__).resolve().parent
-    if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] not in ("--verify", "--unpack")):
+    here, command, rest = Path(__file__).resolve().parent, arguments[:1], arguments[1:]
+    several = command in (["--verify"], ["--time"])
+    if (
+        not command
+        or (rest and not several)
+        or (command[0].startswith("-") and not several | (command == ["--unpack"]))
+    ):
         sys.stderr.write(f"{__doc__}\n")
         return 0 if arguments in (["-h"], ["--help"]) else 2
+    settings = dict(_SETTINGS)
+    for text in [text for text in rest if text.startswith("--")]:
+        name, _, value = text[2:].partition("=")
+        if command != ["--time"] or name not in settings or not value.isdigit() or (name != "seed" and int(value) < 1):
+            _tell(f"{text} is no setting of {command[0]}")
+            return 2
+        settings[name] = int(value)
+    folders = [Path(text) for text in rest if not text.startswith("--")] or [here]
     try:
-        _unpacked(folder)
+        for folder in folders:
+            _unpacked(folder)
     except (OSError, ValueError, KeyError) as error:
         _tell(f"model.packed: {error}")
         return 6
-    if arguments == ["--unpack"]:
-        return 0 if (folder / "model.onnx").is_file() else 2
-    if not (folder / "session.py").is_file():
+    if command == ["--unpack"]:
+        return 0 if (here / "model.onnx").is_file() else 2
+    if not all((folder / "session.py").is_file() for folder in folders):
         try:
             import onnxruntime  # noqa: F401 - whether it is there
         except ImportError as error:
             return _without("ONNX Runtime", error)
-    if arguments == ["--verify"]:
-        problems = verify(folder)
+    if command == ["--verify"]:
+        problems = [problem for folder in folders for problem in verify(folder)]
         for problem in problems:
             _tell(problem)
         if not problems:
             print("verified")
         return 6 if problems else 0
     try:
-        model = Model(folder)
+        if command == ["--time"]:
+            print(json.dumps(_timed(folders, settings)))
+            return 0
+        model = Model(here)
         scores = model.predict(_pixels(arguments[0], model.manifest["input"]))
         classes = model.manifest["outputs"][0].get("classes") or range(scores.shape[1])
         odds = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -353,7 +497,7 @@ def main(arguments: List[str]) -> int:
         _tell(str(error))
         return 5
     except Exception as error:  # the last door: a message, never a traceback
-        _tell(f"{arguments[0]}: {error}")
+        _tell(f"{command[0]}: {error}")
         return 2
     return 0
 

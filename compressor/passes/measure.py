@@ -205,23 +205,15 @@ class Measure:
         context: Context,
     ) -> tuple[dict[str, Latency], float, tuple[float, float] | None]:
         """Of each of ``paths`` the latency; of ``ends``, teacher and result, their ratio and its interval."""
-        import numpy as np
-
+        from compressor.bench.place import Resident, here
         from compressor.bench.statistics import ratio, summarise
-        from compressor.bench.timing import interleave
+        from compressor.bench.timing import Rounds
 
         threads = self.threads or context.target.threads
-        batch = np.random.default_rng(context.seed).standard_normal((1, *artifact.teacher.input.shape), np.float32)
-        sessions = {name: backend.open(path, threads=threads) for name, path in paths.items()}
-        runners = {name: (lambda session=session: session(batch)) for name, session in sessions.items()}
-        blocks = interleave(
-            runners,
-            blocks=self.blocks,
-            inferences=self.inferences,
-            seed=context.seed,
-            seconds=self.seconds,
-            progress=context.progress,
-        )
+        shape = artifact.teacher.input.shape
+        with here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads) as place:
+            rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
+            blocks = place.take(rounds, context.progress).blocks
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
         if ends[0] == ends[1]:
             return latencies, 1.0, None  # the teacher's own export is the result
