@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
+    teacher = ingest(options.teacher).build()
     target = at_hand(catalog.find_target("host"))
     headed = Headed(BODY, HEAD)
     bare = Headed(BODY, ImdnHead(HEAD.width, HEAD.blocks, HEAD.distil, attention=False))
@@ -128,7 +129,7 @@ def main() -> None:
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
     taught = SoftTargets(samples, options.views, Path(mkdtemp()), "teacher")
-    taught.prepare(answering(ingest(options.teacher).build(), "auto", "cpu"), quiet)
+    taught.prepare(answering(teacher, "auto", "cpu"), quiet)
     print("\n| student | encoding | parameters | MACs | latency | top1, float | top1, INT8 |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, (architecture, share) in students.items():
