@@ -4,11 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+<<<<<<< HEAD
 .PHONY: demo test test-slow check fix screens teacher clean
+=======
+.PHONY: demo gate test test-slow check fix teacher clean
+>>>>>>> refs/heads/gate
 
 demo: $(READY)  ## compress the built-in digits teacher for this machine
 	$(BIN)/compress run examples/digits/teacher.pt -o runs/demo --fresh
 	$(BIN)/compress verify runs/demo
+
+gate: demo  ## judge the demo's bundle: smaller than the teacher, as accurate, and not slower
+	$(BIN)/compress run examples/digits/teacher.pt --profile float -o runs/demo-float --fresh
+	$(BIN)/compress gate runs/demo --against runs/demo-float \
+	  --max-regression 10% --max-drop 2.0 --max-bytes 200k --junit runs/gate.xml --markdown runs/gate.md
 
 test: $(READY)  ## the test suite, without the slow tests
 	$(BIN)/python -m pytest -m "not slow"
