@@ -113,7 +113,7 @@ def test_pictures_are_decoded(browser: Any, pages: Callable[[str], Path]) -> Non
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_is_wider_than_its_window(name: str, width: int, browser: Any, pages: Callable[[str], Path]) -> None:
     with shown(browser, pages(name), width) as (page, _):
-        page.add_style_tag(content="section { content-visibility: visible !important }")
+        page.add_style_tag(content="* { content-visibility: visible !important }")
         page.locator("details").evaluate_all("all => all.forEach(each => each.open = true)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 

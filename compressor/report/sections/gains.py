@@ -33,7 +33,7 @@ def gains(report: Mapping[str, Json]) -> Section | None:
         charts.append(_worth(teacher, stages))
     rows = [_row("teacher", teacher), *(_row(" + ".join(stage["passes"]), stage) for stage in stages)]
     columns = ("after", "precision", "parameters", "file", "latency", "accuracy")
-    words = "Every graph on the way was measured beside the teacher's, in the same turns."
+    words = "Every graph on the way, measured as teacher and result are, in the same turns."
     return Section("gains", "What each pass bought and cost", (words,), tuple(charts), table("stages", columns, rows))
 
 
