@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import types
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,8 @@ JETSON = catalog.find_target("jetson-orin")
 with_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not here")
 
 
-def wide(build: Callable[[], Net]) -> Net:
-    """One of the small nets of `test_placement`, whose four channels are enough for these rules."""
-    return build()
-
-
 def placed(net: Net, rules: Any = TEN) -> onnx.ModelProto:
+    """One of `test_placement`'s small nets, whose four channels are taken for enough."""
     loose = replace(rules, thinnest=0)
     return quantise(net.model("y"), loose, net.batch()).proto
 
@@ -72,14 +67,14 @@ def accepted(model: onnx.ModelProto, version: str) -> None:
 
 
 def test_of_a_residual_sum_the_skip_branch_alone_is_quantised() -> None:
-    model = placed(wide(residual))
+    model = placed(residual())
     makers = sorted(maker(model, name).op_type for name in the(model, "Add").input)
     assert makers == ["Conv", "DequantizeLinear"]
     accepted(model, "11.4")
 
 
 def test_only_inputs_are_quantised_and_no_activation_or_pool() -> None:
-    model = placed(wide(residual))
+    model = placed(residual())
     for node in model.graph.node:
         if node.op_type in ("Relu", "GlobalAveragePool", "Flatten"):
             assert maker(model, node.input[0]).op_type != "DequantizeLinear"
@@ -89,12 +84,12 @@ def test_only_inputs_are_quantised_and_no_activation_or_pool() -> None:
 
 
 def test_a_classifier_of_single_rows_stays_float() -> None:
-    model = placed(wide(residual))
+    model = placed(residual())
     assert maker(model, the(model, "Gemm").input[0]).op_type == "Flatten"
 
 
 def test_what_moves_keeps_its_grid_and_is_left_in_float() -> None:
-    model = placed(wide(shortcut))
+    model = placed(shortcut())
     skip = next(n for n in the(model, "Add").input if maker(model, n).op_type == "DequantizeLinear")
     pair = maker(model, skip)
     assert maker(model, maker(model, pair.input[0]).input[0]).op_type == "Pad"
@@ -131,12 +126,11 @@ def test_thin_convolutions_are_skipped_unless_a_multiple_of_eight(channels: int,
     n = Net((channels, 8, 8))
     n.conv("input", "y", cin=channels, cout=channels)
     model = quantise(n.model("y"), TEN, n.batch()).proto
-    assert (maker(model, the(model, "Conv").input[1]).op_type == "DequantizeLinear") == integer if integer else True
     assert any(node.op_type == "QuantizeLinear" for node in model.graph.node) == integer
 
 
 def test_version_8_has_float_weights_with_a_pair_of_their_own() -> None:
-    model = placed(wide(residual), EIGHT)
+    model = placed(residual(), EIGHT)
     pair = maker(model, the(model, "Conv").input[1])
     weight = constant(model, maker(model, pair.input[0]).input[0])
     assert weight.dtype == np.float32
@@ -147,7 +141,7 @@ def test_version_8_has_float_weights_with_a_pair_of_their_own() -> None:
 
 
 def test_scales_that_are_stored_in_half_precision_are_rounded_up() -> None:
-    n = wide(residual)
+    n = residual()
     model = ir.from_proto(placed(n, HALF))
     halved(model)
     proto = ir.to_proto(model)
@@ -201,7 +195,7 @@ def test_a_deviation_stays_in_float32_where_its_squares_overflow(tmp_path: Path)
 
 
 def test_fp16_keeps_names_inputs_and_outputs(tmp_path: Path) -> None:
-    n = wide(residual)
+    n = residual()
     model = ir.from_proto(n.model("y"))
     common.ShapeInferencePass()(model)
     halved(model)
@@ -242,7 +236,7 @@ def test_an_older_opset_computes_the_same(opset: int, tmp_path: Path) -> None:
 
 
 def test_what_has_no_older_form_is_refused() -> None:
-    with pytest.raises(UsageError, match="LayerNormalization .* has no form in ONNX opset 13") as caught:
+    with pytest.raises(UsageError, match=r"LayerNormalization .* has no form in ONNX opset 13") as caught:
         export(torch.nn.LayerNorm(6).eval(), InputSpec(4, 6, 6), 13)
     assert caught.value.mend
 
@@ -403,7 +397,7 @@ def test_the_recipe_builds_with_a_real_tensorrt() -> None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM86, 0)
 
-    n = wide(residual)
+    n = residual()
     content = placed(n).SerializeToString()
     plan, _ = recipe.build_plan(Module(), content, b"", 1 << 28, configure)
     assert plan[:4] == b"vtrt"
@@ -442,7 +436,7 @@ def test_a_target_without_its_version_is_refused_with_the_mend() -> None:
 
 
 def test_onnx_runtime_refuses_a_graph_that_was_placed_for_tensorrt(tmp_path: Path) -> None:
-    n = wide(residual)
+    n = residual()
     (tmp_path / "model.onnx").write_bytes(placed(n).SerializeToString())
     made = OnnxModel(tmp_path / "model.onnx", "0", "int8", 21)
     host = catalog.find_target("x86-avx2")
@@ -459,7 +453,7 @@ def test_onnx_runtime_refuses_a_graph_that_was_placed_for_tensorrt(tmp_path: Pat
 @pytest.mark.parametrize("name", ["rtx-3060", "rtx-4090"])
 def test_an_engine_for_rtx_is_built_here(name: str, tmp_path: Path) -> None:
     target = catalog.find_target(name)
-    model = ir.from_proto(placed(wide(residual), HALF))
+    model = ir.from_proto(placed(residual(), HALF))
     halved(model)
     onnx_model = save(model, tmp_path / "model.onnx", "int8")
     engine = catalog.find("backends", "tensorrt-rtx")().build(onnx_model, target, tmp_path)
