@@ -46,7 +46,7 @@ def older(model: ir.Model, opset: int) -> None:
         elif node.op_type == "HardSwish" and opset < 14:
             _hard_swish(graph, node)
         elif node.op_type in _NEWER:
-            if node.attributes.get_int(_NEWER[node.op_type], 0):
+            if node.attributes.get_int(_NEWER[node.op_type], 0) and not _without_zeros(node):
                 raise _no_older(node, opset, _NEWER[node.op_type])
             node.attributes.pop(_NEWER[node.op_type], None)
         elif node.op_type not in _SAME and node.op_type != "HardSwish":
@@ -75,6 +75,12 @@ def _axes_to_attribute(node: ir.Node) -> None:
         )
     node.resize_inputs(1)
     node.attributes["axes"] = ir.AttrInt64s("axes", [int(a) for a in known.numpy().reshape(-1)])
+
+
+def _without_zeros(node: ir.Node) -> bool:
+    """Whether a Reshape's shape holds no zero, on whose meaning ``allowzero`` decides."""
+    shape = ir.convenience.get_const_tensor(node.inputs[1]) if node.op_type == "Reshape" and node.inputs[1] else None
+    return shape is not None and bool((shape.numpy() != 0).all())
 
 
 def _even(node: ir.Node) -> None:

@@ -343,6 +343,7 @@ def main(arguments: List[str]) -> int:
             sys.stderr.write(f"{__doc__}\n")
             return 0 if word in ("-h", "--help") else 2
     folder = Path(__file__).resolve().parent
+    sys.dont_write_bytecode = True  # the bundle's files are all listed, and there are no others
     try:
         return _build(folder, options)
     except Failed as failed:

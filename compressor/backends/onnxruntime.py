@@ -52,7 +52,11 @@ class OnnxRuntime:
         )
 
     def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
-        """ONNX Runtime compiles a graph as it loads it: the engine is the ONNX file, tried here."""
+        """ONNX Runtime compiles a graph as it loads it: the engine is the ONNX file, tried here.
+
+        A graph that was quantised for another runtime is refused: it would run slower than its floats.
+        """
+        self._check_placement(onnx.path, target)
         try:
             self.open(onnx.path, threads=1)
         except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
@@ -69,6 +73,24 @@ class OnnxRuntime:
             "pending",
             "copy the bundle to the board and there run: pip install onnxruntime numpy && python run.py --verify",
         )
+
+    def _check_placement(self, path: Path, target: Target) -> None:
+        import onnx
+
+        from compressor.legality import placement_faults
+
+        try:
+            model = onnx.load(str(path), load_external_data=False)
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the runtime says it better
+            return
+        pairs = sum(node.op_type == "Conv" for node in model.graph.node)
+        faults = placement_faults(model, self.rules(target), "ONNX Runtime")
+        if 2 * len(faults) > pairs:
+            raise VerificationFailed(
+                f"this graph was quantised for another runtime: of {pairs} convolutions {len(faults)} would run in "
+                f"float here, first {faults[0].node}: {faults[0].what}",
+                mend=faults[0].mend,
+            )
 
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
         return _CpuSession(path, threads, exact)

@@ -366,6 +366,7 @@ def _module(folder: Path, name: str, manifest: Dict[str, Any]) -> Any:
     spec = importlib.util.spec_from_file_location(name, str(path))
     assert spec is not None
     assert spec.loader is not None
+    sys.dont_write_bytecode = True  # a cache here would not be the bundle's
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
