@@ -4,11 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-<<<<<<< HEAD
-.PHONY: demo test test-slow check fix screens teacher clean
-=======
-.PHONY: demo gate test test-slow check fix teacher clean
->>>>>>> refs/heads/gate
+.PHONY: demo gate test test-slow check fix screens teacher clean
 
 demo: $(READY)  ## compress the built-in digits teacher for this machine
 	$(BIN)/compress run examples/digits/teacher.pt -o runs/demo --fresh

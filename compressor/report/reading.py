@@ -13,6 +13,7 @@ from compressor.report.document import SCHEMA_VERSION, Report, Side
 __all__ = ["read_report"]
 
 _LATER = ("stages", "samples")
+_LATER_OF_A_SIDE = ("memory_bytes",)
 """Keys that the first reports of this schema lack."""
 
 
@@ -40,6 +41,8 @@ def read_report(run: Path) -> Mapping[str, Json]:
     lacking = {field.name for field in dataclasses.fields(Report)} - whole.keys()
     for side in ("teacher", "result"):
         has = whole.get(side)
+        if isinstance(has, Mapping):
+            has = whole[side] = {**dict.fromkeys(_LATER_OF_A_SIDE), **has}
         keys = {field.name for field in dataclasses.fields(Side)}
         lacking |= {f"{side}.{key}" for key in keys - (has.keys() if isinstance(has, Mapping) else set())}
     if lacking:
