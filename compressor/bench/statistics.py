@@ -100,7 +100,8 @@ def _binomial(n: int, q: float) -> NDArray[np.float64]:
     """The probabilities of 0 to n successes."""
     grown = np.array([math.lgamma(k + 1) for k in range(n + 1)])
     k = np.arange(n + 1)
-    return np.exp(grown[n] - grown - grown[::-1] + k * math.log(q) + (n - k) * math.log1p(-q))
+    logs: NDArray[np.float64] = grown[n] - grown - grown[::-1] + k * math.log(q) + (n - k) * math.log1p(-q)
+    return np.exp(logs)
 
 
 def _all(blocks: Blocks) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from compressor.core import (
     Artifact,
     Backend,
     Context,
+    Inconclusive,
     Latency,
     Measurement,
     Measurements,
@@ -33,7 +34,7 @@ _A_A = 0.02
 class Measure:
     """Accuracy on the evaluation samples, bytes, and interleaved latencies at batch 1.
 
-    The teacher is timed as its fp32 ONNX export on the target's own runtime. ``blocks`` x
+    The teacher is timed as its fp32 ONNX export on the target's own runtime, here or on the run's board. ``blocks`` x
     ``inferences`` runs each, cut to about ``seconds``; ``samples`` > 0 judges on that many
     evaluation samples, drawn by the run's seed, instead of all.
     """
@@ -75,11 +76,12 @@ class Measure:
         }
         latencies: dict[str, Latency] = {}
         speedup, interval = None, None
-        if stranger is None and artifact.engine.sha256 == artifact.reference.sha256:
+        timed = stranger is None or context.board is not None
+        if timed and artifact.engine.sha256 == artifact.reference.sha256:
             # The teacher's own export is the result: one file has one latency.
             alone, _, _ = self._latencies({"teacher": artifact.reference.path}, backend, artifact, context)
             latencies, speedup = dict.fromkeys(pairs, alone["teacher"]), 1.0
-        elif stranger is None:
+        elif timed:
             latencies, speedup, interval = self._latencies(
                 {name: path for name, (_, path, _) in pairs.items()}, backend, artifact, context
             )
@@ -99,7 +101,7 @@ class Measure:
             speedup,
             interval,
             why_no_metric=None if context.data else "no data was given",
-            why_no_latency=stranger,
+            why_no_latency=None if timed else stranger,
         )
         return Result(
             replace(artifact, measurements=measurements),
@@ -107,6 +109,7 @@ class Measure:
                 "teacher": metrics["teacher"].value if metrics["teacher"] else None,
                 "result": metrics["result"].value if metrics["result"] else None,
                 "judged_in": "float" if stranger else f"{backend.name} kernels",
+                **({"timed_on": context.board} if context.board else {}),
             },
             tuple(warnings),
         )
@@ -152,9 +155,25 @@ class Measure:
         from compressor.bench.timing import Rounds
 
         threads = self.threads or context.target.threads
-        shape = artifact.teacher.input.shape
-        with here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads) as place:
-            rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
-            blocks = place.take(rounds, context.progress).blocks
+        rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
+        if context.board is not None:
+            from compressor.bench.shelf import Shelf
+            from compressor.bench.ssh import Board
+            from compressor.bench.subject import Subject
+            from compressor.bench.there import there
+
+            subjects = {name: Subject.read(path) for name, path in paths.items()}
+            place = there(Board.parse(context.board), subjects, threads, shelf=Shelf.of_user(), fresh=True)
+        else:
+            shape = artifact.teacher.input.shape
+            place = here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads)
+        with place as device:
+            taken = device.take(rounds, context.progress)
+        if taken.changed:
+            raise Inconclusive(
+                f"the device changed while it was measured: {'; '.join(taken.changed)}",
+                mend="leave power mode, governor and runtime as they are; the same command goes on from there",
+            )
+        blocks = taken.blocks
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
         return latencies, *ratio(blocks["teacher"], blocks[list(blocks)[-1]], context.seed)
