@@ -52,6 +52,10 @@ DataSource = Annotated[
         metavar="SOURCE", help="A folder or zip of images, an .npz, builtin:digits, or package.module:callable."
     ),
 ]
+BoardUrl = Annotated[
+    str | None,
+    typer.Option("--board", metavar="ssh://USER@HOST[:PORT][/PYTHON]", help="Where latency is taken, if not here."),
+]
 InputSize = Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="Input size, such as 3x224x224.")]
 
 
@@ -85,6 +89,7 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="0 if left out.")] = None,
     device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where training happens.")] = None,
+    board: BoardUrl = None,
     trust: Trust = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in a folder that has a run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do every check that a run does first, and stop.")] = False,
@@ -95,7 +100,7 @@ def run(
 
     flags = Options(
         target, profile, arch, data, evaluate, input, normalize,
-        tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device,
+        tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device, board,
     )  # fmt: skip
     plan = make_plan(model, flags, trust=trust)
     folder = output or plan.folder
@@ -163,10 +168,6 @@ Against = Annotated[
     Path | None, typer.Option(metavar="PATH", help="What it is compared with: a bundle, a run's folder or an .onnx.")
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="The target's if left out.")]
-BoardUrl = Annotated[
-    str | None,
-    typer.Option("--board", metavar="ssh://USER@HOST[:PORT][/PYTHON]", help="Where latency is taken, if not here."),
-]
 Anew = Annotated[bool, typer.Option("--fresh", help="Measure anew what is known of this board.")]
 
 

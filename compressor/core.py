@@ -514,6 +514,8 @@ class Context:
     """``memo(name, key, compute)``: the JSON value of ``compute()``, kept across runs under ``key``."""
     kept: Callable[[str, Json], Path]
     """``kept(name, key)``: a folder that stays from run to run, for what is costly and can be made again."""
+    board: str | None = None
+    """Where latency is taken and the bundle tried, as ``ssh://user@host``; None: here."""
 
 
 @dataclass(frozen=True, slots=True)

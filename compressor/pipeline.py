@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import __version__
 from compressor.atomic import write
-from compressor.bench.machine import machine
+from compressor.bench.machine import fits, machine, machine_of
+from compressor.bench.ssh import Board
 from compressor.budgets import Outcome, judge
 from compressor.core import (
     Artifact,
@@ -32,6 +33,7 @@ from compressor.core import (
     Record,
     Result,
     Stage,
+    Unavailable,
     UsageError,
 )
 from compressor.plan import Plan, settings_of
@@ -96,8 +98,19 @@ def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     store.vacant()
     teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
     teacher.known_normalization(plan)
+    _check_board(plan)
     store.admit(_inputs(plan, teacher), fresh=fresh)
     return teacher
+
+
+def _check_board(plan: Plan) -> None:
+    """Raise Unavailable where the board cannot be reached, or is another device than the target."""
+    if plan.options.board is None:
+        return
+    with Board.parse(plan.options.board).session() as session:
+        found = machine_of(session.facts, session.state())
+    if why := fits(plan.target, found):
+        raise Unavailable(f"{plan.options.board} is not the target: {why}", mend="--target, the board's own")
 
 
 def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Compressed:
@@ -227,7 +240,16 @@ def _perform(
     workdir: Path,
 ) -> tuple[Result, Record]:
     context = Context(
-        plan.target, plan.profile, data, workdir, plan.seed, plan.device, progress, store.memo, store.kept
+        plan.target,
+        plan.profile,
+        data,
+        workdir,
+        plan.seed,
+        plan.device,
+        progress,
+        store.memo,
+        store.kept,
+        plan.options.board,
     )
     begun = time.perf_counter()
     with contextlib.nullcontext() if each.collective else workers.alone():
@@ -247,6 +269,7 @@ def _key(each: Pass, artifact: Artifact, plan: Plan, data: Data | None) -> str:
             },
             "target": identity(plan.target),
             "profile": plan.profile.name,
+            "board": plan.options.board,
             "data": None
             if data is None
             else [data.train.fingerprint if data.train else None, data.evaluate.fingerprint],
@@ -271,6 +294,7 @@ def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
         "input": options.input,
         "normalize": options.normalize,
         "seed": plan.seed,
+        "board": options.board,
     }
 
 

@@ -15,6 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from compressor import catalog
 from compressor.bench.machine import machine
+from compressor.bench.ssh import Board
 from compressor.budgets import Budget
 from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Prospect, Target, Unavailable, UsageError
 from compressor.ingest import opened
@@ -44,6 +45,7 @@ class Options:
     set: tuple[str, ...] | None = None
     seed: int | None = None
     device: str | None = None
+    board: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
         raise catalog.unknown("device", options.device, ["cpu", "cuda"])
     if options.device == "cuda" and not _has_gpu():
         raise Unavailable("there is no GPU here that PyTorch can use", mend="--device cpu")
+    if options.board is not None:
+        Board.parse(options.board)
+        if catalog.find_target(options.target).arch == "any":
+            raise UsageError(f"target {target.name} is this machine, and no board", mend="--target, the board's own")
     source = _source(options)
     if options.max_drop is not None and not math.isfinite(options.max_drop):
         raise UsageError(f"max-drop {options.max_drop} is no limit", mend="give a number of points, such as 1.0")

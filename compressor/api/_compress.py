@@ -41,6 +41,7 @@ def compress(
     set: Mapping[str, Json] | None = None,
     seed: int | None = None,
     device: str | None = None,
+    board: str | None = None,
     trust: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
@@ -59,7 +60,7 @@ def compress(
 
     A missed budget is no exception, for the bundle is there: the result's ``missed`` is then the
     BudgetMissed that says so. Where no bundle could be made a CompressError is raised: UsageError,
-    Unavailable, VerificationFailed or UnsafeInput; its ``code`` is what ``compress`` would exit with.
+    Unavailable, VerificationFailed, Inconclusive or UnsafeInput; its ``code`` is what ``compress`` would exit with.
     """
     options = Options(
         target=None if target is None else str(target),
@@ -74,6 +75,7 @@ def compress(
         set=tuple(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in set.items()) if set else None,
         seed=seed,
         device=device,
+        board=board,
     )
     with _file(model) as path:
         plan = make_plan(path, options, default_target="host", trust=trust)

@@ -21,7 +21,7 @@ from compressor.bench.timing import Blocks, Rounds
 from compressor.bundle import runner
 from compressor.core import CompressError, Json, Progress, Unavailable, UsageError, VerificationFailed
 
-__all__ = ["there"]
+__all__ = ["there", "verify_there"]
 
 _BUILD = 1800.0
 """Seconds in which a board builds an engine; the smallest of them take minutes."""
@@ -62,6 +62,12 @@ def there(
     """
     with board.session() as session:
         yield _There(session, subjects, threads, _runtime(session, subjects, threads), shelf, fresh)
+
+
+def verify_there(board: Board, subject: Subject, progress: Progress) -> None:
+    """Bring a bundle to a board, and see that it does there what it should. Raises as `there` does."""
+    with board.session() as session:
+        _runtime(session, {"candidate": subject}, 1).prepare(progress)
 
 
 @dataclass

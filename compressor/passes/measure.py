@@ -12,6 +12,7 @@ from compressor.core import (
     Artifact,
     Backend,
     Context,
+    Inconclusive,
     Latency,
     Measurement,
     Measurements,
@@ -41,7 +42,7 @@ _A_A = 0.02
 class Measure:
     """Accuracy on the evaluation samples, bytes, and interleaved latencies at batch 1.
 
-    The teacher is timed as its fp32 ONNX export on the target's own runtime. ``blocks`` x
+    The teacher is timed as its fp32 ONNX export on the target's own runtime, here or on the run's board. ``blocks`` x
     ``inferences`` runs each, cut to about ``seconds``; ``samples`` > 0 judges on that many
     evaluation samples, drawn by the run's seed, instead of all. Where ``between`` is set the graphs on the way
     are measured too, in the same turns: what each pass bought and cost.
@@ -89,7 +90,8 @@ class Measure:
         }
         taken: dict[str, Latency] = {}
         speedup, interval = None, None
-        if stranger is None:
+        timed = stranger is None or context.board is not None
+        if timed:
             ends = (artifact.reference.sha256, loaded.sha256)
             paths = {sha256: path for _, path, sha256 in files.values()}  # one file has one latency
             taken, speedup, interval = self._latencies(paths, ends, backend, artifact, context)
@@ -122,7 +124,7 @@ class Measure:
             speedup,
             interval,
             why_no_metric=None if context.data else "no data was given",
-            why_no_latency=stranger,
+            why_no_latency=None if timed else stranger,
             stages=tuple(stages),
             samples=self._samples(files, judged, backend, stranger is not None, context),
         )
@@ -130,7 +132,8 @@ class Measure:
         return Result(
             replace(artifact, measurements=measurements),
             {name: metric.value if metric else None for name, metric in metrics.items()}
-            | {"judged_in": "float, on ONNX Runtime" if stranger else f"{backend.name} kernels"},
+            | {"judged_in": "float, on ONNX Runtime" if stranger else f"{backend.name} kernels"}
+            | ({"timed_on": context.board} if context.board else {}),
             tuple(warnings),
         )
 
@@ -210,10 +213,26 @@ class Measure:
         from compressor.bench.timing import Rounds
 
         threads = self.threads or context.target.threads
-        shape = artifact.teacher.input.shape
-        with here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads) as place:
-            rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
-            blocks = place.take(rounds, context.progress).blocks
+        rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
+        if context.board is not None:
+            from compressor.bench.shelf import Shelf
+            from compressor.bench.ssh import Board
+            from compressor.bench.subject import Subject
+            from compressor.bench.there import there
+
+            subjects = {name: Subject.read(path) for name, path in paths.items()}
+            place = there(Board.parse(context.board), subjects, threads, shelf=Shelf.of_user(), fresh=True)
+        else:
+            shape = artifact.teacher.input.shape
+            place = here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads)
+        with place as device:
+            taken = device.take(rounds, context.progress)
+        if taken.changed:
+            raise Inconclusive(
+                f"the device changed while it was measured: {'; '.join(taken.changed)}",
+                mend="leave power mode, governor and runtime as they are; the same command goes on from there",
+            )
+        blocks = taken.blocks
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
         if ends[0] == ends[1]:
             return latencies, 1.0, None  # the teacher's own export is the result

@@ -44,7 +44,7 @@ class Verify:
 
     kind: ClassVar[str] = "verify"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "reference", "onnx", "engine", "measurements"})
-    gives: ClassVar[frozenset[str]] = frozenset({"bundle"})
+    gives: ClassVar[frozenset[str]] = frozenset({"bundle", "engine"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = False
 
@@ -61,6 +61,7 @@ class Verify:
 
         assert artifact.reference is not None
         assert artifact.onnx is not None
+        assert artifact.engine is not None
         backend = catalog.find("backends", context.target.backend)()
         batch = self._batch(artifact, context)
         exact = not can_run(context.target, machine())
@@ -99,8 +100,23 @@ class Verify:
             layers = _drift(chain[0].path, chain[-1].path, batch[: self.golden])
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
+        if (
+            context.board is not None
+            and artifact.engine.status == "pending"
+            and artifact.engine.path == artifact.onnx.path
+        ):
+            # What is left to do on the board is done below: the bundle is good there, or none is made.
+            artifact = replace(artifact, engine=replace(artifact.engine, status="ready", todo=None))
         bundle = self._bundle(artifact, context, batch[: self.golden], result[: self.golden])
+        if context.board is not None:
+            from compressor.bench.ssh import Board
+            from compressor.bench.subject import Subject
+            from compressor.bench.there import verify_there
+
+            verify_there(Board.parse(context.board), Subject.read(bundle.path), context.progress)
+            metrics["verified_on"] = context.board
         if self.packed:
+            assert artifact.onnx is not None
             sizes = [path.stat().st_size for path in (artifact.onnx.path, bundle.path / _PACKED)]
             metrics |= {"packed_bytes_before": sizes[0], "packed_bytes": sizes[1]}
         return Result(replace(artifact, bundle=bundle), metrics, tuple(warnings))
