@@ -20,7 +20,7 @@ from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Pro
 from compressor.ingest import opened
 
 if TYPE_CHECKING:
-    from compressor.data import Source
+    from compressor.data import PhotographSource, Source
 
 __all__ = ["Options", "Plan", "at_hand", "make_plan"]
 
@@ -56,7 +56,7 @@ class Plan:
     passes: tuple[Pass, ...]
     options: Options
     """As merged from flags, files and profile."""
-    source: Source | None
+    source: Source | PhotographSource | None
     input: InputSpec | None
     budgets: tuple[Budget, ...]
     max_drop: float | None
@@ -253,7 +253,7 @@ def _check_versions(target: Target) -> None:
             )
 
 
-def _source(options: Options) -> Source | None:
+def _source(options: Options) -> Source | PhotographSource | None:
     if options.data is None and options.eval is None:
         return None
     from compressor.data import load_data
@@ -261,7 +261,7 @@ def _source(options: Options) -> Source | None:
     return load_data(options.data, evaluate=options.eval)
 
 
-def _has_train(source: Source | None) -> bool:
+def _has_train(source: Source | PhotographSource | None) -> bool:
     return source is not None and source.train is not None and len(source.train) > 0
 
 

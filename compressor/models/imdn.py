@@ -1,4 +1,4 @@
-"""IMDN (Hui et al. 2019, arXiv 1909.11856) and its relatives: one family, from the paper's networks to small students."""
+"""IMDN (Hui et al. 2019, arXiv 1909.11856) and its relatives: one family, from the paper's to small students."""
 
 from __future__ import annotations
 
@@ -211,7 +211,8 @@ class _Network(nn.Module):
     def __init__(self, arch: IMDN) -> None:
         super().__init__()
         self.scale = arch.scale
-        self.enlarges = arch.enlarges
+        self.divisor = _STRIDE if arch.variant == "as" else 1
+        """What the sides of its input divide by."""
         self.fea_conv: nn.Module = nn.Conv2d(arch.channels, arch.width, 3, padding=1)
         if arch.variant == "as":
             self.fea_conv = nn.Sequential(

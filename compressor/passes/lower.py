@@ -12,7 +12,7 @@ __all__ = ["Lower"]
 
 @dataclass(frozen=True)
 class Lower:
-    """Export teacher and student to clean ONNX with a dynamic batch.
+    """Export teacher and student to clean ONNX with a dynamic batch; of what makes images, height and width too.
 
     ``precision = "native"`` takes the narrowest float that the target computes in natively. Inputs and
     outputs stay float32 in every precision.
@@ -41,7 +41,7 @@ class Lower:
         def lowered(name: str, model_name: str) -> OnnxModel:
             context.progress(f"export {name}", 0, 1)
             model = artifact.teacher if name == "teacher" else artifact.result
-            graph = export(load(model), model.input, context.target.opset)
+            graph = export(load(model), model.input, context.target.opset, any_size=model.enlarges is not None)
             return save(graph, context.workdir / model_name, "fp32")
 
         reference = lowered("teacher", "teacher.onnx")

@@ -95,5 +95,6 @@ class Search:
             outputs=teacher.outputs,
             input=teacher.input,
             normalization=teacher.normalization,
+            enlarges=teacher.enlarges,
         )
         return Result(replace(artifact, student=student), found.metrics, found.warnings, found.pinned)

@@ -127,24 +127,34 @@ class Verify:
         from compressor.atomic import write
         from compressor.bundle import write_bundle
         from compressor.bundle.storage import stored
+        from compressor.ingest import load
 
         assert artifact.onnx is not None
         assert artifact.engine is not None
         assert artifact.measurements is not None
         model, metric = artifact.result, artifact.measurements.result.metric
         backend = catalog.find("backends", context.target.backend)()
+        shape: list[Json] = [*model.input.shape]
         output: dict[str, Json] = {"name": "output", "shape": ["batch", *outputs.shape[1:]]}
-        if context.data is not None:
+        task = "classification" if model.enlarges is None else "super-resolution"
+        divisor = 1
+        if model.enlarges is not None:
+            divisor = getattr(load(model), "divisor", 1)
+            shape[1:] = ["height", "width"]
+            sides = [f"{model.enlarges} * {side}" for side in shape[1:]]
+            output = {"name": "output", "shape": ["batch", model.outputs, *sides], "enlarges": model.enlarges}
+        elif context.data is not None:
             output["classes"] = list(context.data.classes)
         manifest = {
-            "task": context.data.task if context.data else "classification",
+            "task": task,
             "target": context.target.name,
             "precision": {"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision},
             "opset": artifact.onnx.opset,
             "input": {
                 "name": "input",
-                "shape": ["batch", *model.input.shape],
+                "shape": ["batch", *shape],
                 "dtype": "float32",
+                **({} if model.enlarges is None else {"divisor": divisor, "measured": list(model.input.shape[1:])}),
                 "layout": "NCHW",
                 "range": list(model.normalization.range),
                 "mean": list(model.normalization.mean),

@@ -40,10 +40,12 @@ class Placement:
         placement.apply(activation_ranges(model, placement.tensors, ...))
     """
 
-    def __init__(self, model: ir.Model, rules: QdqRules) -> None:
+    def __init__(self, model: ir.Model, rules: QdqRules, floats: frozenset[str] = frozenset()) -> None:
+        """``floats`` are the names of nodes that stay in float, whatever the rules say."""
         common.ShapeInferencePass()(model)  # integer arithmetic on shapes is told from float by its type
         self._model = model
         self._rules = rules
+        self._floats = floats
         self._groups = _Groups(model.graph, rules.moves)
         self._quantised = self._choose()
 
@@ -92,7 +94,7 @@ class Placement:
         graph, rules = self._model.graph, self._rules
         read, written = set(), set()
         for node in graph:
-            if node.op_type not in rules.compute or not _is_integer_op(node):
+            if not self._computes(node) or not _is_integer_op(node):
                 continue
             read |= {self._groups.of(v) for v in _variables(node)}
             if node.op_type in rules.quantize_outputs:
@@ -101,6 +103,10 @@ class Placement:
             written -= {self._groups.of(v) for v in graph.outputs}
         chosen = read | written
         return tuple(group for group in self._groups if group in chosen)
+
+    def _computes(self, node: ir.Node) -> bool:
+        """Whether a node runs in integers, if its inputs let it."""
+        return node.op_type in self._rules.compute and node.name not in self._floats
 
     def _grid(self, group: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> _Grid:
         """One grid for a group: it spans the ranges of all its members, and holds zero exactly."""
@@ -183,7 +189,7 @@ class Placement:
         done: dict[tuple[str, int | None, bytes], ir.Value] = {}
         scales: dict[ir.Node, NDArray[np.float32]] = {}
         for node in list(self._model.graph):
-            if node.op_type not in self._rules.compute & _WEIGHTED or node.inputs[1] is None:
+            if node.op_type not in _WEIGHTED or not self._computes(node) or node.inputs[1] is None:
                 continue
             weight, tensor = node.inputs[1], ir.convenience.get_const_tensor(node.inputs[1])
             if tensor is None:
