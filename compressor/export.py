@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
 
-__all__ = ["export", "export_each", "export_marked", "mark", "save"]
+__all__ = ["export", "export_each", "export_marked", "guarded", "mark", "save"]
 
 _MARKS = "compressor.marks"
+_FLOAT = ir.TensorType(ir.DataType.FLOAT)
 _INT64 = ir.TensorType(ir.DataType.INT64)
 
 
@@ -35,6 +36,27 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int, *, any_size: b
     Raises UsageError where the exporter cannot follow the module.
     """
     return clean(_exported(module, input, opset, any_size))
+
+
+def guarded(model: ir.Model) -> ir.Model:
+    """The graph of a network that makes images, its output kept in [0, 1]: what a screen, or 8 bits, would clip.
+
+    Changes ``model``.
+    """
+    graph = model.graph
+    output = graph.outputs[0]
+    bounds = []
+    for name, bound in (("darkest", 0.0), ("brightest", 1.0)):
+        tensor = ir.tensor(np.asarray(bound, np.float32), name=name)
+        bounds.append(ir.Value(name=name, const_value=tensor, shape=ir.Shape([]), type=_FLOAT))
+        graph.register_initializer(bounds[-1])
+    clip = ir.node("Clip", [output, *bounds], name=f"Clip_{len(graph)}")
+    made = clip.outputs[0]
+    made.shape, made.type = output.shape, output.type
+    made.name, output.name = output.name, f"{output.name}_unbounded"
+    graph.append(clip)
+    graph.outputs[0] = made
+    return model
 
 
 def export_marked(

@@ -81,6 +81,11 @@ class Teacher:
         channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         if plan.options.normalize is not None:
             given = parse_normalization(plan.options.normalize, channels)
+            if self.enlarges is not None and given.range[1] != 1.0:
+                raise UsageError(
+                    f"--normalize {given.name}: a network that makes images must make them in [0, 1]",
+                    mend="wrap it in a module that scales what it takes and gives, and name that with --arch",
+                )
             return given, f"normalisation {given.name} as given"
         if self.enlarges is not None:
             # It is no evidence of a scaling that scores are best with it: there are none. [0, 1] is the rule.

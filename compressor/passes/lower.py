@@ -34,7 +34,7 @@ class Lower:
         return (f"target {prospect.target.name} does not run {precision}: set lower.precision to one of {known}",)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
-        from compressor.export import export, save
+        from compressor.export import export, guarded, save
         from compressor.ingest import load
         from compressor.quant.half import halve
 
@@ -42,6 +42,8 @@ class Lower:
             context.progress(f"export {name}", 0, 1)
             model = artifact.teacher if name == "teacher" else artifact.result
             graph = export(load(model), model.input, context.target.opset, any_size=model.enlarges is not None)
+            if model.enlarges is not None:
+                graph = guarded(graph)
             return save(graph, context.workdir / model_name, "fp32")
 
         reference = lowered("teacher", "teacher.onnx")

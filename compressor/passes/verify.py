@@ -116,9 +116,10 @@ class Verify:
 
         module = load(artifact.result)
         with torch.inference_mode():
-            return np.concatenate(
+            made = np.concatenate(
                 [module(torch.from_numpy(batch[i : i + 32])).numpy() for i in range(0, len(batch), 32)]
             )
+        return made if artifact.result.enlarges is None else made.clip(0, 1)  # as the graph's own guard does
 
     def _bundle(self, artifact: Artifact, context: Context, batch: Batch, outputs: Batch) -> Any:
         import numpy as np

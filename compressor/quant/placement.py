@@ -64,16 +64,19 @@ class Placement:
         ranges: Mapping[str, tuple[float, float]],
         bits: Mapping[str, int] | None = None,
         shapes: Mapping[str, NDArray[np.float32]] | None = None,
+        means: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read.
 
         ``bits`` are of single weights, by name, that have fewer than the rules' own. ``shapes`` are weights
         that were learned from few values: those values, each channel (or tensor) of the weight being a
-        multiple of its own; they keep to as many levels.
+        multiple of its own; they keep to as many levels. ``means`` are of tensors, one a channel: where a
+        convolution reads one of those, what rounding its weights adds to its outputs on average is taken off
+        its bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
         """
         graph = self._model.graph
         grids = {group: self._grid(group, ranges) for group in self._quantised}
-        scales = self._quantise_weights(grids, bits or {}, shapes or {})
+        scales = self._quantise_weights(grids, bits or {}, shapes or {}, means or {})
         self._quantise_biases(grids, scales)
         integers: dict[ir.Value, ir.Value] = {}
         for value in list(_activations(graph)):
@@ -180,6 +183,7 @@ class Placement:
         grids: Mapping[ir.Value, _Grid],
         bits: Mapping[str, int],
         shapes: Mapping[str, NDArray[np.float32]],
+        means: Mapping[str, NDArray[np.float64]],
     ) -> dict[ir.Node, NDArray[np.float32]]:
         """Replace constant weights by int8 initialisers. Returns each node's weight scale(s).
 
@@ -200,12 +204,26 @@ class Placement:
             integers, scale = _symmetric(array, own, axis, finest)
             if (shape := shapes.get(weight.name or "")) is not None:
                 integers, scale = _multiples(array, shape, self._rules.weight_bits, axis, finest)
+            if node.op_type == "Conv" and node.inputs[0] is not None and (read := node.inputs[0].name) in means:
+                column = scale if axis is None else scale.reshape(-1, *[1] * (array.ndim - 1))
+                self._correct_bias(node, integers * column.astype(np.float64) - array, means[read or ""])
             key = (weight.name or "", axis, scale.tobytes())
             if key not in done:
                 done[key] = self._stored(weight, integers, scale, axis or 0, before=node)
             node.replace_input_with(1, done[key])
             scales[node] = scale
         return scales
+
+    def _correct_bias(self, node: ir.Node, error: NDArray[np.float64], means: NDArray[np.float64]) -> None:
+        """Take off a convolution's bias what the ``error`` of its weights makes of its input's channel means."""
+        bias = ir.convenience.get_const_tensor(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+        if bias is None:
+            return
+        each = error.reshape(*error.shape[:2], -1).sum(2)  # outputs x inputs of a group
+        groups = node.attributes.get_int("group", 1)
+        rows = means.reshape(groups, -1).repeat(len(each) // groups, axis=0)
+        corrected = bias.numpy() - (each * rows).sum(1)
+        node.replace_input_with(2, self._constant(f"{node.name}_bias", corrected.astype(np.float32)))
 
     def _finest(self, node: ir.Node, grids: Mapping[ir.Value, _Grid]) -> NDArray[np.float64] | float:
         """The least weight scale with which this node's bias still fits 32 bits, as kernels hold it.
