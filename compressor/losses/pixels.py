@@ -19,7 +19,7 @@ class Pixels:
     """The mean absolute difference from the image that was to be made: IMDN's own loss (Hui et al. 2019, eq. 2)."""
 
     kind: ClassVar[str] = "pixels"
-    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
     for_images: ClassVar[bool] = True
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:

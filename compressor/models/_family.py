@@ -20,11 +20,13 @@ SMALL = 64
 class Family(Protocol):
     """An architecture: a frozen, hashable dataclass whose fields are its JSON-able settings.
 
-    The module that ``build`` makes has an ``avgpool`` child that is fed the last feature map
+    The module that a classifier's ``build`` makes has an ``avgpool`` child that is fed the last feature map
     (N x C x H x W), and ends in one linear classifier. Its ``stages`` is a tuple of the names of
     submodules, in the order that they run, for ``get_submodule``: each gives the last feature map
     (N x C x H x W) of one resolution that blocks work at, and the last of them what ``avgpool`` is
-    fed. Scores and losses hook in there.
+    fed. Scores and losses hook in there. One with ``task = "super-resolution"`` makes images: in place of
+    ``avgpool`` and classifier its network names its ``enlarger``, which is fed the last feature map, and its
+    ``seeds`` take a ``scale``.
 
     A family is also a search space: its *members* are the architectures that ``decode`` gives for
     one input and one number of classes. Their sizes are bounded, so every walk of ``mutated`` stays

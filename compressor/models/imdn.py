@@ -222,6 +222,8 @@ class _Network(nn.Module):
         self.stages = tuple(f"IMDB{i}" for i in range(1, arch.blocks + 1))
         for name in self.stages:
             self.add_module(name, IMDB(arch.width, arch.distil, arch.attention))
+        self.enlarger = "upsampler"
+        """What is fed the last feature map."""
         self.joins = arch.variant != "rtc"
         if self.joins:
             self.c = nn.Sequential(nn.Conv2d(arch.width * arch.blocks, arch.width, 1), nn.LeakyReLU(SLOPE))

@@ -106,6 +106,7 @@ class Measure:
             {
                 "teacher": metrics["teacher"].value if metrics["teacher"] else None,
                 "result": metrics["result"].value if metrics["result"] else None,
+                **self._crops(artifact, backend, context),
                 "judged_in": "float" if stranger else f"{backend.name} kernels",
             },
             tuple(warnings),
@@ -133,6 +134,19 @@ class Measure:
         preparation = [model.input.shape, asdict(model.normalization)]
         key = [sha256, split.fingerprint, split.name, preparation, task, backend.name, backend.version(), stranger]
         return Metric(**context.memo("metric", key, evaluate))
+
+    def _crops(self, artifact: Artifact, backend: Backend, context: Context) -> dict[str, object]:
+        """Of networks that make images, also SSIM, and small crops of what both make, for the report."""
+        from compressor import catalog
+
+        if context.data is None or artifact.result.enlarges is None:
+            return {}
+        assert artifact.reference is not None
+        assert artifact.engine is not None
+        paths = {"teacher": artifact.reference.path, "result": artifact.engine.path}
+        sessions = {name: backend.open(path, threads=len(os.sched_getaffinity(0))) for name, path in paths.items()}
+        context.progress("crops for the report", 0, 1)
+        return {"crops": catalog.find("tasks", context.data.task)().crops(sessions, self._judged(context))}
 
     def _judged(self, context: Context) -> Split:
         import numpy as np

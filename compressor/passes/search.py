@@ -6,9 +6,12 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Model, Prospect, Result
+from compressor.core import Artifact, Context, Model, Prospect, Result, UsageError
 
 __all__ = ["Search"]
+
+_SPACES = ("mobilenetv2", "imdn")
+"""Where the teacher is of no known family: of classifiers, and of networks that make images."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Search:
             problems.append("search has a setting too low: give one or more of each, and two samples")
         if not 0 <= self.trial_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
             problems.append(f"search.trial_minutes = {self.trial_minutes}: give 0 for no trials, or minutes")
+        if self.trial_minutes and prospect.task != "classification":
+            problems.append("search.trial_minutes are judged by top-1: set it to 0 for super-resolution")
         if self.trial_minutes and not prospect.has_train:
             problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
         if not 1 <= self.bits <= 8:
@@ -79,7 +84,15 @@ class Search:
 
         teacher, space = artifact.teacher, self.space
         if space == "auto":
-            space = teacher.family if teacher.family in catalog.names("models") else "mobilenetv2"
+            space = (
+                teacher.family if teacher.family in catalog.names("models") else _SPACES[teacher.enlarges is not None]
+            )
+        task = "classification" if teacher.enlarges is None else "super-resolution"
+        if getattr(catalog.find("models", space), "task", "classification") != task:
+            raise UsageError(
+                f"search.space = {space} is not for {task}, which the teacher does",
+                mend=f"set search.space = {_SPACES[teacher.enlarges is not None]}",
+            )
         precision = self.precision
         if precision == "auto":
             precision = "int8" if "int8" in context.target.precisions else "fp32"

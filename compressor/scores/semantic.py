@@ -29,6 +29,7 @@ class Semantic:
     """
 
     needs_teacher: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
 
     def __call__(self, probe: Probe) -> float:
         assert probe.teacher is not None

@@ -119,7 +119,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         table.read(Path(settings.table))
     network = load(teacher)
     context.progress("time the teacher", 0, 1)
-    graph = export(network, input, target.opset)
+    graph = export(network, input, target.opset, any_size=teacher.enlarges is not None)
     name = f"{_TEACHER} {teacher.sha256[:16]}"
     alone = table.together({name: lambda: graph})
 
@@ -142,7 +142,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     view = teacher_view(network, batch, context.seed)
     inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
-    scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
+    images = teacher.enlarges is not None
+    scoring = Scoring(applicable(tuple(WEIGHTS), view, images=images), input, batch, view, inits, processes)
 
     def score(architectures: Sequence[Family]) -> list[Mapping[str, float]]:
         encodings = [a.encode() for a in architectures]
@@ -150,11 +151,14 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
         return scored
 
+    said = {} if teacher.enlarges is None else {"scale": teacher.enlarges}
+    seeds = family.seeds(input, teacher.outputs, target.width_multiple, **said)
+
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
         """All that were scored, the best first, and those of the best that were measured."""
         limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
         found = evolve(
-            family.seeds(input, teacher.outputs, target.width_multiple),
+            seeds,
             partial(judge, limits),
             score,
             multiple=target.width_multiple,
@@ -301,7 +305,7 @@ def _whole(
     for number, each in enumerate(heat):
         context.progress("measure finalists", number, len(heat))
         network = untrained(each.architecture, context.seed).eval()
-        exported = export(network, input, context.target.opset)
+        exported = export(network, input, context.target.opset, any_size=hasattr(network, "enlarger"))
         key = json.dumps(each.architecture.encode())
         graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
     taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})

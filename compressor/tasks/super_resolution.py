@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import base64
+import io
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from compressor.core import Metric, Progress, Session, UsageError
+from compressor.core import Json, Metric, Progress, Session, UsageError
 from compressor.data import PreparedPhotographs
 from compressor.preprocessing import normalize
 
@@ -16,6 +21,8 @@ __all__ = ["SuperResolution"]
 _LUMA = np.array([65.481, 128.553, 24.966])
 """BT.601's weights of 8-bit red, green and blue, times 255; black is 16."""
 _WINDOW, _SIGMA = 11, 1.5
+_SHOWN, _CROP = 3, 72
+"""Photographs that a report shows crops of, and their sides in large pixels."""
 _STEADY = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
 
 
@@ -53,6 +60,53 @@ class SuperResolution:
         value = float(np.mean(psnrs))
         metric = Metric(SuperResolution.metric_name, value, len(split), split.fingerprint, split.name, also)
         return metric, np.array(psnrs)
+
+    @staticmethod
+    def crops(sessions: Mapping[str, Session], split: PreparedPhotographs) -> list[dict[str, Json]]:
+        """What teacher and result make of some photographs, where the two differ most: PNGs in base64.
+
+        Of each: ``image``, ``left`` and ``top`` in the large one, ``scale``, and ``input``, ``teacher``, ``result``,
+        ``truth`` and ``difference`` (of the two, eight times as large, around grey).
+        """
+        told: list[dict[str, Json]] = []
+        for name, small, large in islice(split.pairs(), _SHOWN):
+            batch = normalize(small[None], split.normalization)
+            made = {side: rounded(session(batch)[0]) for side, session in sessions.items()}
+            difference = made["result"].astype(np.int16) - made["teacher"]
+            scale, height, width = split.enlarges, *large.shape[1:]
+            side = min(_CROP // scale * scale, height, width) // scale * scale
+            places = [
+                (top, left)
+                for top in range(0, height - side + 1, max(scale, side // scale * scale))
+                for left in range(0, width - side + 1, max(scale, side // scale * scale))
+            ]
+
+            def cut(image: NDArray[Any], place: tuple[int, int], times: int = 1, side: int = side) -> NDArray[Any]:
+                top, left = (at // times for at in place)
+                return image[:, top : top + side // times, left : left + side // times]
+
+            worst = max(places, key=lambda place: float(np.square(cut(difference, place), dtype=np.float64).mean()))
+            shown = np.clip(8 * cut(difference, worst).astype(np.int32) + 128, 0, 255).astype(np.uint8)
+            told.append(
+                {
+                    "image": name,
+                    "top": worst[0],
+                    "left": worst[1],
+                    "scale": scale,
+                    "input": _png(cut(small, worst, scale)),
+                    **{side: _png(cut(image, worst)) for side, image in made.items()},
+                    "truth": _png(cut(large, worst)),
+                    "difference": _png(shown),
+                }
+            )
+        return told
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    """C x H x W as a PNG, in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def rounded(made: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -81,9 +81,11 @@ def _of_photographs(
 ) -> Prepared:
     """Patches with what the teacher makes of their photographs, stored; where no loss asks for that, without."""
     needs = objective(settings.losses).needs
+    # What reads the student's output and no label compares it with the teacher's.
+    asks = any("logits" in loss.needs and "labels" not in loss.needs for loss, _ in objective(settings.losses).terms)
     mirror = "off" if settings.mirror == "off" else "on"
     key = [teacher.sha256, settings.recipe.precision, torch.get_num_threads(), split.fingerprint]
-    folder = context.kept("enlarged", key) if "logits" in needs else None
+    folder = context.kept("enlarged", key) if asks else None
     patches = Patches(split, settings.patch, mirror == "on", context.seed, folder)
     said: dict[str, Json] = {"samples": len(patches), "from": split.name, "patch": settings.patch}
     if "features" in needs:
