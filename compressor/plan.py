@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "Plan", "at_hand", "make_plan"]
 
-_PREFERRED = "balanced"
+_PREFERRED = {"classification": "balanced", "super-resolution": "super-resolution"}
 """The profile taken where there is data and none is named."""
 
 
@@ -82,7 +82,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     options = _first(flags, *files)
     named = options.profile
     if named is None:
-        named = _PREFERRED if options.data is not None or options.eval is not None else "float"
+        named = _preferred(options)
     profile = catalog.find_profile(named)
     own = catalog.make(Options, profile.options, f"profile {named!r}: options")
     # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.
@@ -251,6 +251,15 @@ def _check_versions(target: Target) -> None:
             raise Unavailable(
                 f"target {target.name} takes {name} {wanted}, here is {found}", mend=f"pip install '{name}{wanted}'"
             )
+
+
+def _preferred(options: Options) -> str:
+    named = [name for name in (options.data, options.eval) if name is not None]
+    if not named:
+        return "float"
+    from compressor.data import read_photographs
+
+    return _PREFERRED["super-resolution" if any(map(read_photographs, named)) else "classification"]
 
 
 def _source(options: Options) -> Source | PhotographSource | None:

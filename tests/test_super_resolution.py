@@ -107,7 +107,7 @@ def test_pairs_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"1\.png.*not one image, 2 times smaller"):
         list(prepared(load_data(None, evaluate=str(root)), 2).pairs())
     (root / "LR_x2/1.png").unlink()
-    with pytest.raises(UsageError, match="not the same file names: 1.png"):
+    with pytest.raises(UsageError, match=r"not the same file names: 1\.png"):
         load_data(None, evaluate=str(root))
 
 
@@ -129,6 +129,16 @@ def test_what_is_for_one_task_is_refused_for_the_other(tmp_path: Path) -> None:
         load_data("builtin:digits").prepare(InputSpec(1, 8, 8), UNIT, 2)
     with pytest.raises(UsageError, match="builtin:digits is for classification"):
         load_data(str(tmp_path / "photos"), evaluate="builtin:digits")
+
+
+def test_two_photographs_are_built_in() -> None:
+    source = load_data("builtin:photographs")
+    assert isinstance(source, PhotographSource)
+    assert source.train is not None
+    assert {len(source.train), len(source.evaluate)} == {1}
+    ((_, small, large),) = prepared(source, 4).pairs()
+    assert small.shape[1] * 4 == large.shape[1]
+    assert large.shape[2] == 640
 
 
 def test_photographs_that_are_judged_on_are_not_trained_on(tmp_path: Path) -> None:

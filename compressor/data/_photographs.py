@@ -24,6 +24,7 @@ from compressor.preprocessing import normalize
 
 __all__ = ["PhotographSource", "Photographs", "PreparedPhotographs", "read_photographs"]
 
+BUILTIN = "builtin:"
 _LARGE = "hr"
 _SMALL = re.compile(r"lr_x([1-9]\d?)", re.IGNORECASE)
 _KEPT = 1 << 29
@@ -213,10 +214,12 @@ def read_photographs(source: str) -> Photographs | None:
     None where it is anything else. Raises UsageError for pairs that do not match.
     """
     path = Path(source)
+    if source == f"{BUILTIN}photographs":
+        path = _bundled()
     if not source or not (path.is_dir() or (path.is_file() and path.suffix != ".npz" and zipfile.is_zipfile(path))):
         return None
     tree = Tree.of(Folder(path) if path.is_dir() else Archive(path))
-    where = shown(path.resolve().name)
+    where = "photographs" if source.startswith(BUILTIN) else shown(path.resolve().name)
     while len(tree.top_folders) == 1 and tree.images and tree.tops == tree.top_folders and not _loose(tree):
         if _LARGE in {top.lower() for top in tree.tops} or any(n.count("/") == 1 for n in tree.images):
             break  # that folder is HR alone, or one class
@@ -229,6 +232,13 @@ def read_photographs(source: str) -> Photographs | None:
         names = tuple(sorted(tree.images))
         return Photographs(where, Files(tree.store, tree.prefix, names), {}, np.arange(len(names), dtype=np.int64))
     return None
+
+
+def _bundled() -> Path:
+    """Scikit-learn's two photographs, as its wheel has them: of a temple and of a flower, 640 x 427."""
+    import sklearn
+
+    return Path(sklearn.__file__).parent / "datasets" / "images"
 
 
 def halves(photographs: Photographs) -> tuple[Photographs, Photographs]:

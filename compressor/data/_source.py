@@ -14,12 +14,11 @@ from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data._arrays import read_builtin, read_callable, read_npz
 from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
-from compressor.data._photographs import PhotographSource, halves, read_photographs
+from compressor.data._photographs import BUILTIN, PhotographSource, halves, read_photographs
 from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, hold_out
 
 _LOOKED_AT = 64
-_BUILTIN = "builtin:"
-_TAKES = "name a folder or zip of images, an .npz, builtin:digits or package.module:callable"
+_TAKES = "name a folder or zip of images, an .npz, builtin:digits, builtin:photographs or package.module:callable"
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +163,8 @@ def _find(source: str) -> Found:
 
 
 def _read(source: str) -> Found:
-    if source.startswith(_BUILTIN):
-        return read_builtin(source.removeprefix(_BUILTIN))
+    if source.startswith(BUILTIN):
+        return read_builtin(source.removeprefix(BUILTIN))
     path = Path(source)
     try:
         if source and path.is_dir():
