@@ -216,7 +216,11 @@ def read_photographs(source: str) -> Photographs | None:
     path = Path(source)
     if source == f"{BUILTIN}photographs":
         path = _bundled()
-    if not source or not (path.is_dir() or (path.is_file() and path.suffix != ".npz" and zipfile.is_zipfile(path))):
+    try:
+        archive = path.is_file() and path.suffix.lower() != ".npz" and zipfile.is_zipfile(path)
+        if not source or not (archive or path.is_dir()):
+            return None
+    except OSError:  # whoever reads it as something else says what is wrong
         return None
     tree = Tree.of(Folder(path) if path.is_dir() else Archive(path))
     where = "photographs" if source.startswith(BUILTIN) else shown(path.resolve().name)

@@ -21,6 +21,8 @@ _EXPORT_TOLERANCE = 1e-3
 """Of the outputs' largest magnitude: what fp32 summed in another order may differ by."""
 
 _PACKED = "model.packed"
+_IMAGES = 2
+"""Golden samples where they are images in and out: megabytes each, and far more within."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Verify:
                 "the result's outputs are not finite",
                 mend="a value is out of the precision's range: try lower.precision = fp32",
             )
+        golden = self.golden if artifact.result.enlarges is None else min(self.golden, _IMAGES)
         metrics: dict[str, Json] = {"ladder": ladder}
         warnings = [
             f"{rung['to']} agrees with {rung['from']} on only {rung['agreement']:.1%} of labels"
@@ -88,10 +91,10 @@ class Verify:
             if rung["agreement"] is not None and rung["agreement"] < 0.95
         ]
         if len(chain) > 1:
-            layers = _drift(chain[0].path, chain[-1].path, batch[: self.golden])
+            layers = _drift(chain[0].path, chain[-1].path, batch[:golden])
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
-        bundle = self._bundle(artifact, context, batch[: self.golden], result[: self.golden])
+        bundle = self._bundle(artifact, context, batch[:golden], result[:golden])
         if self.packed:
             sizes = [path.stat().st_size for path in (artifact.onnx.path, bundle.path / _PACKED)]
             metrics |= {"packed_bytes_before": sizes[0], "packed_bytes": sizes[1]}

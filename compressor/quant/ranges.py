@@ -146,9 +146,10 @@ def seen_ranges(
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values: dict[str, list[NDArray[np.float32]]] = {}
     sums: dict[str, NDArray[np.float64]] = {}
-    for number, batch in enumerate(batches):
-        progress("calibrate", number, len(batches))
-        for name, made in zip(watched, session.run(watched, {"input": batch}), strict=True):
+    samples = [sample[np.newaxis] for batch in batches for sample in batch]  # one by one: all tensors are kept
+    for number, sample in enumerate(samples):
+        progress("calibrate", number, len(samples))
+        for name, made in zip(watched, session.run(watched, {"input": sample}), strict=True):
             if name in firsts:
                 values.setdefault(name, []).append(made.reshape(-1)[:: max(1, made.size // _SAMPLED)])
             if name in read:
@@ -166,7 +167,7 @@ def seen_ranges(
         else:
             low_high = (min(0.0, *(float(b.min()) for b in batches)), max(1.0, *(float(b.max()) for b in batches)))
         ranges |= dict.fromkeys(grid, low_high)
-    return Seen(ranges, {name: total / len(batches) for name, total in sums.items()})
+    return Seen(ranges, {name: total / len(samples) for name, total in sums.items()})
 
 
 def _least_error(values: NDArray[np.float32], dtype: str) -> tuple[float, float]:
