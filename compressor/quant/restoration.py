@@ -20,7 +20,7 @@ from compressor.quant.ranges import Seen, seen_ranges
 
 __all__ = ["Restored", "attention", "decibels", "parts", "restored"]
 
-_WORTH = 0.2
+_WORTH = 0.1
 """Decibels of parity that a part must gain to be left in float: each costs a little time."""
 _JUDGED = 8
 """Calibration images that parity is judged on."""

@@ -18,10 +18,11 @@ class Width:
     """The sum over resolutions of the mean of log C, C the output channels of each ungrouped convolution there.
 
     Every resolution is a bottleneck that no other one makes up for, so resolutions count alike, and
-    doublings count alike; repeating a layer changes nothing. It needs no forward pass.
+    doublings count alike; repeating a layer changes nothing. It needs no forward pass. It is not for networks that make images, of one resolution.
     """
 
     needs_teacher: ClassVar[bool] = False
+    for_images: ClassVar[bool] = False
 
     def __call__(self, probe: Probe) -> float:
         widths: defaultdict[tuple[int, int], list[float]] = defaultdict(list)

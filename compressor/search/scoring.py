@@ -72,12 +72,12 @@ def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View | None:
 
 
 def applicable(names: Sequence[str], teacher: View | None, *, images: bool = False) -> tuple[str, ...]:
-    """Those of the scores that can be had: without a teacher, those that need none; of ``images``, no classes."""
+    """Those of the scores that can be had: without a teacher, those that need none; of ``images``, those for them."""
     found = {n: catalog.find("scores", n) for n in names}
     return tuple(
         n
         for n, score in found.items()
-        if (teacher is not None or not score.needs_teacher) and not (images and getattr(score, "needs_classes", False))
+        if (teacher is not None or not score.needs_teacher) and not (images and not getattr(score, "for_images", True))
     )
 
 
