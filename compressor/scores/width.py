@@ -18,7 +18,8 @@ class Width:
     """The sum over resolutions of the mean of log C, C the output channels of each ungrouped convolution there.
 
     Every resolution is a bottleneck that no other one makes up for, so resolutions count alike, and
-    doublings count alike; repeating a layer changes nothing. It needs no forward pass. It is not for networks that make images, of one resolution.
+    doublings count alike; repeating a layer changes nothing. It needs no forward pass.
+    Networks that make images have one resolution: it is not for them.
     """
 
     needs_teacher: ClassVar[bool] = False
