@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from compressor import catalog
@@ -25,7 +26,7 @@ from compressor.export import export
 from compressor.ingest import save
 from compressor.losses import Outputs, objective
 from compressor.losses.pixels import Pixels
-from compressor.models._imdb import IMDB
+from compressor.models._imdb import IMDB, SLOPE
 from compressor.models.imdn import IMDN
 from compressor.plan import at_hand
 from compressor.preprocessing import NORMALIZATIONS
@@ -249,7 +250,7 @@ def test_photographs_smaller_than_a_patch_are_refused(tmp_path: Path) -> None:
 def test_losses_on_images() -> None:
     made, wanted = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     assert Pixels()(Outputs(made), Outputs(made), wanted) == (made - wanted).abs().mean()
-    with pytest.raises(UsageError, match="loss for super-resolution"):
+    with pytest.raises(UsageError, match="the image to be made is"):
         Pixels()(Outputs(torch.rand(2, 5)), Outputs(torch.rand(2, 5)), torch.tensor([0, 1]))
 
 
@@ -305,12 +306,12 @@ def test_equalising_brings_channels_together() -> None:
 
     def spread() -> float:
         with torch.no_grad():
-            made = block.c1(network.fea_conv(x)).abs().amax((0, 2, 3))
+            made = F.leaky_relu(block.c1(network.fea_conv(x)), SLOPE).abs().amax((0, 2, 3))
         return float(made.max() / made.min())
 
     before = spread()
     equalise(network, [x], share=1.0)
-    assert spread() < before
+    assert spread() < min(before, 1.01)
 
 
 def test_the_parts_of_a_network() -> None:
