@@ -138,11 +138,11 @@ class Model:
 def cropped(run: Any, image: Any, scale: int, divisor: int = 1, overlap: int = 32, most: int = 1 << 18) -> Any:
     """Enlarge C x H x W of any size by ``run``, which takes N x C x H x W, in parts where it does not go whole.
 
-    IMDN's adaptive cropping (Hui et al. 2019, section 3.4): what has sides that divide by ``divisor``, and at most
+    IMDN's adaptive cropping (Hui et al. 2019): what has sides that divide by ``divisor``, and at most
     ``most`` pixels, runs whole. Else four corners, half as high and wide and ``overlap`` pixels more, go in one batch
     and give a quadrant each; corners that are too large are quartered in their turn. What is too small for that is
-    mirrored at its edges up to sides that divide. Parts of an image know less than the whole: benchmarks/README.md
-    says by how much that shows.
+    mirrored at its edges up to sides that divide. Parts of an image know less than the whole:
+    benchmarks/super_resolution.py measures by how much that shows.
     """
     sides = image.shape[1:]
     if sides[0] * sides[1] <= most and not any(side % divisor for side in sides):

@@ -15,10 +15,7 @@ __all__ = ["Answers"]
 
 @dataclass(frozen=True)
 class Answers:
-    """The mean absolute difference from what the teacher makes; zero where the two agree.
-
-    Of images: what the teacher makes of one is smoother than the true one, and so easier to learn.
-    """
+    """The mean absolute difference from what the teacher makes; zero where the two agree."""
 
     kind: ClassVar[str] = "answers"
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})

@@ -16,7 +16,7 @@ __all__ = ["Pixels"]
 
 @dataclass(frozen=True)
 class Pixels:
-    """The mean absolute difference from the image that was to be made: IMDN's own loss (Hui et al. 2019, eq. 2)."""
+    """The mean absolute difference from the image that was to be made: IMDN's own loss (Hui et al. 2019)."""
 
     kind: ClassVar[str] = "pixels"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})

@@ -35,7 +35,7 @@ class IMDN:
     """A 3x3 stem, a chain of information multi-distillation blocks, a long skip, a 3x3 to sub-pixels, the shuffle.
 
     ``imdn`` is the paper's network: all blocks' outputs are joined by a 1x1, then a 3x3. ``rtc`` is the winner of
-    the AI in RTC 2019 challenge: a 1x1 behind the last block, nothing joined. ``as`` is the paper's network for
+    the AI in RTC challenge: a 1x1 behind the last block, nothing joined. ``as`` is the paper's network for
     any scale: a stem of stride 4, so that input and output sizes match (for sides that divide by 4).
     RGB in [0, 1] comes and goes. The published networks: ``IMDN(scale=s)``, and
     ``IMDN(12, 5, 3, False, 2, "rtc")``, 20,190 parameters.
