@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check fix teacher clean
+.PHONY: demo test test-slow check fix screens teacher clean
 
 demo: $(READY)  ## compress the built-in digits teacher for this machine
 	$(BIN)/compress run examples/digits/teacher.pt -o runs/demo --fresh
@@ -25,6 +25,9 @@ check: $(READY)  ## style, types, layers
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screens: $(READY)  ## the pictures in the README; wants Chromium
+	$(BIN)/python docs/screens.py
 
 teacher: $(READY)  ## train the demo's teacher again
 	$(BIN)/python examples/digits/train_teacher.py

@@ -3,15 +3,18 @@
     python benchmarks/low_bit.py resnet56_cifar10.pt cifar10 [--epochs N] [--more N]
 
 One student (ResNet-8 of ResNet-56's family), distilled in float; then each method at 2, 4 and 8 bits of the inner
-layers' weights (the first and the last layer keep 8), activations in 8 bits, on INT8 kernels. The two that train go on
-for equally many steps on the teacher's stored answers. Accuracy is ONNX Runtime's on all test images, bytes are those
-of the file that it loads. What is in the output file already is not trained again.
+layers' weights (the first and the last layer keep 8), in two forms: on INT8 kernels (a scale for each output channel,
+activations in 8 bits), and as Polino et al. have it (buckets of 256 weights, points redistributed by their gradients,
+activations in float). Those that train go on for equally many steps on the teacher's stored answers. Accuracy is
+ONNX Runtime's on all test images; bytes are those of the file that it loads, and of its Huffman-coded form. What is in
+the output file already is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,6 +25,7 @@ import torch
 from torch import nn
 
 from compressor import catalog
+from compressor.bundle.storage import stored
 from compressor.core import Data, InputSpec
 from compressor.data import load_data
 from compressor.export import export, save
@@ -33,18 +37,20 @@ from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
-from compressor.quant.levels import Asked, Levels
+from compressor.quant.levels import Asked, Form, Levels
 from compressor.quant.packing import pack
 from compressor.quant.signs import unsign
 from compressor.scores._probe import untrained
 from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, Taught, answering, distil
+from compressor.train.quantised import loss_of
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
 INPUT, OPSET = InputSpec(3, 32, 32), 21
 STUDENT = CifarResNet((1, 1, 1))
 METHODS = ("post-hoc", "quantized distillation", "differentiable quantization")
+FORMS = {"INT8 kernels": Form(), "the paper's": Form(False, 256)}
 
 
 def quiet(message: str, done: int, total: int) -> None:
@@ -59,12 +65,12 @@ def learn(module: nn.Module, taught: Taught, steps: int, **changed: float) -> No
     )  # fmt: skip
 
 
-def judged(graph: ir.Model, data: Data, folder: Path) -> tuple[float, int]:
-    """Accuracy on the runtime, and the file's bytes."""
+def judged(graph: ir.Model, data: Data, folder: Path) -> tuple[float, int, int]:
+    """Accuracy on the runtime, the file's bytes, and those of its smallest form."""
     path = save(graph, folder / "model.onnx", "int8").path
     session = catalog.find("backends", "onnxruntime")().open(path, threads=1)
     right = sum(int((session(images).argmax(1) == labels).sum()) for images, labels in data.evaluate.batches(250))
-    return right / len(data.evaluate), path.stat().st_size
+    return right / len(data.evaluate), path.stat().st_size, len(stored(path.read_bytes()))
 
 
 def main() -> None:
@@ -96,33 +102,36 @@ def main() -> None:
     some = [samples.plain(np.arange(i, i + 64)) for i in range(0, 320, 64)]
     folder = Path(mkdtemp())
 
-    def told(method: str, bits: int | None, graph: ir.Model) -> None:
-        packed = pack(graph)
-        reached, size = judged(graph, data, folder)
-        rows.append({"method": method, "bits": bits, "top1": reached, "bytes": size, "packed": len(packed)})
+    def told(form: str, method: str, bits: int | None, graph: ir.Model) -> None:
+        pack(graph)
+        reached, size, least = judged(graph, data, folder)
+        rows.append({"form": form, "method": method, "bits": bits, "top1": reached, "bytes": size, "stored": least})
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
         print(rows[-1], flush=True)
 
-    there = {(row["method"], row["bits"]) for row in rows}
-    if ("float", None) not in there:
-        told("float", None, export(student, INPUT, OPSET))
-    for bits in (8, 4, 2):
-        for method in METHODS:
-            if (method, bits) in there or (bits == 8 and method == METHODS[2]):
-                continue
-            network, learned = copy.deepcopy(student), method == METHODS[2]
-            if learned:
-                unsign(network)
-            levels: Levels = choose(Asked(bits, 8, learned), network, rules, INPUT, OPSET, some[0])
-            fake = FakeQuantised(network, rules, INPUT, OPSET, some, levels)
-            if method != METHODS[0]:
-                learn(fake.module, taught, options.more * epoch, rate=options.rate[learned])
-                fake.recalibrate(samples.plain(np.arange(i, i + 64)) for i in range(0, 4992, 64))
-                network.load_state_dict(fake.weights(network))
-            told(method, bits, fake.lowered(network)[1])
-    print("\n| method | bits | top1 | bytes |\n|---|---|---|---|")
+    there = {(row["form"], row["method"], row["bits"]) for row in rows}
+    if ("", "float", None) not in there:
+        told("", "float", None, export(student, INPUT, OPSET))
+    for (form, held), bits, method in itertools.product(FORMS.items(), (8, 4, 2), METHODS):
+        if (form, method, bits) in there or (bits == 8 and method == METHODS[2]):
+            continue
+        network, learned = copy.deepcopy(student), method == METHODS[2]
+        if learned:
+            unsign(network)
+        asked = Asked(bits, 8, learned, redistributed=not held.integers, form=held)
+        levels: Levels = choose(
+            asked, network, rules, INPUT, OPSET, some[0], loss_of(network, taught, objective(Distill().losses), 128, 0)
+        )
+        fake = FakeQuantised(network, rules, INPUT, OPSET, some, levels)
+        if method != METHODS[0]:
+            learn(fake.module, taught, options.more * epoch, rate=options.rate[learned])
+            fake.recalibrate(samples.plain(np.arange(i, i + 64)) for i in range(0, 4992, 64))
+            network.load_state_dict(fake.weights(network))
+        told(form, method, bits, fake.lowered(network)[1])
+    print("\n| form | method | bits | top1 | bytes | Huffman-coded |\n|---|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row['method']} | {row['bits'] or 32} | {row['top1']:.2%} | {row['bytes']:,} |")
+        told_bits, sizes = row["bits"] or 32, f"{row['bytes']:,} | {row['stored']:,}"
+        print(f"| {row['form']} | {row['method']} | {told_bits} | {row['top1']:.2%} | {sizes} |")
 
 
 if __name__ == "__main__":

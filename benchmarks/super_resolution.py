@@ -61,7 +61,7 @@ def photographs(source: str, scale: int) -> PreparedPhotographs:
 
 def parts(teacher: Path, source: str, count: int) -> None:
     network = ingest(teacher).build()
-    run, scale = session(network), int(network.scale)
+    run, scale = session(network), int(ingest(teacher).settings["scale"])
     images = [normalize(small[None], NORMALIZATIONS["unit"])[0] for _, small, _ in photographs(source, scale).pairs()]
     print("| overlap | PSNR against the whole | largest difference | time against the whole |\n|---|---|---|---|")
     for overlap in (0, 4, 8, 16, 32):
@@ -80,11 +80,11 @@ def parts(teacher: Path, source: str, count: int) -> None:
 
 def students(teacher: Path, source: str, judged: str, minutes: float, kept: Path) -> None:
     network = ingest(teacher).build()
-    scale = int(network.scale)
+    scale = int(ingest(teacher).settings["scale"])
     judges = photographs(judged, scale)
     taught = Patches(photographs(source, scale), 32, True, 0, kept)
     kept.mkdir(parents=True, exist_ok=True)
-    taught.prepare(answering(network, "auto", "cpu"), quiet)
+    taught.prepare(answering(network, "auto", "cpu", any_size=True), quiet)
     rows = {}
     for name, losses in (
         ("taught", [{"loss": "answers", "weight": 0.5}, {"loss": "pixels", "weight": 0.5}]),

@@ -16,7 +16,7 @@ from compressor.exits import discard, end, fail, heed_signals
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from compressor.core import Record
+    from compressor.core import Progress, Record
     from compressor.pipeline import Watcher
 
 __all__ = ["app", "main"]
@@ -158,6 +158,95 @@ def rank(
     _list(table, tuple(table[0]), as_json)
 
 
+BenchPath = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, a run's folder or an .onnx.")]
+Against = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="What it is compared with: a bundle, a run's folder or an .onnx.")
+]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="The target's if left out.")]
+BoardUrl = Annotated[
+    str | None,
+    typer.Option("--board", metavar="ssh://USER@HOST[:PORT][/PYTHON]", help="Where latency is taken, if not here."),
+]
+Anew = Annotated[bool, typer.Option("--fresh", help="Measure anew what is known of this board.")]
+
+
+@app.command()
+def bench(
+    path: BenchPath,
+    against: Against = None,
+    threads: Threads = None,
+    board: BoardUrl = None,
+    input: InputSize = None,
+    fresh: Anew = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time a model, alone or beside another: interleaved, with intervals, and what the device can tell apart."""
+    from compressor.bench.compare import Bench
+    from compressor.bench.compare import bench as measure
+    from compressor.core import InputSpec
+
+    err = _stderr()
+    with err.status("reading the models") as status:
+        spec = None if input is None else InputSpec.parse(input)
+        plan = Bench.of(path, against, input=spec, threads=threads, board=board, fresh=fresh)
+        document = measure(plan, _shown(status))
+    if as_json:
+        print(json.dumps(document, indent=2))
+        return
+    from compressor.report.measured import print_bench
+
+    print_bench(document, _stdout())
+
+
+@app.command()
+def gate(
+    path: BenchPath,
+    against: Against = None,
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", metavar="SOURCE", help="Samples to judge both on, for --max-drop.")
+    ] = None,
+    max_latency: Annotated[str | None, typer.Option(metavar="5ms", help="Of the --percentile of inferences.")] = None,
+    percentile: Annotated[float | None, typer.Option(metavar="P", help="90 if left out.")] = None,
+    max_regression: Annotated[str | None, typer.Option(metavar="5%", help="How much slower than --against.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Largest loss of accuracy against --against.")
+    ] = None,
+    max_bytes: Annotated[str | None, typer.Option(metavar="1MB", help="Of the model file.")] = None,
+    threads: Threads = None,
+    board: BoardUrl = None,
+    input: InputSize = None,
+    fresh: Anew = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as Markdown.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotate the workflow run and write its summary.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a model by limits: 0 it keeps them, 3 it misses one, 4 it cannot be told or the device changed."""
+    from compressor.bench.compare import Bench
+    from compressor.bench.gate import Limits
+    from compressor.bench.gate import gate as judge
+    from compressor.core import InputSpec
+
+    limits = Limits.parse(max_latency, percentile, max_regression, max_drop, max_bytes)
+    err = _stderr()
+    with err.status("reading the models") as status:
+        spec = None if input is None else InputSpec.parse(input)
+        plan = Bench.of(path, against, input=spec, threads=threads, board=board, fresh=fresh)
+        document = judge(plan, limits, evaluate, _shown(status))
+    from compressor.report.gated import publish, verdict
+
+    for line in publish(document, junit=junit, markdown=markdown, github=github):
+        print(line, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        from compressor.report.measured import print_gate
+
+        print_gate(document, _stdout())
+    if (missed := verdict(document)) is not None:
+        raise missed
+
+
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or the folder of a run.")],
@@ -214,6 +303,24 @@ def inspect(
 
     spec = None if input is None else InputSpec.parse(input)
     _print(inspect_model(model, arch, spec, trust=trust), as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their report.json.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page; left out, see above.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the page of a run again, as its report.html; of several runs compared, as comparison.html here."""
+    from compressor.report.pages import write_pages
+
+    told = write_pages(runs, output)
+    if as_json:
+        print(json.dumps(told, indent=2))
+    else:
+        print(told["page"])
 
 
 @app.command()
@@ -309,6 +416,15 @@ def _stderr() -> Console:
     from compressor.train import workers
 
     return Console(stderr=True, highlight=False, quiet=not workers.first())
+
+
+def _shown(status: Any) -> Progress:
+    from rich.text import Text
+
+    def show(message: str, done: int, total: int) -> None:
+        status.update(Text(f"{message} {done / total:.0%}" if total > 1 else message))
+
+    return show
 
 
 def _watcher(console: Console, status: Any) -> Watcher:

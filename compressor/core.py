@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -64,6 +64,12 @@ class BudgetMissed(CompressError):
     """The run finished, but a budget or the allowed drop was missed."""
 
     code = Exit.MISSED
+
+
+class Inconclusive(CompressError):
+    """What was measured does not tell, or the device changed meanwhile: neither a pass nor a failure."""
+
+    code = Exit.INCONCLUSIVE
 
 
 class Unavailable(CompressError):
@@ -157,6 +163,8 @@ class Latency:
     samples: int
     threads: int
     estimated: bool = False
+    interval: tuple[float, float] | None = None
+    """Of an estimate: the least and the most that it may be."""
     raw: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """The samples themselves, one tuple a block."""
 
@@ -170,6 +178,8 @@ class Measurement:
     bytes: int
     metric: Metric | None
     latency: Latency | None = field(metadata={"volatile": True})
+    memory_bytes: int | None = None
+    """Of the constants that the runtime holds once the file is loaded; None where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +194,60 @@ class Measurements:
     """Its 90 % bootstrap interval."""
     why_no_metric: str | None = None
     why_no_latency: str | None = None
+    stages: tuple[Stage, ...] = field(default=(), metadata={"volatile": True})
+    """The graphs on the way, each with its measurement, the result's own last."""
+    samples: Json = field(default=None, repr=False, metadata={"volatile": True})
+    """What teacher and result make of single samples, as the task's ``samples`` tells it: small, for people."""
 
 
 # -- where, and how ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PowerMode:
+    """One of a device's power modes: the clock that its units have at most, and what it draws."""
+
+    name: str
+    clock_mhz: float
+    watts: float | None = None
+    units: int | None = None
+    """How many of its units it leaves on, where that is not all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """What of a processor decides how fast it can be at most: all that an estimate is made of."""
+
+    units: int
+    """A GPU's multiprocessors, a CPU's cores."""
+    ops: Mapping[str, float]
+    """Dense operations (a multiplication and its addition are two) that a unit does in a clock, by precision."""
+    bandwidth_gbs: float
+    """Gigabytes a second between memory and chip."""
+    modes: tuple[PowerMode, ...]
+    """Its power modes; estimates are of the first."""
+    compute_capability: str | None = None
+    """NVIDIA's, such as ``8.7``."""
+    accelerators: int = 0
+    """NVIDIA's deep-learning accelerators (DLA) beside the GPU."""
+
+    def __post_init__(self) -> None:
+        numbers = all(isinstance(v, int | float) and v > 0 for v in self.ops.values())
+        if set(self.ops) - set(PRECISIONS) or not self.ops or not numbers:
+            raise UsageError(
+                f"chip.ops = {dict(self.ops)!r}",
+                mend=f"give operations a unit and clock, each above 0, of {', '.join(PRECISIONS)}",
+            )
+        if self.units < 1 or self.bandwidth_gbs <= 0 or not self.modes or any(m.clock_mhz <= 0 for m in self.modes):
+            raise UsageError(
+                "a chip has units, bandwidth_gbs and at least one of modes, with numbers above 0",
+                mend='write units = 16, bandwidth_gbs = 204.8 and [[chip.modes]] with name = "MAXN", clock_mhz = 1300',
+            )
+
+    def peak(self, precision: str) -> float | None:
+        """Operations a second in the first power mode; None where it does not compute in ``precision``."""
+        each, mode = self.ops.get(precision), self.modes[0]
+        return None if each is None else each * (mode.units or self.units) * mode.clock_mhz * 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +275,18 @@ class Target:
     """Facts of the hardware that a backend must know, such as ``u8s8-saturates``."""
     runtime: Mapping[str, str] = field(default_factory=dict)
     """Runtime packages and the versions needed, such as ``{"onnxruntime": ">=1.20"}``."""
-    sources: tuple[str, ...] = ()
-    """Where the values come from."""
+    gpu: str | None = None
+    """What the driver calls the GPU that it runs on, where it runs on one."""
+    chip: Chip | None = None
+    """What estimates are made of; without it there are none."""
+    runtime_version: str | None = None
+    """The version of the device's own runtime that graphs are made for, such as ``10.3`` of TensorRT."""
+    releases: Mapping[str, str] = field(default_factory=dict)
+    """Which runtime version each release of the device's system brings."""
+    int8_share: float = 0.0
+    """The least share of multiplications that an INT8 result must do in INT8."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where the values come from, by key."""
 
     def __post_init__(self) -> None:
         if self.builds not in ("here", "on-device"):
@@ -230,6 +301,17 @@ class Target:
                     f"target {self.name}: unknown precision {precision!r}",
                     mend=f"the precisions are {', '.join(PRECISIONS)}",
                 )
+        if not 0 <= self.int8_share <= 1:
+            raise UsageError(f"target {self.name}: int8_share = {self.int8_share}", mend="write a share from 0 to 1")
+        for key, version in {"runtime_version": self.runtime_version or "0", **self.releases}.items():
+            if not isinstance(version, str) or not all(part.isdecimal() for part in version.split(".")):
+                raise UsageError(f"target {self.name}: {key} = {version!r}", mend='write a version such as "10.3"')
+        keys = {f.name for f in fields(self)} - {"name", "title", "sources"}
+        if strange := [key for key, text in self.sources.items() if key not in keys or not isinstance(text, str)]:
+            raise UsageError(
+                f"target {self.name}: a source for {strange[0]!r}, which is no key of a target",
+                mend='write [sources] with lines such as chip = "the data sheet that says so"',
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +374,22 @@ class OnnxModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A graph on the way from teacher to result, and the passes that it is owed to."""
+
+    passes: tuple[str, ...]
+    """Those that ran since the graph before it."""
+    structure: str | None
+    """The last of them that changed the architecture."""
+    weights: str | None
+    """The last of them that changed the weights of the network."""
+    model: Model
+    """The network that it is the graph of."""
+    onnx: OnnxModel
+    measured: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """What the target's runtime loads: ``ready``, or ``pending`` until ``todo`` is done."""
 
@@ -300,6 +398,10 @@ class Engine:
     sha256: str
     status: str
     todo: str | None = None
+    files: tuple[Path, ...] = ()
+    """What else belongs into the bundle: how it is made on the device, and run there."""
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    """What was found out while it was made: who judged the graph, which precision each layer has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +440,8 @@ class Artifact:
     measurements: Measurements | None = None
     bundle: Bundle | None = None
     log: tuple[Record, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    """The graphs that have been the result's, in the order they were made; the run keeps count, not a pass."""
 
     @property
     def result(self) -> Model:
@@ -489,6 +593,22 @@ class QdqRules:
     """Whether a Relu or Clip that the quantiser's own clamping does anyway is dropped."""
     keep_float_outputs: bool
     """Whether the graph's outputs stay float, unquantised."""
+    moves_in_integers: bool = True
+    """Whether ``moves`` are done on the integers; else they keep their grid, and each reader has its own pair."""
+    skip_branch: frozenset[str] = frozenset()
+    """Ops that a convolution's kernel does in passing: only the branch that it does not make is quantised."""
+    one_grid: frozenset[str] = frozenset()
+    """Ops whose inputs and output share one grid, where an integer op reads the output."""
+    thinnest: int = 0
+    """Convolutions of fewer channels stay float, unless those are a multiple of 8."""
+    single_rows: bool = True
+    """Whether products of one row a sample (a classifier's) are done in integers."""
+    integer_weights: bool = True
+    """Whether weights are stored as integers; else as floats, with a QuantizeLinear of their own."""
+    unfolds: bool = True
+    """Whether the runtime unfolds weights that are stored as codes of a few bits."""
+    rest: str = "float32"
+    """What everything else computes in, and what scales are stored in: ``float32`` or ``float16``."""
 
 
 class Session(Protocol):
@@ -516,4 +636,8 @@ class Backend(Protocol):
 
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
         """Load a file. ``exact`` evaluates quantisation in float, free of this CPU's kernels."""
+        ...
+
+    def memory(self, path: Path) -> int | None:
+        """Bytes of the constants that a loaded file holds, unfolded; None where the runtime does not tell."""
         ...

@@ -23,6 +23,7 @@ def examine() -> Json:
             runtime = f"{error.what} ({error.mend})"
         targets.append({"target": name, "runtime": runtime, "measured here": fits(target, here) or "yes"})
     return {
+        "gpu": here.gpu,
         "cpu": here.cpu,
         "arch": here.arch,
         "cores": here.cores,

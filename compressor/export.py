@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
+from compressor.opsets import OLDEST_EXPORT, older
 
-__all__ = ["export", "export_each", "export_marked", "guarded", "mark", "save"]
+__all__ = ["export", "export_each", "export_marked", "file_bytes", "guarded", "mark", "save"]
 
 _MARKS = "compressor.marks"
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
@@ -35,7 +36,7 @@ def export(module: torch.nn.Module, input: InputSpec, opset: int, *, any_size: b
     height and width are dynamic too.
     Raises UsageError where the exporter cannot follow the module.
     """
-    return clean(_exported(module, input, opset, any_size))
+    return clean(_exported(module, input, max(opset, OLDEST_EXPORT), any_size), opset)
 
 
 def guarded(model: ir.Model) -> ir.Model:
@@ -66,7 +67,7 @@ def export_marked(
 
     A tensor that the exporter folded into another is not among them.
     """
-    model = _exported(module, input, opset, any_size)
+    model = _exported(module, input, max(opset, OLDEST_EXPORT), any_size)
     marked: dict[int, ir.Value] = {}
     for node in list(model.graph):
         if node.domain != _MARKS:
@@ -79,7 +80,7 @@ def export_marked(
         ir.convenience.replace_all_uses_with(sink, source, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
     names = {index: value.name or "" for index, value in marked.items()}
-    return clean(model), names
+    return clean(model, opset), names
 
 
 def mark(x: Any, index: int) -> Any:
@@ -139,7 +140,7 @@ def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opse
             together,
             tuple(torch.zeros(shape) for _, shape in modules),
             dynamo=True,
-            opset_version=opset,
+            opset_version=max(opset, OLDEST_EXPORT),
             input_names=[f"input_{i}" for i in range(len(modules))],
             output_names=[f"output_{i}" for i in range(len(modules))],
             verbose=False,
@@ -150,7 +151,7 @@ def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opse
     for source, sink in zip(graph.inputs, graph.outputs, strict=True):
         own = ir.convenience.extract(graph, [source], [sink])
         own.inputs[0].name, own.outputs[0].name = "input", "output"
-        models.append(clean(ir.Model(own, ir_version=program.model.ir_version)))
+        models.append(clean(ir.Model(own, ir_version=program.model.ir_version), opset))
     return models
 
 
@@ -183,8 +184,11 @@ def _followed(module: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module
     return graph
 
 
-def clean(model: ir.Model) -> ir.Model:
-    """Put the exporter's graph into the form that quantisers and runtimes know best. Changes ``model``."""
+def clean(model: ir.Model, opset: int) -> ir.Model:
+    """Put the exporter's graph into the form that quantisers and runtimes know best. Changes ``model``.
+
+    An ``opset`` that the exporter does not write is lowered to here. Raises UsageError where it cannot be.
+    """
     _pool_means(model.graph)
     _join_slices(model.graph)
     for tidy in (
@@ -194,6 +198,8 @@ def clean(model: ir.Model) -> ir.Model:
         common.RemoveUnusedOpsetsPass(),
     ):
         tidy(model)
+    if opset < OLDEST_EXPORT:
+        older(model, opset)
     model.graph.name = "compressor"
     for number, node in enumerate(model.graph):
         node.name = f"{node.op_type}_{number}"
@@ -210,6 +216,13 @@ def save(model: ir.Model, path: Path, precision: str, made_from: OnnxModel | Non
     data = proto.SerializeToString(deterministic=True)
     write(path, data)
     return OnnxModel(path, hashlib.sha256(data).hexdigest(), precision, proto.opset_import[0].version, made_from)
+
+
+def file_bytes(model: ir.Model) -> int:
+    """Of the file that `save` makes."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return int(proto.ByteSize())
 
 
 def _pool_means(graph: ir.Graph) -> None:

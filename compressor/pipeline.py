@@ -25,10 +25,13 @@ from compressor.core import (
     Context,
     Data,
     Json,
+    Model,
+    OnnxModel,
     Pass,
     Progress,
     Record,
     Result,
+    Stage,
     UsageError,
 )
 from compressor.plan import Plan, settings_of
@@ -52,6 +55,9 @@ _LIBRARIES = (
     "accelerate",
     "numpy",
     "pillow",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
 )
 _log = logging.getLogger(__name__)
 
@@ -141,10 +147,12 @@ def _missed(outcomes: Sequence[Outcome], folder: Path) -> BudgetMissed | None:
 
 def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher) -> Artifact:
     """Run the passes in order, each on what the one before it made."""
+    since: list[tuple[str, Model, Model]] = []
     for number, each in enumerate(plan.passes, start=1):
         watcher.started(each.kind, number, len(plan.passes))
+        before = artifact
         try:
-            artifact, record = _run_pass(each, artifact, plan, data, store, watcher.progress)
+            artifact, record = _run_pass(each, before, plan, data, store, watcher.progress)
         except Exception as error:
             if gone := store.missing(artifact):
                 raise UsageError(
@@ -157,15 +165,32 @@ def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, 
                 ) from error
             if not isinstance(error, CompressError):
                 raise
-            before = ", ".join(p.kind for p in plan.passes[: number - 1]) or "nothing"
-            error.what = f"{each.kind} (pass {number} of {len(plan.passes)}, after {before}): {error.what}"
+            earlier = ", ".join(p.kind for p in plan.passes[: number - 1]) or "nothing"
+            error.what = f"{each.kind} (pass {number} of {len(plan.passes)}, after {earlier}): {error.what}"
             raise
+        since.append((each.kind, before.result, artifact.result))
+        if artifact.onnx is not None and artifact.onnx != before.onnx:
+            artifact = replace(artifact, stages=(*artifact.stages, _stage(since, artifact.onnx)))
+            since = []
         artifact = replace(artifact, log=(*artifact.log, record))
         _log.info(
             "%s: %.1f s%s %s", each.kind, record.seconds, " (cached)" if record.cached else "", dict(record.metrics)
         )
         watcher.done(record)
     return artifact
+
+
+def _stage(since: Sequence[tuple[str, Model, Model]], onnx: OnnxModel) -> Stage:
+    """A new graph, and the passes since the one before it: each with the network before and after."""
+    structure = [kind for kind, a, b in since if (a.family, a.settings) != (b.family, b.settings)]
+    weights = [kind for kind, a, b in since if a.sha256 != b.sha256]
+    return Stage(
+        tuple(kind for kind, _, _ in since),
+        structure[-1] if structure else None,
+        weights[-1] if weights else None,
+        since[-1][2],
+        onnx,
+    )
 
 
 def _run_pass(

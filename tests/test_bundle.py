@@ -344,7 +344,8 @@ def test_the_runner_is_python_3_6() -> None:
         for name in node.names
     }
     assert imported == {
-        "hashlib", "json", "lzma", "os", "sys", "pathlib", "typing", "zlib", "numpy", "onnxruntime", "PIL",
+        "functools", "gc", "hashlib", "json", "lzma", "os", "pathlib", "random", "sys", "time", "typing", "zlib",
+        "numpy", "onnxruntime", "PIL",
     }  # fmt: skip
     assert "from __future__" not in source  # `annotations` came with 3.7
 

@@ -32,9 +32,10 @@ from compressor.quant.allocation import allocate, redistribute
 from compressor.quant.buckets import Buckets
 from compressor.quant.choosing import choose
 from compressor.quant.codebook import Codebook
+from compressor.quant.coded import code, coded
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import encode, lengths
-from compressor.quant.levels import Asked, Levels, fitting, inner, shared
+from compressor.quant.levels import Asked, Form, Levels, fitting, inner, shared
 from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
 from compressor.quant.signs import unsign
@@ -277,7 +278,9 @@ def test_a_packed_graph_computes_the_same(bits: int, stored: int, opset: int, tm
     assert saved > weights * (1 - stored / 8) - 600 * len(said)
 
 
-def fake(bits: dict[str, int], points: dict[str, int]) -> tuple[FakeQuantised, torch.nn.Module]:
+def fake(
+    bits: dict[str, int], points: dict[str, int], form: Form | None = None
+) -> tuple[FakeQuantised, torch.nn.Module]:
     torch.manual_seed(0)
     rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
     network = CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval()
@@ -287,7 +290,22 @@ def fake(bits: dict[str, int], points: dict[str, int]) -> tuple[FakeQuantised, t
                 module.weight.normal_()  # of both signs, and one dead channel
                 module.weight[3] = 0
     batches = [torch.randn(16, 1, 16, 16) for _ in range(3)]
-    return FakeQuantised(network, rules, InputSpec(1, 16, 16), 21, batches, Levels(bits, points)), network
+    return FakeQuantised(
+        network, rules, InputSpec(1, 16, 16), 21, batches, Levels(bits, points, form or Form())
+    ), network
+
+
+def trained(made: FakeQuantised, network: torch.nn.Module) -> None:
+    """A few steps, then the weights back into the network."""
+    optimizer = torch.optim.SGD([each for each in made.module.parameters() if each.requires_grad], 1e-3)
+    made.module.train()
+    for step in range(5):
+        torch.manual_seed(step)
+        made.module(torch.randn(16, 1, 16, 16)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.module.eval()
+    network.load_state_dict(made.weights(network))
 
 
 INNER = [f"layer{stage}.0.conv{number}.weight" for stage in (1, 2, 3) for number in (1, 2)]
@@ -302,16 +320,7 @@ def test_the_runtime_computes_what_few_levels_were_trained_to(
     bits: dict[str, int], points: dict[str, int], stored: int, tmp_path: Path
 ) -> None:
     made, network = fake(bits, points)
-    trained = [each for each in made.module.parameters() if each.requires_grad]
-    optimizer = torch.optim.SGD(trained, 1e-3)
-    made.module.train()
-    for step in range(5):
-        torch.manual_seed(step)
-        made.module(torch.randn(16, 1, 16, 16)).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    made.module.eval()
-    network.load_state_dict(made.weights(network))
+    trained(made, network)
     _, graph = made.lowered(network)
     assert set(pack(graph).values()) == {stored}
     path = save(graph, tmp_path / "packed.onnx", "int8").path
@@ -321,6 +330,97 @@ def test_the_runtime_computes_what_few_levels_were_trained_to(
     got = catalog.find("backends", "onnxruntime")().open(path, threads=1)(images.numpy())
     assert np.abs(got - wanted).max() <= 0.06 * np.ptp(wanted)
     assert np.mean(got.argmax(1) == wanted.argmax(1)) > 0.95
+
+
+EDGES = ["conv1.weight", "linear.weight"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "points", "bucket", "stochastic"),
+    [
+        (2, 0, None, False),
+        (3, 0, 256, True),
+        (4, 0, 100, False),
+        (8, 0, None, True),
+        (8, 0, 256, False),
+        (8, 4, None, False),
+        (8, 7, 256, False),
+        (8, 16, 100, False),
+    ],
+)
+def test_weights_alone_come_back_from_their_codes(
+    bits: int, points: int, bucket: int | None, stochastic: bool, tmp_path: Path
+) -> None:
+    learned = dict.fromkeys(INNER, points) if points else {}
+    made, network = fake(dict.fromkeys(EDGES, 8) | ({} if points else dict.fromkeys(INNER, bits)), learned,
+                         Form(False, bucket, stochastic))  # fmt: skip
+    trained(made, network)
+    exact, graph = made.lowered(network)
+    float_bytes = save(exact, tmp_path / "float.onnx", "fp32").path.stat().st_size
+    path = save(graph, tmp_path / "model.onnx", "fp32").path
+    images = torch.randn(64, 1, 16, 16)
+    with torch.inference_mode():
+        wanted = made.module(images).numpy()
+    backend = catalog.find("backends", "onnxruntime")()
+    assert np.abs(backend.open(path, threads=1)(images.numpy()) - wanted).max() <= 1e-4
+    stored = {2: 2, 3: 3, 4: 4, 8: 8}[bits] if not points else {4: 2, 7: 3, 16: 4}[points]
+    weights = sum(network.get_parameter(name).numel() for name in INNER)
+    assert path.stat().st_size < float_bytes - weights * (4 - stored / 8 - (8 / 100 if bucket else 0)) + 9_000
+    assert backend.memory(path) == pytest.approx(backend.memory(tmp_path / "float.onnx"), rel=0.01), "unfolded at load"
+
+
+def test_rounding_after_training_is_the_grid_that_training_starts_from() -> None:
+    made, network = fake(dict.fromkeys([*EDGES, *INNER], 4), {}, Form(False, 256))
+    graph = export(network, InputSpec(1, 16, 16), 21)
+    weights = network.state_dict()
+    names = [*EDGES, *INNER]
+    code(graph, {n: coded(weights[n], 4, 256) for n in names}, {n: weights[n].numpy() for n in names})
+    images = torch.randn(8, 1, 16, 16)
+    session = _session(graph)
+    with torch.inference_mode():
+        assert np.abs(session(images.numpy()) - made.module(images).numpy()).max() <= 1e-4
+
+
+def _session(graph: ir.Model) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"input": batch})[0]
+
+
+def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
+    made, _ = fake(dict.fromkeys(INNER, 3), {}, Form(stochastic=True))
+    images = torch.randn(8, 1, 16, 16)
+    made.module.train()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        one = made.module(images)
+        other = made.module(images)
+        torch.manual_seed(0)
+        again = made.module(images)
+    assert not torch.equal(one, other)
+    assert torch.equal(one, again), "what is drawn follows torch's seed, which the loop sets in every step"
+    made.module.eval()
+    with torch.no_grad():
+        assert torch.equal(made.module(images), made.module(images))
+
+
+def test_what_points_lose_on_the_grid_of_integers() -> None:
+    made, network = fake({}, dict.fromkeys(INNER, 4))
+    cost = made.projection_db()
+    assert cost is not None
+    signal = noise = 0.0
+    limit = 2 ** (made.rules.weight_bits - 1) - 1
+    for name in INNER:
+        book = Codebook(network.get_parameter(name).detach(), 4, None)
+        codes, points = book.codes(network.get_parameter(name).detach())
+        for point, count in enumerate(torch.bincount(codes.flatten(), minlength=4).tolist()):
+            value, unit = float(points[point]), float(points[codes.unique()].abs().max()) / limit
+            signal += count * value**2
+            noise += count * (round(value / unit) * unit - value) ** 2
+    assert cost == pytest.approx(10 * math.log10(signal / noise), rel=1e-3)
+    assert cost > 30
+    assert fake(dict.fromkeys(INNER, 3), {})[0].projection_db() is None
 
 
 def test_signs_go_into_the_convolutions() -> None:
@@ -336,7 +436,7 @@ def test_signs_go_into_the_convolutions() -> None:
 def test_bits_go_where_they_are_missed() -> None:
     _, network = fake({}, {})
     images = torch.randn(32, 1, 16, 16)
-    names = inner(network, learned=False)
+    names = inner(network, convolutions=False)
     assert names == tuple(INNER)
     sizes = {name: dict(network.named_parameters())[name].numel() for name in names}
     whole = sum(sizes.values())
@@ -380,6 +480,31 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
     assert len(set((fitted.points or fitted.bits).values())) > 1 or len(fitted.points or fitted.bits) < len(INNER)
     with pytest.raises(BudgetMissed, match="2 bits a weight the file takes"):
         chosen(9_000)
+
+
+@pytest.mark.parametrize("bucket", [None, 256])
+@pytest.mark.parametrize("learned", [False, True])
+def test_codes_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_path: Path) -> None:
+    made, network = fake({}, {})
+    asked = Asked(8, 8, learned, 26_000, form=Form(False, bucket))
+    levels = choose(asked, network, made.rules, made.input, 21, torch.randn(64, 1, 16, 16))
+    again = FakeQuantised(network, made.rules, made.input, 21, [], levels)
+    _, graph = again.lowered(network)
+    assert save(graph, tmp_path / "model.onnx", "fp32").path.stat().st_size <= 26_000
+    assert set(levels.bits) | set(levels.points) == {*EDGES, *INNER}
+
+
+def test_points_are_redistributed_where_that_is_asked() -> None:
+    made, network = fake({}, {})
+    unsign(network)
+
+    def loss(number: int) -> torch.Tensor:
+        return network(torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(number))).square().mean()
+
+    asked = Asked(4, 8, learned=True, redistributed=True)
+    levels = choose(asked, network, made.rules, made.input, 21, torch.empty(0), loss)
+    assert levels.points == shared(network, tuple(INNER), 16, loss)
+    assert len(set(levels.points.values())) > 1
 
 
 PROFILE = """

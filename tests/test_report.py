@@ -393,7 +393,12 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.fetches += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset", "action", "onload")]
+        self.fetches += [
+            f"{tag} {name}"
+            for name, value in attrs
+            if name in ("src", "href", "srcset", "action", "onload")
+            and not (value or "").startswith("#")  # a place on the page
+        ]
 
 
 def test_the_page_escapes_everything_and_fetches_nothing(report: dict[str, Any]) -> None:
@@ -401,7 +406,7 @@ def test_the_page_escapes_everything_and_fetches_nothing(report: dict[str, Any])
     page = Page(text)
     assert "script" not in page.tags
     assert not page.fetches
-    assert "url(" not in text
+    assert text.count("url(") == text.count("url(#")
     assert "&lt;script&gt;" in text
 
 
@@ -441,28 +446,17 @@ TRAINED: dict[str, Any] = {
         {"step": 20, "loss": 1.25, "parts": [1.2, 1.7], "rate": 0.01},
     ],
 }
-TRIED = {
-    "seconds": 30.0,
-    "learned_from": "1,000 of train",
-    "judged_on": HOSTILE,
-    "changed": True,
-    "before": "{1}",
-    "after": "{2}",
-    "rounds": [{"steps": 9, "top1": {"{2}": 0.5, HOSTILE: 0.25}}],
-}
 
 
-def test_trainings_and_trials_are_shown(artifact: Artifact) -> None:
-    log = (Record("search", {}, 30.0, False, {"trials": TRIED}, ()), Record("distill", {}, 60.0, False, TRAINED, ()))
-    report = report_of(dataclasses.replace(artifact, log=log))
+def test_trainings_are_shown(artifact: Artifact) -> None:
+    report = report_of(dataclasses.replace(artifact, log=(Record("distill", {}, 60.0, False, TRAINED, ()),)))
     text = render_html(report)
     page = Page(text)
-    assert text.count("<svg") == 1
+    assert text.count('aria-label="distill') == 1
     assert "script" not in page.tags
     assert not page.fetches
     assert text.count("url(") == text.count("url(#")
     assert "#0" not in re.sub(r":root \{.*?\}", "", text, flags=re.DOTALL)  # every colour is the page's own
     assert 'aria-label="distill: the loss goes from 2.5 to 1.25 in 20 steps"' in text
     assert "$cross$-entropy" in text
-    assert "25.00 %" in text
     assert text == render_html(report)

@@ -182,12 +182,20 @@ def test_a_perfect_and_a_wrong_enlarger(tmp_path: Path) -> None:
     assert each.tolist() == [100.0, 100.0]
     with pytest.raises(UsageError, match="the pair has 48 x 40"):
         SuperResolution().evaluate(lambda batch: batch, split, 1, lambda *_: None)
-    crops = SuperResolution().crops({"teacher": perfect, "result": lambda b: perfect(b) * np.float32(0.9)}, split)
-    assert len(crops) == 2
-    for crop in crops:
-        sizes = {k: Image.open(io.BytesIO(base64.b64decode(v))).size for k, v in crop.items() if isinstance(v, str) and k != "image"}  # fmt: skip # noqa: E501
+    sessions = {"teacher": perfect, "result": lambda b: perfect(b) * np.float32(0.9)}
+    outcomes = {side: SuperResolution().evaluate(s, split, 1, lambda *_: None)[1] for side, s in sessions.items()}
+    told = SuperResolution().samples(split, (), outcomes, sessions, 0)
+    assert (told["task"], told["judged_on"], told["scale"]) == ("super-resolution", split.name, 2)
+    lost = [crop["result_db"] - crop["teacher_db"] for crop in told["shown"]]
+    assert len(lost) == 2
+    assert lost == sorted(lost)
+    for crop in told["shown"]:
+        images = {side: crop[side] for side in ("low", "teacher", "result", "truth", "difference")}
+        sizes = {side: Image.open(io.BytesIO(base64.b64decode(image))).size for side, image in images.items()}
         assert sizes["teacher"] == sizes["result"] == sizes["truth"] == sizes["difference"] == (40, 40)
-        assert sizes["input"] == (20, 20)
+        assert sizes["low"] == (20, 20)
+    with_words = [crop["name"] for crop in told["shown"]]
+    assert sorted(with_words) == sorted(name for name, _, _ in split.pairs())
 
 
 # -- parts of images --------------------------------------------------------------------------
@@ -397,8 +405,9 @@ def test_a_runs_report_and_manifest(bundle: Path) -> None:
     report = json.loads((bundle / "report.json").read_text())
     assert report["teacher"]["metric"]["name"] == "psnr"
     assert report["teacher"]["metric"]["also"]["ssim"] > 0.5
-    (measured,) = (p["metrics"] for p in report["passes"] if p["kind"] == "measure")
-    assert len(measured["crops"]) == 3
+    assert len(report["samples"]["shown"]) == 3
+    page = (bundle / "report.html").read_text()
+    assert page.count("difference of the two, 8x") >= 3
     manifest = json.loads((bundle / "bundle/manifest.json").read_text())
     assert manifest["task"] == "super-resolution"
     assert manifest["input"]["shape"] == ["batch", 3, "height", "width"]

@@ -45,7 +45,8 @@ def wheel(built: Path) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "compressor").rglob("*.py")}
     tables = {f"compressor/{folder}/{p.name}" for folder in ("targets", "profiles") for p in (ROOT / folder).iterdir()}
-    others = {"compressor/py.typed", "compressor/report/templates/report.html"}
+    templates = {p.relative_to(ROOT).as_posix() for p in (ROOT / "compressor/report/templates").iterdir()}
+    others = {"compressor/py.typed", *templates}
     told = {f"{INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
     assert {"compressor/bundle/runner.py", "compressor/targets/host.toml", "compressor/profiles/ptq.toml"} <= (
         package | tables

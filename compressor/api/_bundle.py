@@ -100,5 +100,6 @@ def load_bundle(path: str | Path, *, threads: int = 1) -> LoadedBundle:
         ) from error
     backend: Backend = catalog.find("backends", name)()
     backend.version()
-    session = backend.open(folder / "model.onnx", threads=threads)
+    name = "model.plan" if "model.plan" in manifest["files"] else "model.onnx"
+    session = backend.open(folder / name, threads=threads)
     return LoadedBundle(folder, manifest, spec, normalization, tuple(classes) if classes else None, session, enlarges)

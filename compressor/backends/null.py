@@ -47,6 +47,9 @@ class Null:
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
         return _Evaluator(path)
 
+    def memory(self, path: Path) -> int | None:
+        return None
+
 
 class _Evaluator:
     def __init__(self, path: Path) -> None:

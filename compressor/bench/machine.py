@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.core import Target
+from compressor.bench import probe
+from compressor.core import Json, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +27,43 @@ class Machine:
     """Those that this process may use."""
     memory_mb: int
     governor: str | None
-    """The first core's frequency governor; None where the kernel shows none (most virtual machines)."""
+    """Of the cores' frequency governors the first by name; None where there is none (most virtual machines)."""
     load: tuple[float, float, float]
     """Load average over 1, 5 and 15 minutes."""
     system: str
     python: str
+    gpu: str | None = None
+    """The first NVIDIA GPU, as its driver calls it."""
 
 
 def machine(root: Path = Path("/")) -> Machine:
     """This machine as it is now. ``root`` is where /proc and /sys are found."""
-    facts = _cpuinfo(_text(root / "proc/cpuinfo"))
-    board = _text(root / "proc/device-tree/model") or None
+    return machine_of(probe.facts(root), probe.state(root))
+
+
+def machine_of(facts: Mapping[str, Json], state: Mapping[str, Json]) -> Machine:
+    """A machine from what `compressor.bench.probe` said of it, here or on a board."""
+    one, five, fifteen = state["load"]
     return Machine(
-        arch=platform.machine(),
-        board=board,
-        cpu=facts.get("model name") or board or "unknown",
-        features=tuple(sorted(set((facts.get("flags") or facts.get("Features") or "").split()))),
-        cores=len(os.sched_getaffinity(0)),
-        memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-        load=os.getloadavg(),
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
+        arch=facts["arch"],
+        board=facts["board"],
+        cpu=facts["cpu"],
+        features=tuple(facts["features"]),
+        cores=facts["cores"],
+        memory_mb=facts["memory_mb"],
+        governor=next(iter(state["governors"]), None),
+        load=(one, five, fifteen),
+        system=facts["system"],
+        python=facts["python"],
+        gpu=facts["gpu"],
     )
+
+
+def fingerprint(facts: Mapping[str, Json], state: Mapping[str, Json]) -> str:
+    """One device in one configuration: what was measured under it may be compared."""
+    kept = {name: value for name, value in facts.items() if name != "python"}
+    lasting = {name: state[name] for name in ("power_mode", "governors", "limits_mhz", "gpu_limits_mhz", "driver")}
+    return hashlib.sha256(json.dumps([kept, lasting], sort_keys=True).encode()).hexdigest()
 
 
 def fits(target: Target, machine: Machine) -> str | None:
@@ -67,23 +83,14 @@ def fits(target: Target, machine: Machine) -> str | None:
     if missing:
         needs = " and ".join(need.replace("|", " or ") for need in missing)
         return f"{target.title} has {needs}, which this CPU ({machine.cpu}) does not show."
+    if target.gpu is not None and target.gpu != machine.gpu:
+        return f"{target.title} was not at hand: this machine has {machine.gpu or 'no NVIDIA GPU'}."
     if target.builds == "on-device" and target.title not in (machine.board or ""):
         return f"{target.title} was not at hand: this machine is {machine.board or machine.cpu}."
     return None
 
 
-def _text(path: Path) -> str:
-    """A small file of /proc or /sys, without its newline or NUL; empty where there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
-def _cpuinfo(text: str) -> dict[str, str]:
-    """The first core's entries."""
-    facts: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    return facts
+def can_run(target: Target, machine: Machine) -> bool:
+    """Whether the target's runtime runs at all on ``machine``: a GPU's does there alone."""
+    on_gpu = target.chip is not None and target.chip.compute_capability is not None
+    return not on_gpu or fits(target, machine) is None

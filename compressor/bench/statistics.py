@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from compressor.bench.timing import Blocks
 from compressor.core import Latency
 
-# The largest of n samples lies above the q-quantile with probability 1 - q^n; these are the
-# smallest n for which that is 99 % (targets.md section 4). With fewer, a percentile says nothing.
-ENOUGH_FOR_P90 = 44
-ENOUGH_FOR_P99 = 459
-
 RESAMPLES = 2000
+SURE = 0.99
+"""Confidence of the bounds of a percentile."""
+_DETECTABLE = 3.67
+
+
+def enough(percentile: float) -> int:
+    """The fewest samples of which the largest lies above the percentile with 99 % probability: 1 - q^n >= 0.99.
+
+    44 for p90 and 459 for p99 (targets.md section 4); with fewer, a percentile says nothing.
+    """
+    return math.ceil(math.log(1 - SURE) / math.log(percentile / 100))
 
 
 def summarise(blocks: Blocks, threads: int) -> Latency:
     """Median, p90 and p99 over all samples, in milliseconds; a percentile is None without enough of them."""
-    samples = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
+    samples = _all(blocks)
 
-    def percentile(q: int, enough: int) -> float | None:
+    def percentile(q: int) -> float | None:
         # "higher" answers with a time that was seen, never with a kinder one in between
-        return float(np.percentile(samples, q, method="higher")) if samples.size >= enough else None
+        return float(np.percentile(samples, q, method="higher")) if samples.size >= enough(q) else None
 
     return Latency(
         median=float(np.median(samples)),
-        p90=percentile(90, ENOUGH_FOR_P90),
-        p99=percentile(99, ENOUGH_FOR_P99),
+        p90=percentile(90),
+        p99=percentile(99),
         samples=int(samples.size),
         threads=threads,
         raw=blocks,
@@ -41,7 +51,58 @@ def ratio(baseline: Blocks, candidate: Blocks, seed: int) -> tuple[float, tuple[
     is the 5th to 95th percentile of the median of 2,000 bootstrap resamples of d (targets.md
     section 4).
     """
-    d = np.array([np.log(np.median(b) / np.median(c)) for b, c in zip(baseline, candidate, strict=True)])
+    d = differences(baseline, candidate)
     picks = np.random.default_rng(seed).integers(d.size, size=(RESAMPLES, d.size))
     low, high = np.quantile(np.median(d[picks], axis=1), (0.05, 0.95))
     return float(np.exp(np.median(d))), (float(np.exp(low)), float(np.exp(high)))
+
+
+def differences(baseline: Blocks, candidate: Blocks) -> NDArray[np.float64]:
+    """d_i = log(median of baseline's block i / median of candidate's)."""
+    return np.array([np.log(np.median(b) / np.median(c)) for b, c in zip(baseline, candidate, strict=True)])
+
+
+def detectable(spread: float, blocks: int) -> float:
+    """The smallest change that so many blocks tell apart, as a share: 3.67 s_d / sqrt(B) (targets.md section 4)."""
+    return math.expm1(_DETECTABLE * spread / math.sqrt(blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """A percentile of all samples, and the two of them between which it lies, each side with 99 % confidence."""
+
+    value: float
+    low: float | None
+    """None with too few samples for a bound."""
+    high: float | None
+
+
+def quantile(blocks: Blocks, percentile: float) -> Quantile:
+    """The percentile's order statistic and its binomial bounds, in milliseconds.
+
+    Of n samples the number below the true percentile is binomial(n, q); the bounds are the order statistics that
+    this number passes, on either side, with at most 1 % probability. It takes the samples for independent, which
+    those of one block are not quite.
+    """
+    samples = np.sort(_all(blocks))
+    n, q = samples.size, percentile / 100
+    below = np.cumsum(_binomial(n, q))
+    low = int(np.searchsorted(below, 1 - SURE))  # x_(low) is over the percentile with at most 1 % probability
+    high = int(np.searchsorted(below, SURE)) + 1
+    return Quantile(
+        value=float(np.percentile(samples, percentile, method="higher")),
+        low=float(samples[low - 1]) if low >= 1 else None,
+        high=float(samples[high - 1]) if high <= n else None,
+    )
+
+
+def _binomial(n: int, q: float) -> NDArray[np.float64]:
+    """The probabilities of 0 to n successes."""
+    grown = np.array([math.lgamma(k + 1) for k in range(n + 1)])
+    k = np.arange(n + 1)
+    found: NDArray[np.float64] = np.exp(grown[n] - grown - grown[::-1] + k * math.log(q) + (n - k) * math.log1p(-q))
+    return found
+
+
+def _all(blocks: Blocks) -> NDArray[np.float64]:
+    return np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])

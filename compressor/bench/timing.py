@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from statistics import median
-from time import perf_counter_ns
+from dataclasses import dataclass
 
-import numpy as np
-
+from compressor.bundle import runner
 from compressor.core import Progress
 
 Runner = Callable[[], object]
@@ -18,74 +16,41 @@ Runner = Callable[[], object]
 Blocks = tuple[tuple[float, ...], ...]
 """Milliseconds: one tuple of consecutive samples a block."""
 
-FEWEST_BLOCKS = 5
-FEWEST_INFERENCES = 4
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How much is timed: ``blocks`` turns of every model, of ``inferences`` each, cut to about ``seconds``."""
+
+    blocks: int
+    inferences: int
+    seed: int = 0
+    seconds: float = 30.0
 
 
 def interleave(
-    runners: Mapping[str, Runner],
-    *,
-    blocks: int,
-    inferences: int,
-    seed: int,
-    warmup: int = 10,
-    seconds: float = 30.0,
-    progress: Progress,
+    runners: Mapping[str, Runner], rounds: Rounds, *, warmup: int = 10, progress: Progress
 ) -> dict[str, Blocks]:
-    """Milliseconds of ``blocks`` x ``inferences`` runs of every runner, blocks interleaved.
+    """Milliseconds of every run of every runner, blocks interleaved: `compressor.bundle.runner.interleave`.
 
-    In every block the runners take their turns in random (seeded) order, so that heat, clocks
-    and neighbours touch all of them alike (targets.md section 4); a turn is ``inferences`` runs
-    in a row, so that caches are as warm as in use.
-
-    Where the warm-up says that all of it would take longer than ``seconds``, first the
-    inferences are cut (never under 4), then the blocks (never under 5): it is the number of
-    blocks that narrows the interval of the ratio. That floor is kept even where it takes longer.
+    It is the bundle's own code that takes the times, so that a board and this machine take them alike.
     """
-    round_ms = sum(_warm_up(run, warmup, seconds / 10) for run in runners.values())
-    blocks, inferences = _cut(blocks, inferences, rounds=int(seconds * 1e3 / max(round_ms, 1e-6)))
-    order = np.random.default_rng(seed)
-    names = list(runners)
-    samples: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    with _no_garbage_collection():
-        for block in range(blocks):
-            progress("measuring latency", block, blocks)
-            for index in order.permutation(len(names)):
-                run = runners[names[index]]
-                samples[names[index]].append(tuple(_milliseconds(run) for _ in range(inferences)))
-    progress("measuring latency", blocks, blocks)
-    return {name: tuple(taken) for name, taken in samples.items()}
+    taken = runner.interleave(
+        dict(runners),
+        rounds.blocks,
+        rounds.inferences,
+        rounds.seed,
+        rounds.seconds,
+        warmup,
+        lambda done, total: progress("measuring latency", done, total),
+    )
+    return {name: tuple(map(tuple, samples)) for name, samples in taken.items()}
 
 
-def _milliseconds(run: Runner) -> float:
-    start = perf_counter_ns()
-    run()
-    return (perf_counter_ns() - start) / 1e6
-
-
-def _warm_up(run: Runner, times: int, seconds: float) -> float:
-    """Run up to ``times``, at least twice, for about ``seconds``; the median in milliseconds."""
-    taken: list[float] = []
-    while len(taken) < 2 or (len(taken) < times and sum(taken) < seconds * 1e3):
-        taken.append(_milliseconds(run))
-    return median(taken[1:])  # the first run also allocates
-
-
-def _cut(blocks: int, inferences: int, rounds: int) -> tuple[int, int]:
-    """As many blocks and inferences as ``rounds`` (one inference of every runner each) affords."""
-    inferences = min(inferences, max(rounds // blocks, FEWEST_INFERENCES))
-    blocks = min(blocks, max(rounds // inferences, FEWEST_BLOCKS))
-    return blocks, inferences
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A collection in the middle of a sample would be timed as inference."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[tuple[int, ...]]:
+    """Hold this thread, and those that it starts, on the quietest ``threads`` cores; gives them, none if it cannot."""
+    before = os.sched_getaffinity(0)
     try:
-        yield
+        yield tuple(runner.pin(threads))
     finally:
-        if was_on:
-            gc.enable()
+        os.sched_setaffinity(0, before)

@@ -101,14 +101,17 @@ def _check_links(folder: Path) -> None:
 
 def _compared(folder: Path, manifest: Mapping[str, Json]) -> list[str]:
     """What is wrong with the model; it and golden.npz are not opened by a library before they are judged."""
+    from compressor.backends._tensorrt_judge import judge
     from compressor.data import Pickled, read_arrays
     from compressor.ingest import memory_limit, read_onnx
 
     try:
         content = read_onnx(folder / "model.onnx", (folder / "model.onnx").read_bytes()).SerializeToString()
+        if (version := manifest.get("engine", {}).get("graph_for")) is not None:
+            judge(content, str(version))
         golden = read_arrays(folder / "golden.npz", ("input", "output"), _GOLDEN)
         batch, wanted = golden["input"], golden["output"]
-    except (UsageError, Pickled) as error:  # nothing was unpickled: it is only not what was written
+    except (UsageError, Pickled, VerificationFailed) as error:  # nothing was unpickled: it is only not what was written
         return [f"the model cannot be run: {error.what}"]
     room = _ROOM + 4 * len(content) + _PER_BYTE * batch.nbytes
     try:

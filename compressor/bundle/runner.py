@@ -1,6 +1,7 @@
 """Run a compressed model: this file, its folder, NumPy and ONNX Runtime are all it takes.
 
     python run.py --verify             check every file of the bundle, and the model against known outputs
+    python run.py --time               time one inference at a time; prints JSON, every sample in milliseconds
     python run.py --unpack             make model.onnx of model.packed, which may be sent in its place
     python run.py INPUT.npy            classify 8-bit pixels (H x W x C, or N x H x W x C); prints JSON
     python run.py PHOTO.png            the same from an image file, where Pillow is installed
@@ -8,19 +9,27 @@
 A bundle for super-resolution enlarges PHOTO.png (or INPUT.npy, H x W x C) of any size to PHOTO-x2.png, in place of
 classifying it.
 
-In an application: copy the folder, then ``Model("folder").predict(pixels)``, or ``.enlarge(pixels)``.
+``--verify`` and ``--time`` take folders of other bundles too; several are timed in turns, in one process, so that
+what slows the machine down slows all of them. Settings of --time: --threads=1 --blocks=15 --inferences=20 --seed=0
+--seconds=30. In an application: copy the folder, then ``Model("folder").predict(pixels)``, or ``.enlarge(pixels)``.
 """
 
 # Boards carry old Pythons: nothing newer than Python 3.6 in this file.
 
+import functools
+import gc
 import hashlib
+import importlib
+import importlib.util
 import json
 import lzma
 import os
+import random
 import sys
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from time import perf_counter, sleep
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use over the network otherwise
 
@@ -43,7 +52,7 @@ except ImportError as error:
         raise
     sys.exit(_without("NumPy", error))
 
-__all__ = ["MAGIC", "Model", "check", "compare", "cropped", "unpack", "verify"]
+__all__ = ["MAGIC", "Model", "check", "compare", "cropped", "interleave", "pin", "unpack", "verify"]
 
 MAGIC = b"compressed model 1\n"
 
@@ -66,24 +75,29 @@ class Model:
         manifest: Optional[Dict[str, Any]] = None,
         content: Optional[bytes] = None,
     ) -> None:
+        self.manifest = _manifest(Path(folder)) if manifest is None else manifest
+        if content is None and "session.py" in self.manifest["files"]:
+            self._run = _other_runtime(Path(folder), self.manifest)  # type: Callable[[Any], Any]
+            return
         import onnxruntime
 
-        self.manifest = _manifest(Path(folder)) if manifest is None else manifest
         if content is None:
             _unpacked(Path(folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised
-        self._session = onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             (Path(folder) / "model.onnx").read_bytes() if content is None else content,
             options,
             providers=["CPUExecutionProvider"],
             enable_fallback=False,  # which would print
         )
+        names = [self.manifest["outputs"][0]["name"]], self.manifest["input"]["name"]
+        self._run = lambda batch: session.run(names[0], {names[1]: batch})[0]
 
     def __call__(self, batch: Any) -> Any:
         """Map a normalised float32 batch (N x C x H x W) to the first output."""
-        return self._session.run([self.manifest["outputs"][0]["name"]], {self.manifest["input"]["name"]: batch})[0]
+        return self._run(batch)
 
     @property
     def scale(self) -> Optional[int]:
@@ -214,7 +228,8 @@ def check(folder: Path) -> Tuple[Dict[str, Any], List[str]]:
         elif path.stat().st_size > _LARGEST or _sha256(path) != expected:
             problems.append(f"{name} was changed: its SHA-256 is not the manifest's")
     # Python would import a numpy.py that lies here before the real one.
-    problems += [f"{name} is not the bundle's: remove it" for name in found if name not in (*files, "manifest.json")]
+    own = (*files, "manifest.json", *(["engines"] if "build_engine.py" in files else []))
+    problems += [f"{name} is not the bundle's: remove it" for name in found if name not in own]
     return manifest, problems
 
 
@@ -228,6 +243,126 @@ def compare(model: Model, batch: Any, wanted: Any) -> List[str]:
     return (
         [] if worst <= tolerance else [f"the outputs differ from golden.npz by {worst:.3g}, more than {tolerance:.3g}"]
     )
+
+
+# -- timing -----------------------------------------------------------------------------------
+
+_FEWEST_BLOCKS, _FEWEST_INFERENCES = 5, 4
+_SETTINGS = {"threads": 1, "blocks": 15, "inferences": 20, "seed": 0, "seconds": 30}
+
+
+def interleave(
+    runners: Dict[str, Callable[[], Any]],
+    blocks: int,
+    inferences: int,
+    seed: int,
+    seconds: float = 30.0,
+    warmup: int = 10,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Dict[str, List[List[float]]]:
+    """Milliseconds of ``blocks`` x ``inferences`` runs of every runner, blocks interleaved.
+
+    In every block the runners take their turns in random (seeded) order, so that heat, clocks and neighbours touch
+    all of them alike; a turn is ``inferences`` runs in a row, so that caches are as warm as in use.
+
+    Where the warm-up says that all of it would take longer than ``seconds``, first the inferences are cut (never
+    under 4), then the blocks (never under 5): it is the number of blocks that narrows the interval of a ratio. That
+    floor is kept even where it takes longer.
+    """
+    round_ms = sum(_warm_up(run, warmup, seconds / 10) for run in runners.values())
+    rounds = int(seconds * 1e3 / max(round_ms, 1e-6))
+    inferences = min(inferences, max(rounds // blocks, _FEWEST_INFERENCES))
+    blocks = min(blocks, max(rounds // inferences, _FEWEST_BLOCKS))
+    order, names = random.Random(seed), list(runners)  # noqa: S311 - nothing secret hangs on it
+    samples = {name: [] for name in names}  # type: Dict[str, List[List[float]]]
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection in the middle of a sample would be timed as inference
+    try:
+        for block in range(blocks):
+            tell(block, blocks)
+            for name in order.sample(names, len(names)):
+                run = runners[name]
+                samples[name].append([_milliseconds(run) for _ in range(inferences)])
+    finally:
+        if collecting:
+            gc.enable()
+    tell(blocks, blocks)
+    return samples
+
+
+def _milliseconds(run: Callable[[], Any]) -> float:
+    start = perf_counter()
+    run()
+    return round((perf_counter() - start) * 1e3, 6)
+
+
+def _warm_up(run: Callable[[], Any], times: int, seconds: float) -> float:
+    """Run up to ``times``, at least twice, for about ``seconds``; the median in milliseconds."""
+    taken = []  # type: List[float]
+    while len(taken) < 2 or (len(taken) < times and sum(taken) < seconds * 1e3):
+        taken.append(_milliseconds(run))
+    return float(np.median(taken[1:]))  # the first run also allocates
+
+
+def pin(threads: int) -> List[int]:
+    """Bind this thread, and those that it starts, to ``threads`` cores: of the fastest kind the least busy.
+
+    Returns the cores; none where the system knows no binding or has too few.
+    """
+    try:
+        allowed = sorted(os.sched_getaffinity(0))
+        before = _busy(allowed)
+        sleep(0.1)
+        after = _busy(allowed)
+        rank = {core: (-_fastest(core), after[core] - before[core], core) for core in allowed}
+        chosen = sorted(allowed, key=lambda core: rank[core])[:threads]
+        if len(chosen) < threads:
+            return []
+        os.sched_setaffinity(0, chosen)
+        return sorted(chosen)
+    except (AttributeError, OSError, ValueError, KeyError):
+        return []
+
+
+def _busy(cores: List[int]) -> Dict[int, int]:
+    """Ticks that each core has spent at work."""
+    busy = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
+            ticks = [int(field) for field in rest.split()]
+            busy[int(name[3:])] = sum(ticks[:8]) - ticks[3] - ticks[4]  # all but idle and waiting for disks
+    return busy
+
+
+def _fastest(core: int) -> int:
+    """The highest clock of a core in kHz; 0 where the kernel does not say."""
+    path = Path("/sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq" % core)
+    return int(path.read_text()) if path.is_file() else 0
+
+
+def _timed(folders: List[Path], settings: Dict[str, int]) -> Dict[str, Any]:
+    """Every sample of the bundles' models, by their place in ``folders``."""
+    import onnxruntime
+
+    cores = pin(settings["threads"])
+    runners = {}  # type: Dict[str, Callable[[], Any]]
+    for number, folder in enumerate(folders):
+        model = Model(folder, threads=settings["threads"])
+        shape = [1, *model.manifest["input"]["shape"][1:]]
+        batch = np.random.RandomState(settings["seed"]).standard_normal(shape).astype(np.float32)
+        runners[str(number)] = functools.partial(model, batch)
+    samples = interleave(
+        runners, settings["blocks"], settings["inferences"], settings["seed"], float(settings["seconds"])
+    )
+    return {
+        "samples_ms": [samples[str(number)] for number in range(len(folders))],
+        "median_ms": [float(np.median(np.concatenate(samples[str(number)]))) for number in range(len(folders))],
+        "threads": settings["threads"],
+        "pinned": cores,
+        "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+    }
 
 
 def unpack(content: bytes) -> bytes:
@@ -279,6 +414,42 @@ def _joined(symbols: List[int], width: int) -> bytes:
     each = 8 // width
     groups = (symbols[at : at + each] for at in range(0, len(symbols), each))
     return bytes(sum(symbol << width * i for i, symbol in enumerate(group)) for group in groups)
+
+
+def _other_runtime(folder: Path, manifest: Dict[str, Any]) -> Callable[[Any], Any]:
+    """The model on the runtime that ``session.py`` drives: an engine is native code, and loaded by its hash alone."""
+    plan, expected = folder / "model.onnx", manifest["files"]["model.onnx"]["sha256"]
+    if "model.plan" in manifest["files"]:
+        plan, expected = folder / "model.plan", manifest["files"]["model.plan"]["sha256"]
+    elif "build_engine.py" in manifest["files"]:
+        plan, expected = _built(folder, manifest)
+    if _sha256(plan) != expected:
+        raise RuntimeError(f"{plan.name} was changed: its SHA-256 is not the one it was built with")
+    session = _module(folder, "session", manifest).Session(plan)  # type: Callable[[Any], Any]
+    return session
+
+
+def _built(folder: Path, manifest: Dict[str, Any]) -> Tuple[Path, str]:
+    """The engine that was built on this very device, and its hash."""
+    version = importlib.import_module("tensorrt").__version__
+    key, _ = _module(folder, "build_engine", manifest).fingerprint(version)
+    place = folder / "engines" / key
+    if not (place / "model.plan").is_file():
+        raise RuntimeError("there is no engine for this device yet: python3 build_engine.py makes it")
+    return place / "model.plan", json.loads((place / "build.json").read_text())["plans"]["model.plan"]
+
+
+def _module(folder: Path, name: str, manifest: Dict[str, Any]) -> Any:
+    """One of the bundle's own files, as a module."""
+    path = folder / f"{name}.py"
+    if _sha256(path) != manifest["files"][path.name]["sha256"]:
+        raise RuntimeError(f"{path.name} was changed: its SHA-256 is not the manifest's")
+    spec = importlib.util.spec_from_file_location(name, str(path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _unpacked(folder: Path) -> None:
@@ -375,30 +546,48 @@ def _fitted(image: Any, height: int, width: int) -> Any:
 
 
 def main(arguments: List[str]) -> int:
-    folder = Path(__file__).resolve().parent
-    if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] not in ("--verify", "--unpack")):
+    here, command, rest = Path(__file__).resolve().parent, arguments[:1], arguments[1:]
+    several = command in (["--verify"], ["--time"])
+    if (
+        not command
+        or (rest and not several)
+        or (command[0].startswith("-") and not several | (command == ["--unpack"]))
+    ):
         sys.stderr.write(f"{__doc__}\n")
         return 0 if arguments in (["-h"], ["--help"]) else 2
+    settings = dict(_SETTINGS)
+    for text in [text for text in rest if text.startswith("--")]:
+        name, _, value = text[2:].partition("=")
+        if command != ["--time"] or name not in settings or not value.isdigit() or (name != "seed" and int(value) < 1):
+            _tell(f"{text} is no setting of {command[0]}")
+            return 2
+        settings[name] = int(value)
+    folders = [Path(text) for text in rest if not text.startswith("--")] or [here]
     try:
-        _unpacked(folder)
+        for folder in folders:
+            _unpacked(folder)
     except (OSError, ValueError, KeyError) as error:
         _tell(f"model.packed: {error}")
         return 6
-    if arguments == ["--unpack"]:
-        return 0 if (folder / "model.onnx").is_file() else 2
-    try:
-        import onnxruntime  # noqa: F401 - whether it is there
-    except ImportError as error:
-        return _without("ONNX Runtime", error)
-    if arguments == ["--verify"]:
-        problems = verify(folder)
+    if command == ["--unpack"]:
+        return 0 if (here / "model.onnx").is_file() else 2
+    if not all((folder / "session.py").is_file() for folder in folders):
+        try:
+            import onnxruntime  # noqa: F401 - whether it is there
+        except ImportError as error:
+            return _without("ONNX Runtime", error)
+    if command == ["--verify"]:
+        problems = [problem for folder in folders for problem in verify(folder)]
         for problem in problems:
             _tell(problem)
         if not problems:
             print("verified")
         return 6 if problems else 0
     try:
-        model = Model(folder)
+        if command == ["--time"]:
+            print(json.dumps(_timed(folders, settings)))
+            return 0
+        model = Model(here)
         if model.scale is not None:
             _enlarged(model, arguments[0])
             return 0
@@ -408,8 +597,11 @@ def main(arguments: List[str]) -> int:
         for row in odds / odds.sum(axis=1, keepdims=True):
             best = np.argsort(-row)[:5]
             print(json.dumps([{"class": classes[i], "probability": round(float(row[i]), 4)} for i in best]))
+    except (RuntimeError, ImportError) as error:
+        _tell(str(error))
+        return 5
     except Exception as error:  # the last door: a message, never a traceback
-        _tell(f"{arguments[0]}: {error}")
+        _tell(f"{command[0]}: {error}")
         return 2
     return 0
 

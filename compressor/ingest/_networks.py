@@ -16,6 +16,7 @@ from compressor.core import Json, Model, UsageError
 from compressor.ingest._ingest import Ingested
 from compressor.ingest._weights import Weights, fit, some
 from compressor.models._family import Family
+from compressor.models._headed import architecture
 from compressor.user_code import call
 
 __all__ = ["given", "load", "make", "recognised"]
@@ -44,17 +45,17 @@ def recognised(weights: Weights, path: Path) -> Ingested:
         family: type[Family] = catalog.find("models", name)
         renamed = {family.rename(key): tensor for key, tensor in weights.state.items()}
         try:
-            architecture = family.recognise({key: tuple(t.shape) for key, t in renamed.items()})
-            if architecture is None or len(renamed) != len(weights.state):
+            known_as = family.recognise({key: tuple(t.shape) for key, t in renamed.items()})
+            if known_as is None or len(renamed) != len(weights.state):
                 continue
             with torch.device("meta"):
-                reference = architecture.build().state_dict()
+                reference = known_as.build().state_dict()
             fitted = fit(Weights(renamed, weights.notes), reference, f"{name}, which they look like")
         except UsageError as error:
             misfit = misfit or error
             continue
-        settings = dataclasses.asdict(architecture)  # type: ignore[call-overload]
-        return Ingested(name, settings, fitted.state, architecture.channels, architecture.outputs, fitted.notes)
+        settings = dataclasses.asdict(known_as)  # type: ignore[call-overload]
+        return Ingested(name, settings, fitted.state, known_as.channels, known_as.outputs, fitted.notes)
     raise misfit or UsageError(
         f"{path}: the architecture is not recognised (keys such as {some(list(weights.state))}); "
         f"known families: {', '.join(known)}",
@@ -81,8 +82,7 @@ def channels(module: nn.Module) -> int | None:
 def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
     """A network in eval mode: of a known family, of the user's own code, or of a file that was trusted before."""
     if ":" not in family:
-        architecture: Family = catalog.make(catalog.find("models", family), settings, family)
-        return architecture.build().eval()
+        return architecture(family, settings).build().eval()
     if settings:
         from compressor.ingest._trusted import again
 

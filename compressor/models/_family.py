@@ -17,28 +17,16 @@ SMALL = 64
 """The longest side in pixels of a small input, whose resolution the stems of students keep."""
 
 
-class Family(Protocol):
-    """An architecture: a frozen, hashable dataclass whose fields are its JSON-able settings.
+class Architecture(Protocol):
+    """A network's description: a frozen, hashable dataclass whose fields are its JSON-able settings.
 
     The module that a classifier's ``build`` makes has an ``avgpool`` child that is fed the last feature map
     (N x C x H x W), and ends in one linear classifier. Its ``stages`` is a tuple of the names of
     submodules, in the order that they run, for ``get_submodule``: each gives the last feature map
     (N x C x H x W) of one resolution that blocks work at, and the last of them what ``avgpool`` is
     fed. Scores and losses hook in there. One with ``task = "super-resolution"`` makes images: in place of
-    ``avgpool`` and classifier its network names its ``enlarger``, which is fed the last feature map, and its
-    ``seeds`` take a ``scale``.
-
-    A family is also a search space: its *members* are the architectures that ``decode`` gives for
-    one input and one number of classes. Their sizes are bounded, so every walk of ``mutated`` stays
-    in reach of a workstation's memory, and every member on the same grid can be reached by one.
+    ``avgpool`` and classifier its network names its ``enlarger``, which is fed the last feature map.
     """
-
-    normalization: ClassVar[str]
-    """The preprocessing that the family's published teachers were trained with."""
-    input_size: ClassVar[int]
-    """The side in pixels of its published teachers' inputs."""
-    follows_data: ClassVar[bool]
-    """True where the family is trained at the size of its data, if that is 64 pixels at most."""
 
     def __hash__(self) -> int: ...
 
@@ -51,6 +39,43 @@ class Family(Protocol):
     def outputs(self) -> int:
         """Classes."""
         ...
+
+    def build(self) -> nn.Module:
+        """The network, freshly initialised, on torch's default device."""
+        ...
+
+    def encode(self) -> dict[str, Json]:
+        """What a search space's ``decode`` makes this member from; what may be left out and is the default, is.
+
+        Raises UsageError where no encoding describes this architecture (a teacher may be one of those).
+        """
+        ...
+
+    def mutated(self, random: random.Random, multiple: int) -> Self:
+        """Another member for the same input, one small step away; the same state of ``random`` gives the same.
+
+        All its widths are rounded so that its convolutions have multiples of ``multiple`` (1 to 64) channels.
+        """
+        ...
+
+
+class Family(Architecture, Protocol):
+    """Architectures of one kind, which teachers are recognised as; its networks are bodies for other heads too.
+
+    Of the module that ``build`` makes, ``features``, called with images, gives the last feature map. Seeds of one
+    for super-resolution take a ``scale`` too.
+
+    A family is also a search space: its *members* are the architectures that ``decode`` gives for
+    one input and one number of classes. Their sizes are bounded, so every walk of ``mutated`` stays
+    in reach of a workstation's memory, and every member on the same grid can be reached by one.
+    """
+
+    normalization: ClassVar[str]
+    """The preprocessing that the family's published teachers were trained with."""
+    input_size: ClassVar[int]
+    """The side in pixels of its published teachers' inputs."""
+    follows_data: ClassVar[bool]
+    """True where the family is trained at the size of its data, if that is 64 pixels at most."""
 
     @classmethod
     def rename(cls, key: str) -> str:
@@ -65,30 +90,12 @@ class Family(Protocol):
         """
         ...
 
-    def build(self) -> nn.Module:
-        """The network, freshly initialised, on torch's default device."""
-        ...
-
     @classmethod
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
         """The member that an encoding such as ``{"depths": [3, 3, 3]}`` describes, for ``outputs`` classes.
 
         Any input will do. The stem follows it: up to `SMALL` pixels a side it keeps the resolution.
         Raises UsageError naming the key where the encoding is none, or describes more than the space holds.
-        """
-        ...
-
-    def encode(self) -> dict[str, Json]:
-        """What ``decode`` makes this member from; what may be left out and is the default, is.
-
-        Raises UsageError where no encoding describes this architecture (a teacher may be one of those).
-        """
-        ...
-
-    def mutated(self, random: random.Random, multiple: int) -> Self:
-        """Another member for the same input, one small step away; the same state of ``random`` gives the same.
-
-        All its widths are rounded so that its convolutions have multiples of ``multiple`` (1 to 64) channels.
         """
         ...
 

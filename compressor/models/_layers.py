@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compressor.core import InputSpec, UsageError
 from compressor.models._cost import Cost
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 
 _KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout)
 """Modules that the tracing need not run: on the meta device they take longer than the convolutions."""
@@ -51,7 +51,7 @@ class Layer:
         return self.outputs * self.inputs // self.groups * prod(self.kernel)
 
 
-def layers(architecture: Family, input: InputSpec) -> tuple[Layer, ...]:
+def layers(architecture: Architecture, input: InputSpec) -> tuple[Layer, ...]:
     """The convolutions and linear layers of what ``architecture.build()`` makes, in the order that they run.
 
     Raises UsageError where the architecture takes another number of channels.
@@ -59,7 +59,7 @@ def layers(architecture: Family, input: InputSpec) -> tuple[Layer, ...]:
     return _trace(architecture, input)[0]
 
 
-def count(architecture: Family, input: InputSpec) -> Cost:
+def count(architecture: Architecture, input: InputSpec) -> Cost:
     """What `compressor.models._cost.cost` says of ``architecture.build()``, from the same tracing as `layers`.
 
     The parameters are all there are, those of batch normalisations among them.
@@ -77,13 +77,13 @@ class Part:
     """Of its input, 1 x C x H x W."""
 
 
-def parts(architecture: Family, input: InputSpec) -> tuple[Part, ...]:
+def parts(architecture: Architecture, input: InputSpec) -> tuple[Part, ...]:
     """The chain that ``architecture.build().parts()`` is, in the order that it runs."""
     return _trace(architecture, input)[2]
 
 
 @lru_cache(maxsize=4096)
-def _trace(architecture: Family, input: InputSpec) -> tuple[tuple[Layer, ...], Cost, tuple[Part, ...]]:
+def _trace(architecture: Architecture, input: InputSpec) -> tuple[tuple[Layer, ...], Cost, tuple[Part, ...]]:
     if architecture.channels != input.channels:
         raise UsageError(
             f"an architecture for {architecture.channels} channels cannot take an input of {input}",

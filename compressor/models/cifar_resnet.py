@@ -180,12 +180,16 @@ class _Network(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(width, arch.outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map N x channels x H x W to N x outputs logits."""
+    def features(self, x: Tensor) -> Tensor:
+        """Map N x channels x H x W to the last feature map."""
         x = self.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
-        logits: Tensor = self.linear(torch.flatten(self.avgpool(x), 1))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N x channels x H x W to N x outputs logits."""
+        logits: Tensor = self.linear(torch.flatten(self.avgpool(self.features(x)), 1))
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, Json, UsageError
-from compressor.models._encoding import chosen, keys, one_of, snap, steps, varied, whole
+from compressor.models._encoding import Kind, chosen, keys, one_of, snap, steps, varied, whole
 from compressor.models._family import Shapes, count, kernel, require
 from compressor.models._imdb import IMDB, SLOPE
 
@@ -141,7 +141,7 @@ class IMDN:
         widths = [[("width", w) for w in kind if 2 * base.distil <= w] for kind in steps(base.width, multiple, _WIDEST)]
         kept = [[("distil", k) for k in kind] for kind in steps(base.distil, quarter, base.width // 2)]
         blocks = [[("blocks", n[0]) for _, n in kind] for kind in varied("blocks", (base.blocks,), 1, _DEEPEST)]
-        others = [[("attention", not base.attention)]]
+        others: list[Kind] = [[("attention", not base.attention)]]
         if self.variant != "as":
             others.append([("variant", "rtc" if base.variant == "imdn" else "imdn")])
         return replace(base, **chosen(random, [*widths, *kept, *blocks, *others]))
@@ -181,6 +181,7 @@ def _initialise(network: _Network) -> _Network:
     stem, last = network.fea_conv, network.upsampler[0]
     if not isinstance(stem, nn.Conv2d) or stem.weight.is_meta or stem.out_channels < stem.in_channels:
         return network
+    assert isinstance(last, nn.Conv2d)
     channels, scale = stem.in_channels, network.scale
     with torch.no_grad():
         for name, module in network.named_modules():

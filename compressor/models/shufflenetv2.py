@@ -173,12 +173,16 @@ class _Network(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, arch.outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map N x channels x H x W to N x outputs logits."""
+    def features(self, x: Tensor) -> Tensor:
+        """Map N x channels x H x W to the last feature map."""
         x = self.maxpool(self.conv1(x))
         for part in self.body:
             x = self.get_submodule(part)(x)
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N x channels x H x W to N x outputs logits."""
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(self.features(x)), 1))
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:

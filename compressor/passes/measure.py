@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -18,10 +19,17 @@ from compressor.core import (
     Model,
     Prospect,
     Result,
+    Unavailable,
 )
 
 if TYPE_CHECKING:
-    from compressor.core import Split
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from compressor.core import Json, Split
+
+    Outcomes = NDArray[np.generic]
+    """One figure for each sample: of classification the label, of super-resolution dB."""
 
 __all__ = ["Measure"]
 
@@ -35,7 +43,8 @@ class Measure:
 
     The teacher is timed as its fp32 ONNX export on the target's own runtime. ``blocks`` x
     ``inferences`` runs each, cut to about ``seconds``; ``samples`` > 0 judges on that many
-    evaluation samples, drawn by the run's seed, instead of all.
+    evaluation samples, drawn by the run's seed, instead of all. Where ``between`` is set the graphs on the way
+    are measured too, in the same turns: what each pass bought and cost.
     """
 
     blocks: int = 24
@@ -44,9 +53,10 @@ class Measure:
     """Those of the target where not given."""
     samples: int = 0
     seconds: float = 30.0
+    between: bool = True
 
     kind: ClassVar[str] = "measure"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference", "engine"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx", "engine"})
     gives: ClassVar[frozenset[str]] = frozenset({"measurements"})
     volatile: ClassVar[bool] = True
     collective: ClassVar[bool] = False
@@ -62,30 +72,41 @@ class Measure:
         from compressor.bench.machine import fits, machine
 
         assert artifact.reference is not None
+        assert artifact.onnx is not None
         assert artifact.engine is not None
         backend: Backend = catalog.find("backends", context.target.backend)()
-        stranger = fits(context.target, machine())
-        pairs = {
+        stranger = fits(context.target, machine()) or _absent(backend)
+        loaded = artifact.engine if stranger is None else artifact.onnx
+        files = {
             "teacher": (artifact.teacher, artifact.reference.path, artifact.reference.sha256),
-            "result": (artifact.result, artifact.engine.path, artifact.engine.sha256),
+            "result": (artifact.result, loaded.path, loaded.sha256),
         }
-        metrics = {
-            name: self._metric(model, path, sha256, backend, stranger is not None, context)
-            for name, (model, path, sha256) in pairs.items()
+        on_the_way = artifact.stages[:-1] if self.between else ()
+        files |= {str(i): (s.model, s.onnx.path, s.onnx.sha256) for i, s in enumerate(on_the_way)}
+        judged = {
+            name: self._judge(model, path, sha256, backend, stranger is not None, context)
+            for name, (model, path, sha256) in files.items()
         }
-        latencies: dict[str, Latency] = {}
+        taken: dict[str, Latency] = {}
         speedup, interval = None, None
-        if stranger is None and artifact.engine.sha256 == artifact.reference.sha256:
-            # The teacher's own export is the result: one file has one latency.
-            alone, _, _ = self._latencies({"teacher": artifact.reference.path}, backend, artifact, context)
-            latencies, speedup = dict.fromkeys(pairs, alone["teacher"]), 1.0
-        elif stranger is None:
-            latencies, speedup, interval = self._latencies(
-                {name: path for name, (_, path, _) in pairs.items()}, backend, artifact, context
-            )
+        if stranger is None:
+            ends = (artifact.reference.sha256, loaded.sha256)
+            paths = {sha256: path for _, path, sha256 in files.values()}  # one file has one latency
+            taken, speedup, interval = self._latencies(paths, ends, backend, artifact, context)
+        else:
+            taken = _estimated({sha256: path for _, path, sha256 in files.values()}, artifact, context)
+        sizes = {name: path.stat().st_size for name, (_, path, _) in files.items()}
+        sizes["result"] = artifact.onnx.path.stat().st_size
         measured = {
-            name: Measurement(model.params, model.macs, path.stat().st_size, metrics[name], latencies.get(name))
-            for name, (model, path, _) in pairs.items()
+            name: Measurement(
+                model.params,
+                model.macs,
+                sizes[name],
+                each[0] if (each := judged[name]) else None,
+                taken.get(sha256),
+                backend.memory(path) if stranger is None else None,
+            )
+            for name, (model, path, sha256) in files.items()
         }
         warnings = []
         if interval is not None and interval[1] < 1 - _A_A:
@@ -93,6 +114,8 @@ class Measure:
                 f"the result is slower than the teacher's fp32 export on this target ({speedup:.2f}x): "
                 "--profile float may serve better"
             )
+        stages = [replace(stage, measured=measured[str(i)]) for i, stage in enumerate(on_the_way)]
+        stages += [replace(stage, measured=measured["result"]) for stage in artifact.stages[-1:] if self.between]
         measurements = Measurements(
             measured["teacher"],
             measured["result"],
@@ -100,26 +123,27 @@ class Measure:
             interval,
             why_no_metric=None if context.data else "no data was given",
             why_no_latency=stranger,
+            stages=tuple(stages),
+            samples=self._samples(files, judged, backend, stranger is not None, context),
         )
+        metrics = {name: measured[name].metric for name in ("teacher", "result")}
         return Result(
             replace(artifact, measurements=measurements),
-            {
-                "teacher": metrics["teacher"].value if metrics["teacher"] else None,
-                "result": metrics["result"].value if metrics["result"] else None,
-                **self._crops(artifact, backend, context),
-                "judged_in": "float" if stranger else f"{backend.name} kernels",
-            },
+            {name: metric.value if metric else None for name, metric in metrics.items()}
+            | {"judged_in": "float, on ONNX Runtime" if stranger else f"{backend.name} kernels"},
             tuple(warnings),
         )
 
-    def _metric(
+    def _judge(
         self, model: Model, path: Path, sha256: str, backend: Backend, stranger: bool, context: Context
-    ) -> Metric | None:
-        """The metric of one file. Kept: the same file, samples and runtime give the same figure.
+    ) -> tuple[Metric, Outcomes] | None:
+        """The metric of one file, and its outcome for every sample: the same file, samples and runtime give the same.
 
         Where this machine is not the target, quantisation is evaluated exactly, in float: this CPU's
         8-bit kernels (which may saturate) are not the target's.
         """
+        import numpy as np
+
         if context.data is None:
             return None
         split, task = self._judged(context), context.data.task
@@ -128,25 +152,39 @@ class Measure:
             from compressor import catalog
 
             session = backend.open(path, threads=len(os.sched_getaffinity(0)), exact=stranger)
-            metric, _ = catalog.find("tasks", task)().evaluate(session, split, 100, context.progress)
-            return asdict(metric)
+            metric, outcomes = catalog.find("tasks", task)().evaluate(session, split, 100, context.progress)
+            return {"metric": asdict(metric), "outcomes": outcomes.tolist()}
 
         preparation = [model.input.shape, asdict(model.normalization)]
-        key = [sha256, split.fingerprint, split.name, preparation, task, backend.name, backend.version(), stranger]
-        return Metric(**context.memo("metric", key, evaluate))
+        key = [sha256, split.fingerprint, split.name, preparation, task, *_judge(backend, stranger), stranger]
+        kept = context.memo("judged", key, evaluate)
+        return Metric(**kept["metric"]), np.asarray(kept["outcomes"])
 
-    def _crops(self, artifact: Artifact, backend: Backend, context: Context) -> dict[str, object]:
-        """Of networks that make images, also SSIM, and small crops of what both make, for the report."""
+    def _samples(
+        self,
+        files: Mapping[str, tuple[Model, Path, str]],
+        judged: Mapping[str, tuple[Metric, Outcomes] | None],
+        backend: Backend,
+        stranger: bool,
+        context: Context,
+    ) -> Json:
+        """Single samples for the report, as the task tells them; kept like the metrics."""
         from compressor import catalog
 
-        if context.data is None or artifact.result.enlarges is None:
-            return {}
-        assert artifact.reference is not None
-        assert artifact.engine is not None
-        paths = {"teacher": artifact.reference.path, "result": artifact.engine.path}
-        sessions = {name: backend.open(path, threads=len(os.sched_getaffinity(0))) for name, path in paths.items()}
-        context.progress("crops for the report", 0, 1)
-        return {"crops": catalog.find("tasks", context.data.task)().crops(sessions, self._judged(context))}
+        teacher, result = judged["teacher"], judged["result"]
+        if context.data is None or teacher is None or result is None:
+            return None
+        data, split = context.data, self._judged(context)
+        outcomes = {"teacher": teacher[1], "result": result[1]}
+
+        def show() -> Json:
+            context.progress("look at samples", 0, 1)
+            sessions = {name: backend.open(files[name][1], threads=1, exact=stranger) for name in outcomes}
+            task = catalog.find("tasks", data.task)()
+            return task.samples(split, data.classes, outcomes, sessions, context.seed)
+
+        key = [[files[name][2] for name in outcomes], teacher[0].fingerprint, split.name, context.seed, stranger]
+        return context.memo("samples", key, show)
 
     def _judged(self, context: Context) -> Split:
         import numpy as np
@@ -159,24 +197,52 @@ class Measure:
         return split.take(np.sort(drawn))
 
     def _latencies(
-        self, paths: dict[str, Path], backend: Backend, artifact: Artifact, context: Context
-    ) -> tuple[dict[str, Latency], float, tuple[float, float]]:
-        import numpy as np
-
+        self,
+        paths: Mapping[str, Path],
+        ends: tuple[str, str],
+        backend: Backend,
+        artifact: Artifact,
+        context: Context,
+    ) -> tuple[dict[str, Latency], float, tuple[float, float] | None]:
+        """Of each of ``paths`` the latency; of ``ends``, teacher and result, their ratio and its interval."""
+        from compressor.bench.place import Resident, here
         from compressor.bench.statistics import ratio, summarise
-        from compressor.bench.timing import interleave
+        from compressor.bench.timing import Rounds
 
         threads = self.threads or context.target.threads
-        batch = np.random.default_rng(context.seed).standard_normal((1, *artifact.teacher.input.shape), np.float32)
-        sessions = {name: backend.open(path, threads=threads) for name, path in paths.items()}
-        runners = {name: (lambda session=session: session(batch)) for name, session in sessions.items()}
-        blocks = interleave(
-            runners,
-            blocks=self.blocks,
-            inferences=self.inferences,
-            seed=context.seed,
-            seconds=self.seconds,
-            progress=context.progress,
-        )
+        shape = artifact.teacher.input.shape
+        with here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads) as place:
+            rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
+            blocks = place.take(rounds, context.progress).blocks
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
-        return latencies, *ratio(blocks["teacher"], blocks[next(reversed(blocks))], context.seed)
+        if ends[0] == ends[1]:
+            return latencies, 1.0, None  # the teacher's own export is the result
+        return latencies, *ratio(blocks[ends[0]], blocks[ends[1]], context.seed)
+
+
+def _absent(backend: Backend) -> str | None:
+    """Why a runtime cannot be asked here; None where it is installed."""
+    try:
+        backend.version()
+    except Unavailable as error:
+        return f"{error.what} here"
+    return None
+
+
+def _judge(backend: Backend, stranger: bool) -> tuple[str, str]:
+    """Whose answers are judged: the target's runtime's, or in its place ONNX Runtime's, in floats."""
+    from compressor import catalog
+
+    judge: Backend = catalog.find("backends", "onnxruntime")() if stranger else backend
+    return judge.name, judge.version()
+
+
+def _estimated(paths: dict[str, Path], artifact: Artifact, context: Context) -> dict[str, Latency]:
+    """Rooflines of the target, where it says what its chip can do."""
+    import onnx
+
+    from compressor.bench.estimate import estimate
+
+    shape = artifact.teacher.input.shape
+    found = {name: estimate(onnx.load(str(path)), shape, context.target) for name, path in paths.items()}
+    return {name: latency for name, latency in found.items() if latency is not None}

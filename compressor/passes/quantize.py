@@ -46,7 +46,13 @@ class Quantize:
     ``bits`` are of the weights, ``edge_bits`` of the first layer's and the last's. With a ``budget`` of bytes
     (the command line's, where the profile has one at all) each weight gets as many as the file has room for,
     where they are missed most; a budget that is ``yielding`` is forgotten where two bits each are too many.
-    Fewer than eight are stored as codes, and run as INT8 all the same.
+    Without one, learned points are ``redistributed`` by the weights' gradients if that is set (section 4.2).
+    Fewer than eight bits are stored as codes, and run as INT8 all the same.
+
+    ``activations = "float"`` quantises weights alone, as Polino et al. do: the runtime unfolds the codes at
+    load and computes in float, so files and nothing else get smaller. Only then may a ``bucket`` of so many
+    weights (256 in the paper) share a scale, where 0 is an output channel each. ``rounding =
+    "stochastic"`` is for the training of uniform grids.
     """
 
     method: Literal["ptq", "distil", "codebook"] = "ptq"
@@ -54,6 +60,10 @@ class Quantize:
     edge_bits: int = 8
     budget: tuple[str, ...] = ()
     yielding: bool = False
+    redistributed: bool = False
+    activations: Literal["int8", "float"] = "int8"
+    bucket: int = 0
+    rounding: Literal["nearest", "stochastic"] = "nearest"
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
     lessons: Lessons | None = None
@@ -65,8 +75,17 @@ class Quantize:
 
     def check(self, prospect: Prospect) -> tuple[str, ...]:
         problems = []
-        if "int8" not in prospect.target.precisions:
+        if self.activations == "int8" and "int8" not in prospect.target.precisions:
             problems.append(f"target {prospect.target.name} does not run int8: use --profile float")
+        if self.bucket < 0 or (self.bucket and self.activations == "int8"):
+            problems.append(
+                f"quantize.bucket = {self.bucket}: integer kernels have a scale for each output channel: "
+                'leave it 0, or set quantize.activations = "float"'
+            )
+        if self.rounding == "stochastic" and self.method != "distil":
+            problems.append('quantize.rounding is for the training of grids: set quantize.method = "distil"')
+        if self.redistributed and self.method != "codebook":
+            problems.append('quantize.redistributed is of learned points: set quantize.method = "codebook"')
         if not prospect.has_train:
             problems.append("there is no training data to calibrate on: give --data, or use --profile float")
         if self.samples < 1:
@@ -91,12 +110,15 @@ class Quantize:
         return self.method != "ptq"
 
     def _asked(self, reference: OnnxModel) -> Asked:
-        from compressor.quant.levels import Asked
+        from compressor.quant.levels import Asked, Form
 
         budgets = [b for b in map(Budget.parse, self.budget) if b.name == "bytes"]
         limits = [b.limit * (reference.path.stat().st_size if b.relative else 1) for b in budgets]
         within = int(min(limits)) if limits and self.method != "ptq" else None
-        return Asked(self.bits, self.edge_bits, self.method == "codebook", within, self.yielding)
+        form = Form(self.activations == "int8", self.bucket or None, self.rounding == "stochastic")
+        return Asked(
+            self.bits, self.edge_bits, self.method == "codebook", within, self.yielding, self.redistributed, form
+        )
 
     @property
     def _lessons(self) -> Lessons:
@@ -111,6 +133,7 @@ class Quantize:
         from compressor.export import save
         from compressor.ingest import load
         from compressor.quant.choosing import choose
+        from compressor.quant.half import halved
         from compressor.quant.packing import pack
         from compressor.quant.placement import Placement
         from compressor.quant.ranges import activation_ranges
@@ -126,6 +149,8 @@ class Quantize:
             )
         if self.method != "ptq":
             return self._trained(artifact, context)
+        if self.activations == "float":
+            return self._coded(artifact, context)
         train = context.data.train
         count = min(self.samples, len(train))
         drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
@@ -146,7 +171,9 @@ class Quantize:
             asked = self._asked(artifact.reference)
             bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
         placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
-        packed = pack(graph)
+        packed = pack(graph) if rules.unfolds else {}
+        if rules.rest == "float16":
+            halved(graph)
         quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)
         before, after = artifact.onnx.path.stat().st_size, quantised.path.stat().st_size
         metrics = {
@@ -166,6 +193,7 @@ class Quantize:
     ) -> Result:
         import torch
 
+        from compressor.bench.machine import can_run, machine
         from compressor.ingest import load
         from compressor.quant.choosing import choose
         from compressor.quant.restoration import restored
@@ -181,7 +209,8 @@ class Quantize:
             return choose(asked, network, rules, result.input, opset, torch.empty(0)).bits
 
         made = restored(
-            lambda: load(result), result.input, rules, backend, opset, batches, bits, context.workdir, context.progress
+            lambda: load(result), result.input, rules, backend, opset, batches, bits, context.workdir, context.progress,
+            exact=not can_run(context.target, machine()),
         )  # fmt: skip
         metrics = {
             "calibration": calibration,
@@ -193,6 +222,29 @@ class Quantize:
             "bytes": made.onnx.path.stat().st_size,
         }
         return Result(replace(artifact, onnx=made.onnx), metrics)
+
+    def _coded(self, artifact: Artifact, context: Context) -> Result:
+        import onnx_ir as ir
+        import torch
+
+        from compressor import catalog
+        from compressor.export import save
+        from compressor.ingest import load
+        from compressor.quant.choosing import choose
+        from compressor.quant.coded import code, coded
+
+        assert artifact.onnx is not None
+        assert artifact.reference is not None
+        asked, network = self._asked(artifact.reference), load(artifact.result)
+        rules = catalog.find("backends", context.target.backend)().rules(context.target)
+        levels = choose(asked, network, rules, artifact.result.input, context.target.opset, torch.empty(0))
+        graph, weights = ir.load(artifact.onnx.path), network.state_dict()
+        codes = {name: coded(weights[name], bits, asked.form.bucket) for name, bits in levels.bits.items()}
+        packed = code(graph, codes, {name: weights[name].numpy() for name in codes})
+        made = save(graph, context.workdir / "model.onnx", asked.form.precision, artifact.onnx)
+        sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.path.stat().st_size}
+        metrics = {**asked.told(rules.weight_bits), "bits": dict(levels.bits), "packed": packed, **sizes}
+        return Result(replace(artifact, onnx=made), metrics)
 
     def _trained(self, artifact: Artifact, context: Context) -> Result:
         from compressor.train.quantised import distil_quantised

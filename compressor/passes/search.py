@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -19,18 +18,22 @@ class Search:
     """Evolve students within the budgets, score them untrained, measure the best whole, take the best that fits.
 
     ``space`` is a file of ``models/``; ``auto`` the teacher's own family where it is one, else
-    mobilenetv2. ``budget`` is written as on the command line, whose budgets come before the profile's, which
-    may be ``yielding``: where no student obeys, its shares are raised by half until one does. Latency is that
-    of the form that is deployed, at batch 1 (``precision = "auto"``: INT8 where the target runs it); of INT8,
-    bytes are counted with so many ``bits`` a weight, which `quantize` may store fewer of.
+    mobilenetv2. ``head`` gives its members IMDN-style heads alone, or (``any``) both kinds; what a head is worth
+    no score was checked on, so where there is a choice give ``trial_minutes``. ``budget`` is written as on the
+    command line, whose budgets come before the profile's, which may be ``yielding``: where no student obeys, its
+    shares are raised by half until one does. Latency is that of the form that is deployed, at batch 1
+    (``precision = "auto"``: INT8 where the target runs it); of INT8, bytes are counted with so many ``bits`` a
+    weight, which `quantize` may store fewer of.
     ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
     initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
-    the finalists, then the best of different depths, are distilled for so long, by successive halving, and
-    ranked by that (``trial_steps``: a round's steps, as an earlier run found them).
+    the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
+    round's steps, as an earlier run found them). They are then the best of different depths, and half of
+    them, and of the evaluations, are of students whose weights can all be cut from the teacher's.
     ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
     """
 
     space: str = "auto"
+    head: Literal["plain", "imdn", "any"] = "plain"
     budget: tuple[str, ...] = ("macs=25%",)
     yielding: bool = False
     evaluations: int = 400
@@ -66,6 +69,8 @@ class Search:
             problems.append("search has a setting too low: give one or more of each, and two samples")
         if not 0 <= self.trial_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
             problems.append(f"search.trial_minutes = {self.trial_minutes}: give 0 for no trials, or minutes")
+        if self.head != "plain" and prospect.task != "classification":
+            problems.append(f"search.head = {self.head} is of classifiers: leave it plain for super-resolution")
         if self.trial_minutes and prospect.task != "classification":
             problems.append("search.trial_minutes are judged by top-1: set it to 0 for super-resolution")
         if self.trial_minutes and not prospect.has_train:
@@ -79,6 +84,7 @@ class Search:
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor import catalog
         from compressor.ingest import save
+        from compressor.models._headed import settings
         from compressor.scores._probe import untrained
         from compressor.search.student import search
 
@@ -100,7 +106,7 @@ class Search:
         weights = context.workdir / "student.safetensors"
         student = Model(
             family=space,
-            settings=dataclasses.asdict(found.best.architecture),  # type: ignore[call-overload]
+            settings=settings(found.best.architecture),
             weights=weights,
             sha256=save(untrained(found.best.architecture, context.seed).state_dict(), weights),
             params=found.best.params,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ _EXPORT_TOLERANCE = 1e-3
 _PACKED = "model.packed"
 _IMAGES = 2
 """Golden samples where they are images in and out: megabytes each, and far more within."""
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,33 @@ class Verify:
         import numpy as np
 
         from compressor import catalog
+        from compressor.bench.machine import can_run, machine
 
         assert artifact.reference is not None
         assert artifact.onnx is not None
         backend = catalog.find("backends", context.target.backend)()
         batch = self._batch(artifact, context)
+        exact = not can_run(context.target, machine())
 
         def outputs(model: OnnxModel) -> Batch:
             context.progress(f"verify {model.precision}", 0, 1)
-            session = backend.open(model.path, threads=1)
+            session = backend.open(model.path, threads=1, exact=exact)
             return np.concatenate([session(batch[i : i + 32]) for i in range(0, len(batch), 32)])
 
         ladder: list[dict[str, Json]] = []
         chain = artifact.onnx.chain()
         expected = {"torch": self._torch(artifact, batch)}
-        for below, model in zip(["torch", *[m.precision for m in chain]], chain, strict=False):
-            expected[model.precision] = outputs(model)
-            ladder.append(_rung(below, model.precision, expected[below], expected[model.precision]))
+        for model in chain:
+            below = next(reversed(expected))
+            above = model.precision if model.precision != below else f"{below} of codes"
+            expected[above] = outputs(model)
+            ladder.append(_rung(below, above, expected[below], expected[above]))
         if not (differs := ladder[0]["relative_error"]) <= _EXPORT_TOLERANCE:  # NaN is no match either
             raise VerificationFailed(
                 f"the ONNX export differs from the torch model by {differs:.2g} of its largest output",
                 mend="look for operations in the model's forward that behave differently in eval mode or when traced",
             )
-        result = expected[artifact.onnx.precision]
+        result = expected[next(reversed(expected))]
         if not np.all(np.isfinite(result)):
             raise VerificationFailed(
                 "the result's outputs are not finite",
@@ -129,6 +137,7 @@ class Verify:
 
         from compressor import __version__, catalog
         from compressor.atomic import write
+        from compressor.bench.machine import can_run, machine
         from compressor.bundle import write_bundle
         from compressor.bundle.storage import stored
         from compressor.ingest import load
@@ -139,6 +148,8 @@ class Verify:
         model, metric = artifact.result, artifact.measurements.result.metric
         backend = catalog.find("backends", context.target.backend)()
         shape: list[Json] = [*model.input.shape]
+        if not can_run(context.target, machine()):  # ONNX Runtime spoke for it
+            backend = catalog.find("backends", "onnxruntime")()
         output: dict[str, Json] = {"name": "output", "shape": ["batch", *outputs.shape[1:]]}
         task = "classification" if model.enlarges is None else "super-resolution"
         divisor = 1
@@ -152,7 +163,7 @@ class Verify:
         manifest = {
             "task": task,
             "target": context.target.name,
-            "precision": {"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision},
+            "precision": {"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision, "from": "graph"},
             "opset": artifact.onnx.opset,
             "input": {
                 "name": "input",
@@ -178,6 +189,7 @@ class Verify:
                 "status": artifact.engine.status,
                 "backend": artifact.engine.backend,
                 "todo": artifact.engine.todo,
+                **artifact.engine.facts,
             },
         }
         # Other CPUs round and saturate 8-bit sums otherwise: a twentieth of the outputs' span is still
@@ -185,6 +197,7 @@ class Verify:
         share = 1e-3 if artifact.onnx.precision == "fp32" else 0.05
         span = float(np.max(outputs) - np.min(outputs)) or 1.0
         extra = [artifact.engine.path] if artifact.engine.path != artifact.onnx.path else []
+        extra += artifact.engine.files
         if self.packed:
             extra.append(context.workdir / _PACKED)
             write(extra[-1], stored(artifact.onnx.path.read_bytes()))
@@ -222,9 +235,10 @@ def _decibels(signal: Batch, noisy: Batch) -> float:
 
 
 def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]:
-    """For each tensor that lives on in the lowered graph, in order: how well, in dB.
+    """For each tensor that lives on in the lowered graph, in order: the op that makes it, and how well, in dB.
 
-    The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
+    Of a layer with weights also their name and number, the type they are computed in and the bits that each takes
+    in the file. The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
     """
     import numpy as np
     import onnx
@@ -252,9 +266,44 @@ def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]
         values: list[NDArray[Any]] = session.run(list(names), {"input": batch})
         return values
 
+    ops = {name: node.op_type for node in first.graph.node for name in node.output}
+    stored = _stored(first.graph, last.graph)
     exact, lowered = run(first, list(twins)), run(last, list(twins.values()))
     return [
-        {"tensor": name, "db": round(_decibels(a.astype(np.float32), b.astype(np.float32)), 2)}
+        {"tensor": name, "op": ops[name], "db": round(_decibels(a.astype(np.float32), b.astype(np.float32)), 2)}
+        | stored.get(name, {})
         for name, a, b in zip(twins, exact, lowered, strict=True)
         if a.dtype.kind == "f" and a.shape == b.shape
     ]
+
+
+def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
+    """By the tensor that a layer with weights makes: how these are stored in the lowered graph."""
+    import onnx
+
+    sizes = {each.name: math.prod(each.dims) for each in first.initializer}
+    constants = {each.name: each for each in last.initializer}
+    makers = {name: node for node in last.node for name in node.output}
+    types = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
+    found: dict[str, dict[str, Json]] = {}
+    for node in first.node:
+        if node.op_type not in _WEIGHTED or len(node.input) < 2 or node.input[1] not in sizes:
+            continue
+        name = node.output[0]
+        maker = makers.get(f"{name}_unquantized", makers.get(name))
+        while maker is not None and maker.op_type in _AROUND:
+            maker = makers.get(maker.input[0])
+        if maker is None or maker.op_type != node.op_type:
+            continue
+        source = maker.input[1]
+        if (dequantise := makers.get(source)) is not None and dequantise.op_type == "DequantizeLinear":
+            source = dequantise.input[0]
+        unfolds = makers.get(source)  # a few levels, by their codes
+        constant = constants.get(unfolds.input[0] if unfolds is not None else source)
+        if constant is None or constant.data_type not in types:
+            continue
+        kind = types[constant.data_type]
+        bits = (constant.dims[0] - 1).bit_length() if unfolds is not None else int(kind.lstrip("fpint"))
+        weight = node.input[1]
+        found[name] = {"weight": weight, "elements": sizes[weight], "stored": kind, "bits": max(1, bits)}
+    return found

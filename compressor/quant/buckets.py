@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Buckets", "bucketed", "flat"]
+__all__ = ["Buckets", "bucketed", "flat", "symmetric"]
 
 
 class Buckets(nn.Module):
@@ -53,6 +53,17 @@ def bucketed(weight: Tensor, bucket: int | None) -> Tensor:
     row = weight.reshape(1, -1)
     size = min(bucket, row.shape[1])
     return F.pad(row, (0, -row.shape[1] % size), mode="replicate").reshape(-1, size)
+
+
+def symmetric(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Integers (channels x weights) on a grid around zero, and each output channel's scale (channels x 1).
+
+    The largest magnitude of a channel is mapped onto 2^(bits-1) - 1: what integer kernels run.
+    """
+    rows = bucketed(weight, None)
+    limit = 2 ** (bits - 1) - 1
+    scale = rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny) / limit
+    return (rows / scale).round(), scale
 
 
 def flat(rows: Tensor, like: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,9 +18,11 @@ from torch.nn.utils import parametrize
 
 from compressor.core import InputSpec, QdqRules, UsageError
 from compressor.export import export_marked, mark
+from compressor.quant.buckets import Buckets
 from compressor.quant.codebook import Codebook
-from compressor.quant.levels import Levels
-from compressor.quant.placement import Placement
+from compressor.quant.coded import Coded, code, coded
+from compressor.quant.levels import Form, Levels
+from compressor.quant.placement import Placement, projected
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of deprecations within
@@ -46,8 +49,9 @@ class FakeQuantised:
     stays as it is, as folding it into the weights only scales a channel and its grid alike. Activations:
     scale and zero point are learned, from the percentiles of ``batches`` on (Brevitas's defaults).
     ``floats`` names the nodes of a graph that stay in float, ``any_size`` has height and width free in the graphs.
-    ``levels`` are those of the weights that have fewer than the rules' bits; one with learned points
-    (`compressor.quant.codebook.Codebook`) needs a scale for each channel.
+    ``levels`` are those of the weights that have fewer than the rules' bits, or, where their form is not for
+    integer kernels, of all weights: activations are then left as they are. For integer kernels a weight with
+    learned points (`compressor.quant.codebook.Codebook`) needs a scale for each channel.
     Raises UsageError where the network's forward cannot be traced.
     """
 
@@ -64,15 +68,18 @@ class FakeQuantised:
         any_size: bool = False,
     ) -> None:
         self.rules, self.input, self.opset = rules, input, opset
+        levels = levels or Levels()
+        self._form = levels.form
         self._floats, self._any_size = floats or _no_floats, any_size
-        self._bits, self._learned = (levels.bits, levels.points) if levels is not None else ({}, {})
         traced = _traced(network)
         self._points = _points(traced)
         graph, names = self._exported(traced)
-        kept = self._floats(graph)
-        self._grids = Placement(graph, rules, kept).grids
+        kept = self._floats(graph) if self._form.integers else frozenset[str]()
+        self._grids = Placement(graph, rules, kept).grids if self._form.integers else ()
         self._exact = {node.inputs[1].name for node in graph.graph if node.name in kept and len(node.inputs) > 1
                        and node.inputs[1] is not None and node.inputs[1].is_initializer()}  # fmt: skip
+        self._bits = {name: bits for name, bits in levels.bits.items() if name not in self._exact}
+        self._learned = {name: points for name, points in levels.points.items() if name not in self._exact}
         tensors = {grid[0]: grid for grid in self._grids}
         self._chosen: dict[str, int] = {}
         for index in sorted(names):
@@ -84,6 +91,9 @@ class FakeQuantised:
                 mend='set quantize.method = "ptq"',
             )
         batches = list(batches)
+        if not self._grids:  # nothing gathers
+            self.module = self._quantised(traced, set(), 1).eval()
+            return
         positive = self._positive(traced, batches)
         self.module = self._quantised(traced, positive, len(batches))
         # The first forward passes in train mode gather the activations' percentiles; norms keep their own.
@@ -117,20 +127,55 @@ class FakeQuantised:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Brevitas calls torch in a way that is going out of use
             state = self.module.state_dict()
-        state |= {name: self._holder(name).weight for name in self._learned}
+        state |= {name: self._holder(name).weight for name in self._parametrised}
         # What the network holds but never calls is not in the module: it stays as it was.
         return {name: state.get(name, tensor).detach().cpu().contiguous() for name, tensor in like.state_dict().items()}
 
     def lowered(self, network: nn.Module) -> tuple[ir.Model, ir.Model]:
-        """The graphs of ``network`` (which has the trained weights): in float, and quantised on the learned grids."""
+        """The graphs of ``network`` (which has the trained weights): in float, and quantised on the learned grids.
+
+        For float kernels weights are stored as codes already; for integer ones `compressor.quant.packing.pack`
+        does that.
+        """
         exact, _ = self._exported(_traced(network))
         graph = ir.from_proto(ir.to_proto(exact))
+        if not self._form.integers:
+            code(graph, self._codes(), {name: each.detach().numpy() for name, each in network.state_dict().items()})
+            return exact, graph
         ranges: dict[str, tuple[float, float]] = {}
         for grid in self._grids:
             low_high = self._range(self._chosen[grid[0]])
             ranges |= dict.fromkeys(grid, low_high)
         Placement(graph, self.rules, self._floats(graph)).apply(ranges, self._bits, self._shapes())
         return exact, graph
+
+    def projection_db(self) -> float | None:
+        """What learned points lose on the integers that the target runs: their signal to noise, over all weights.
+
+        None where there are none, or where kernels are float and points stay as they are.
+        """
+        if not (self._form.integers and self._learned):
+            return None
+        signal = noise = 0.0
+        for shape in self._shapes().values():
+            levels, unit = projected(shape, self.rules.weight_bits)
+            signal += float(np.sum(shape.astype(np.float64) ** 2))
+            noise += float(np.sum((levels * unit - shape.astype(np.float64)) ** 2))
+        return 10 * math.log10(signal / noise) if signal and noise else None
+
+    @property
+    def _parametrised(self) -> tuple[str, ...]:
+        """The weights whose layers are torch's own, with a parametrisation of ours; the others' are Brevitas's."""
+        return tuple(self._learned) if self._form.bucket is None else (*self._learned, *self._bits)
+
+    def _codes(self) -> dict[str, Coded]:
+        found = {}
+        for name in (*self._learned, *self._bits):
+            holder = self._holder(name)
+            given = holder.parametrizations.weight.original if name in self._parametrised else holder.weight
+            book = holder.parametrizations.weight[0] if name in self._learned else None
+            found[name] = coded(given, self._bits.get(name, 0), self._form.bucket, book)
+        return found
 
     def _holder(self, name: str) -> Any:
         return self.module.get_submodule(name.rpartition(".")[0])
@@ -190,10 +235,15 @@ class FakeQuantised:
             if weight in self._exact:
                 continue
             if weight in self._learned:
-                book = Codebook(module.weight, self._learned[weight], None)
+                book = Codebook(module.weight, self._learned[weight], self._form.bucket)
                 parametrize.register_parametrization(module, "weight", book)
                 module.parametrizations.weight.original.requires_grad_(False)
-            elif (layer := _layer(module, self.rules, self._bits.get(weight))) is not None:
+            elif weight in self._parametrised:
+                grid = Buckets(self._bits[weight], self._form.bucket, stochastic=self._form.stochastic)
+                parametrize.register_parametrization(module, "weight", grid)
+            elif not self._form.integers and weight not in self._bits:
+                continue
+            elif (layer := _layer(module, self.rules, self._bits.get(weight), self._form)) is not None:
                 parent, _, child = name.rpartition(".")
                 setattr(made.get_submodule(parent), child, layer)
         nodes = list(self._nodes(made))
@@ -261,12 +311,29 @@ def _points(traced: fx.GraphModule) -> tuple[str, ...]:
     )
 
 
-def _layer(module: nn.Module, rules: QdqRules, bits: int | None) -> nn.Module | None:
+class _Stochastic(nn.Module):
+    """To either integer beside, its expectation the number itself, in training; gradients go straight through.
+
+    Brevitas's own draws from a generator of its own, which a training that is taken up again would not find.
+    """
+
+    def __init__(self) -> None:  # spelled out: Brevitas looks at the arguments
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = torch.floor(x + torch.rand_like(x)) if self.training else x.round()
+        return x + (rounded - x).detach()
+
+
+def _layer(module: nn.Module, rules: QdqRules, bits: int | None, form: Form) -> nn.Module | None:
     """The Brevitas twin of a layer with weights, holding the same parameters; None for any other module."""
     op = {nn.Conv2d: "Conv", nn.Linear: "Gemm"}.get(type(module))
-    if op is None or op not in rules.compute:
+    if op is None or (form.integers and op not in rules.compute):
         return None
-    weight = Int8WeightPerChannelFloat if op in rules.per_channel else Int8WeightPerTensorFloat
+    channels = op in rules.per_channel or not form.integers
+    weight = Int8WeightPerChannelFloat if channels else Int8WeightPerTensorFloat
+    if form.stochastic:
+        weight = weight.let(float_to_int_impl=_Stochastic)
     said = {"bias": module.bias is not None, "weight_quant": weight, "weight_bit_width": bits or rules.weight_bits}
     twin: Any
     if isinstance(module, nn.Conv2d):

@@ -2,46 +2,145 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
-import onnx
+import numpy as np
 import onnx_ir as ir
-from onnxruntime.transformers.float16 import convert_float_to_float16
+import onnx_ir.passes.common as common
 
 from compressor.core import OnnxModel
 from compressor.export import save
 
-__all__ = ["halve"]
+__all__ = ["halve", "halved"]
 
-_REDUCING = frozenset({"Add", "Clip", "GlobalAveragePool", "Max", "Mul", "Pow", "ReduceMean", "Sub"})
+_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_LARGEST = float(np.finfo(np.float16).max)
+_REDUCE = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool"})
+_PASSING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
+_ALWAYS_FLOAT = {"Resize": (2,), "Upsample": (1,)}
+"""Inputs that an op takes in float32 whatever else it computes in: scales of a resize."""
 
 
 def halve(model: OnnxModel, path: Path) -> OnnxModel:
-    """An FP16 twin of a float32 graph; its input and output stay float32, and so do standard deviations within.
-
-    The squares that those sum overflow FP16 long before their root does.
-    """
-    full = onnx.load(str(model.path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of each value that FP16 rounds to its own edge
-        half = convert_float_to_float16(full, keep_io_types=True, node_block_list=_deviations(full))
-    graph = ir.from_proto(half)
-    graph.graph.sort()  # the converter puts the input's cast last
+    """An FP16 twin of a float32 file; its input and output stay float32."""
+    graph = ir.load(model.path)
+    common.ShapeInferencePass()(graph)
+    halved(graph)
     return save(graph, path, "fp16", model)
 
 
-def _deviations(model: onnx.ModelProto) -> list[str]:
-    """The nodes of which a root of a mean of squares is made, back to the first mean."""
-    made_by = {name: node for node in model.graph.node for name in node.output}
-    found: dict[str, onnx.NodeProto] = {}
-    waiting = [node for node in model.graph.node if node.op_type == "Sqrt"]
-    while waiting:
-        node = waiting.pop()
-        if node.name in found:
+def halved(model: ir.Model) -> None:
+    """Make every float tensor of ``model`` (in place) FP16, with a Cast behind the inputs and before the outputs.
+
+    A deviation, Sqrt of a mean of squares, stays in float32 with the mean that is subtracted in it: it is taken in
+    two passes, its squares overflow FP16 from 256 on, and what is small vanishes. Names stay those of the float
+    graph. QuantizeLinear and DequantizeLinear become FP16 with their scales, which ONNX allows from opset 19 on.
+    """
+    graph = model.graph
+    exact = _deviations(graph)
+    floats = {value for value in _values(graph) if value.dtype == _FLOAT}
+    kept = {value for node in exact for value in node.outputs}
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    for value in floats:
+        if value.producer() is not None and value not in kept:
+            value.dtype = _HALF
+    outputs = list(graph.outputs)
+    for node in list(graph):
+        wanted = _FLOAT if node in exact else _HALF
+        for index, source in enumerate(node.inputs):
+            if source is not None and source in floats and index not in _ALWAYS_FLOAT.get(node.op_type, ()):
+                node.replace_input_with(index, _as(graph, source, wanted, casts))
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == _FLOAT and node.outputs[0] in floats:
+            node.attributes["to"] = ir.AttrInt64("to", int(_HALF))
+        _halve_attribute(node, wanted)
+    for index, value in enumerate(outputs):
+        if value in floats and value.dtype == _HALF:
+            name = value.name
+            value.name = f"{name}_half"
+            cast = ir.node("Cast", [value], {"to": int(_FLOAT)})
+            made = cast.outputs[0]
+            made.name, made.shape, made.dtype = name, value.shape, _FLOAT
+            graph.append(cast)
+            graph.outputs[index] = made
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+    for number, node in enumerate(graph):
+        node.name = f"{node.op_type}_{number}"
+
+
+def _as(
+    graph: ir.Graph, value: ir.Value, wanted: ir.DataType, casts: dict[tuple[ir.Value, ir.DataType], ir.Value]
+) -> ir.Value:
+    """``value`` in the precision ``wanted``: itself, its twin among the constants, or through a Cast."""
+    tensor = ir.convenience.get_const_tensor(value) if value.is_initializer() else None
+    if tensor is None and value.dtype == wanted:
+        return value
+    if tensor is not None and wanted == _FLOAT:
+        return value
+    if (value, wanted) in casts:
+        return casts[value, wanted]
+    suffix = "half" if wanted == _HALF else "float"
+    if tensor is not None:
+        array = tensor.numpy()
+        rounded = ir.tensor(np.clip(array, -_LARGEST, _LARGEST).astype(np.float16), name=f"{value.name}_{suffix}")
+        made = ir.Value(name=rounded.name, const_value=rounded, shape=value.shape, type=ir.TensorType(_HALF))
+        graph.register_initializer(made)
+    else:
+        cast = ir.node("Cast", [value], {"to": int(wanted)})
+        made = cast.outputs[0]
+        made.name, made.shape, made.dtype = f"{value.name}_{suffix}", value.shape, wanted
+        producer = value.producer()
+        if producer is None:
+            graph.insert_before(graph[0], cast)
+        else:
+            graph.insert_after(producer, cast)
+    casts[value, wanted] = made
+    return made
+
+
+def _halve_attribute(node: ir.Node, wanted: ir.DataType) -> None:
+    """What a Constant or ConstantOfShape holds in an attribute."""
+    if wanted != _HALF or node.op_type not in ("Constant", "ConstantOfShape"):
+        return
+    attribute = node.attributes.get("value")
+    if attribute is not None and attribute.as_tensor().dtype == _FLOAT:
+        array = np.clip(attribute.as_tensor().numpy(), -_LARGEST, _LARGEST).astype(np.float16)
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+
+
+def _deviations(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes between a tensor and the Sqrt of the mean of its squares, and that Sqrt."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        if node.op_type != "Sqrt":
             continue
-        found[node.name] = node
-        before = (made_by.get(name) for name in node.input)
-        waiting += [each for each in before if each is not None and each.op_type in _REDUCING]
-    means = any(node.op_type in ("GlobalAveragePool", "ReduceMean") for node in found.values())
-    return sorted(found) if means else []
+        trail, seen = [node], {node}
+        while trail:
+            for value in trail.pop().inputs:
+                made = value.producer() if value is not None else None
+                if made is not None and made not in seen and _of_deviation(made):
+                    seen.add(made)
+                    trail.append(made)
+        if any(each.op_type in _REDUCE for each in seen):
+            found |= seen
+    return found
+
+
+def _of_deviation(node: ir.Node) -> bool:
+    """A difference, a square, a mean, a constant added or multiplied, or a change of shape."""
+    if node.op_type in _REDUCE | _PASSING | {"Sub", "Pow", "Sqrt"}:
+        return True
+    if node.op_type not in ("Add", "Mul", "Div", "Max", "Clip"):
+        return False
+    variables = {v for v in node.inputs if v is not None and ir.convenience.get_const_tensor(v) is None}
+    return len(variables) <= 1
+
+
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs

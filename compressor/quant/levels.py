@@ -9,16 +9,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compressor.core import Json
 from compressor.quant.allocation import allocate, redistribute
-from compressor.quant.buckets import bucketed, flat
+from compressor.quant.buckets import Buckets, flat, symmetric
 from compressor.quant.codebook import Codebook
 
-__all__ = ["WIDTHS", "Asked", "Levels", "fitting", "inner", "shared"]
+__all__ = ["WIDTHS", "Asked", "Form", "Levels", "fitting", "inner", "shared"]
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 """Bits a weight that are tried under a budget."""
 _BATCHES = 5
 """Of the gradients that points are shared out by (Polino et al. 2018, section 4.2)."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How weights of few levels are held, and what computes with them."""
+
+    integers: bool = True
+    """Activations in 8 bits, on integer kernels; else in float, and so are the weights, once they are unfolded."""
+    bucket: int | None = None
+    """So many weights in a row have one scale (Polino et al. 2018: 256), which no integer kernel can run; None:
+    an output channel has."""
+    stochastic: bool = False
+    """Weights are rounded to either neighbour at random while they are trained, to the nearest ever after."""
+
+    @property
+    def precision(self) -> str:
+        """What the graph computes in."""
+        return "int8" if self.integers else "fp32"
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,15 @@ class Asked:
     """Bytes of the file: then the inner weights' bits are chosen by what they lose, not alike."""
     yielding: bool = False
     """Whether a limit that cannot be kept is forgotten."""
+    redistributed: bool = False
+    """Whether learned points are shared out among the weights by their gradients, ``2**bits`` each on average."""
+    form: Form = Form()
+
+    def told(self, kernels: int) -> dict[str, Json]:
+        """For the report: how the artifact's weights are held; ``kernels`` are the bits of the integer kernels."""
+        bucket = "output channel" if self.form.bucket is None else f"{self.form.bucket} weights"
+        bits = kernels if self.form.integers else self.bits
+        return {"weight_bits": bits, "scale_for_each": bucket, "computes_in": self.form.precision}
 
 
 @dataclass(frozen=True)
@@ -42,29 +70,37 @@ class Levels:
 
     bits: Mapping[str, int] = field(default_factory=dict)
     points: Mapping[str, int] = field(default_factory=dict)
+    form: Form = Form()
 
 
-def inner(network: nn.Module, *, learned: bool) -> tuple[str, ...]:
-    """The weights between the first layer and the last; for learned points those whose scale is a channel's."""
+def inner(network: nn.Module, *, convolutions: bool) -> tuple[str, ...]:
+    """The weights between the first layer and the last; ``convolutions``: those alone."""
     kinds = (nn.Conv2d, nn.Linear)
     names = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, kinds)]
     modules = dict(network.named_modules())
-    return tuple(n for n in names[1:-1] if not learned or isinstance(modules[n.rpartition(".")[0]], nn.Conv2d))
+    return tuple(n for n in names[1:-1] if not convolutions or isinstance(modules[n.rpartition(".")[0]], nn.Conv2d))
 
 
-def rounded(weight: Tensor, bits: int, *, learned: bool) -> Tensor:
-    """A weight on a grid, or on the points that its percentiles are, with a scale for each output channel."""
+def rounded(weight: Tensor, bits: int, *, learned: bool, bucket: int | None) -> Tensor:
+    """A weight on a grid, or on the points that its percentiles are, with a scale for each bucket or channel."""
     if learned:
-        stood_for: Tensor = Codebook(weight, 2**bits, None)(weight)
+        stood_for: Tensor = Codebook(weight, 2**bits, bucket)(weight)
         return stood_for.detach()
-    rows = bucketed(weight, None)
-    limit = 2 ** (bits - 1) - 1
-    scale = rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny) / limit
-    return flat((rows / scale).round() * scale, weight)
+    if bucket is not None:
+        on_levels: Tensor = Buckets(bits, bucket)(weight)
+        return on_levels.detach()
+    integers, scale = symmetric(weight, bits)
+    return flat(integers * scale, weight)
 
 
 def fitting(
-    network: nn.Module, names: Sequence[str], limit: int, images: Tensor, *, learned: bool
+    network: nn.Module,
+    names: Sequence[str],
+    limit: int,
+    images: Tensor,
+    *,
+    learned: bool,
+    bucket: int | None = None,
 ) -> dict[str, int] | None:
     """Of each weight the bits, of `WIDTHS`, that lose least while all codes together take ``limit`` bytes.
 
@@ -80,7 +116,8 @@ def fitting(
     losses, sizes = [], []
     for name in names:
         weight = parameters[name].detach()
-        losses.append([_divergence(network, name, rounded(weight, b, learned=learned), images, wanted) for b in WIDTHS])
+        tried = (rounded(weight, bits, learned=learned, bucket=bucket) for bits in WIDTHS)
+        losses.append([_divergence(network, name, each, images, wanted) for each in tried])
         sizes.append([-(-weight.numel() * bits // 8) for bits in WIDTHS])
     chosen = allocate(losses, sizes, limit)
     return None if chosen is None else {name: WIDTHS[option] for name, option in zip(names, chosen, strict=True)}

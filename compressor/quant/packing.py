@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["pack"]
+__all__ = ["pack", "unfold"]
 
-_OWN: dict[int, tuple[Any, int]] = {2: (ml_dtypes.uint2, 25), 4: (ml_dtypes.uint4, 21)}
+_OWN: dict[int, tuple[Any, int]] = {2: (ml_dtypes.uint2, 25), 4: (ml_dtypes.uint4, 21), 8: (np.uint8, 10)}
 """Widths that ONNX has a type for, and since which opset."""
 _OVERHEAD = {True: 150, False: 350}
 """Bytes that the nodes take which unfold a weight, with and without a type of its width."""
@@ -27,7 +27,6 @@ def pack(model: ir.Model) -> dict[str, int]:
     kernels on the same integers. Returns each packed weight's bits a code.
     """
     graph = model.graph
-    opset = graph.opset_imports[""]
     packed: dict[str, int] = {}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
@@ -35,11 +34,9 @@ def pack(model: ir.Model) -> dict[str, int]:
             continue
         levels, codes = np.unique(tensor.numpy(), return_inverse=True)
         bits = max(1, (len(levels) - 1).bit_length())
-        own = bits in _OWN and opset >= _OWN[bits][1]
-        if tensor.nbytes - math.ceil(tensor.size / 8) * bits <= _OVERHEAD[own]:
+        if tensor.nbytes - math.ceil(tensor.size / 8) * bits <= _OVERHEAD[_has_type(graph, bits)]:
             continue
         shape = tuple(tensor.shape.numpy())
-        unfold = _typed if own else _planes
         short = f"u{len(packed)}"  # names are bytes too
         nodes = unfold(graph, short, codes.reshape(shape), bits)
         gather = ir.node("Gather", [_constant(graph, f"{short}.l", levels), nodes[-1].outputs[0]])
@@ -52,6 +49,15 @@ def pack(model: ir.Model) -> dict[str, int]:
         del graph.initializers[name]
         packed[name] = bits
     return packed
+
+
+def unfold(graph: ir.Graph, name: str, codes: NDArray[np.int64], bits: int) -> list[ir.Node]:
+    """Store ``codes`` of so many bits under ``name``: the nodes, not yet in ``graph``, the last gives them as int32."""
+    return (_typed if _has_type(graph, bits) else _planes)(graph, name, codes, bits)
+
+
+def _has_type(graph: ir.Graph, bits: int) -> bool:
+    return bits in _OWN and graph.opset_imports[""] >= _OWN[bits][1]
 
 
 def _typed(graph: ir.Graph, name: str, codes: NDArray[np.int64], bits: int) -> list[ir.Node]:

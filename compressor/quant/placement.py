@@ -3,17 +3,22 @@
 The rules (`compressor.core.QdqRules`) come from the target's backend. The algorithm:
 
 1. Tensors that an op only *moves* (Slice, Reshape, MaxPool …) share one grid: they form a group.
-2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs.
+2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs. Statistics
+   (how far a map is from its own mean, as a contrast-aware attention asks) are no integer op's.
 3. A group is quantised once, at its source; ops that only move it work on the integers, and every
    other reader gets it through a DequantizeLinear.
 4. A Relu or Clip before a QuantizeLinear is dropped where the integers' own range clamps as it does.
 5. Weights become int8 initialisers, symmetric, one scale each output channel or each tensor.
+
+A runtime that works out by itself which ops may run on integers (TensorRT) wants the pairs at the
+integer ops' own inputs, and nowhere else: what moves then keeps its grid and is left in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,13 +27,16 @@ from numpy.typing import NDArray
 
 from compressor.core import QdqRules
 
-__all__ = ["Placement"]
+__all__ = ["Placement", "projected"]
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
+_MEANS = frozenset({"GlobalAveragePool", "ReduceMean"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BOUNDS = {"uint8": (0, 255), "int8": (-128, 127)}
 _TINY = np.finfo(np.float32).tiny
 """Kernels flush to zero, or divide by it, below this."""
+_LEAST_HALF = np.float32(2.0**-20)
+"""The least scale in half precision: below it a subnormal has fewer than four bits left."""
 
 
 class Placement:
@@ -46,17 +54,38 @@ class Placement:
         self._model = model
         self._rules = rules
         self._floats = floats
-        self._groups = _Groups(model.graph, rules.moves)
-        self._quantised = self._choose()
+        read, written = self._ends()
+        joined = [
+            node
+            for node in model.graph
+            if node.op_type in rules.one_grid
+            and node.outputs[0] in read
+            and node.name not in floats
+            and _is_integer_op(node)
+        ]
+        for node in joined:
+            read.update(_variables(node))
+        self._groups = _Groups(model.graph, rules.moves, joined)
+        self._quantised = self._choose(read, written)
+        self._places = {
+            value
+            for value in _activations(model.graph)
+            if self._groups.of(value) in self._quantised and (rules.moves_in_integers or value in read)
+        }
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The names of the tensors whose ranges `apply` wants."""
-        return tuple(v.name or "" for v in _activations(self._model.graph) if self._groups.of(v) in self._quantised)
+        return tuple(v.name or "" for v in _activations(self._model.graph) if v in self._places)
 
     @property
     def grids(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the tensors that share a grid, the one that is quantised first; as many as there are grids."""
+        """The names of the tensors that are quantised as one, the first of them where it is done.
+
+        As many as there are grids; where what moves stays in float, as there are pairs.
+        """
+        if not self._rules.moves_in_integers:
+            return tuple((name,) for name in self.tensors)
         return tuple(tuple(m.name or "" for m in self._groups.members(group)) for group in self._quantised)
 
     def apply(
@@ -81,7 +110,7 @@ class Placement:
         integers: dict[ir.Value, ir.Value] = {}
         for value in list(_activations(graph)):
             grid = grids.get(self._groups.of(value))
-            if grid is not None and value not in integers:
+            if grid is not None and value in self._places and value not in integers:
                 integers |= self._integers(value, grid, integers)
         for value, integer in integers.items():
             self._dequantise(value, integer, grids[self._groups.of(value)])
@@ -92,33 +121,71 @@ class Placement:
 
     # -- which tensors --------------------------------------------------------------------------
 
-    def _choose(self) -> tuple[ir.Value, ...]:
-        """The groups to quantise, in the graph's order: the same graph always gives the same file."""
-        graph, rules = self._model.graph, self._rules
-        read, written = set(), set()
-        for node in graph:
-            if not self._computes(node) or not _is_integer_op(node):
-                continue
-            read |= {self._groups.of(v) for v in _variables(node)}
-            if node.op_type in rules.quantize_outputs:
-                written.add(self._groups.of(_after_activation(node.outputs[0])))
-        if rules.keep_float_outputs:
-            written -= {self._groups.of(v) for v in graph.outputs}
-        chosen = read | written
-        return tuple(group for group in self._groups if group in chosen)
+    def _ends(self) -> tuple[set[ir.Value], set[ir.Value]]:
+        """The tensors that an integer op reads, and those that one writes in integers."""
+        rules = self._rules
+        read: set[ir.Value] = set()
+        written: set[ir.Value] = set()
+        exact = _statistics(self._model.graph)
+        for node in self._model.graph:
+            if node.op_type in rules.skip_branch:
+                read.update(self._skip(node))
+            elif self._in_integers(node) and node not in exact:
+                read.update(_variables(node))
+                if node.op_type in rules.quantize_outputs:
+                    written.add(_after_activation(node.outputs[0]))
+        return read, written
 
-    def _computes(self, node: ir.Node) -> bool:
-        """Whether a node runs in integers, if its inputs let it."""
-        return node.op_type in self._rules.compute and node.name not in self._floats
+    def _in_integers(self, node: ir.Node) -> bool:
+        """Whether this op computes in integers: it may, can, and is worth it."""
+        return node.name not in self._floats and self._able(node)
+
+    def _able(self, node: ir.Node) -> bool:
+        rules = self._rules
+        if node.op_type not in rules.compute or not _is_integer_op(node):
+            return False
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return not _thin(node, rules.thinnest)
+        return rules.single_rows or not _single_row(node)
+
+    def _skip(self, node: ir.Node) -> list[ir.Value]:
+        """Of a sum that a convolution's kernel does in passing: the other branch.
+
+        Where both come from convolutions the later one does it.
+        """
+        branches = _variables(node)
+        if len(branches) != 2 or branches[0] is branches[1] or not _is_integer_op(node):
+            return []
+        order = {each: number for number, each in enumerate(self._model.graph)}
+        makers = [(order[made], i, made) for i, v in enumerate(branches) if (made := self._fused(v)) is not None]
+        if not makers:
+            return []
+        _, branch, does_it = max(makers, key=lambda maker: maker[:2])
+        return [branches[1 - branch]] if {node.name, does_it.name}.isdisjoint(self._floats) else []
+
+    def _fused(self, value: ir.Value) -> ir.Node | None:
+        """The op that can run in integers and alone gives ``value`` to its one reader."""
+        made = value.producer()
+        alone = made is not None and len(value.uses()) == 1 and not value.is_graph_output()
+        return made if made is not None and alone and made.op_type in _WEIGHTED and self._able(made) else None
+
+    def _choose(self, read: set[ir.Value], written: set[ir.Value]) -> tuple[ir.Value, ...]:
+        """The groups to quantise, in the graph's order: the same graph always gives the same file."""
+        of = self._groups.of
+        ends = {of(v) for v in written}
+        if self._rules.keep_float_outputs:
+            ends -= {of(v) for v in self._model.graph.outputs}
+        chosen = {of(v) for v in read} | ends
+        return tuple(group for group in self._groups if group in chosen)
 
     def _grid(self, group: ir.Value, ranges: Mapping[str, tuple[float, float]]) -> _Grid:
         """One grid for a group: it spans the ranges of all its members, and holds zero exactly."""
-        members = [ranges[v.name or ""] for v in self._groups.members(group)]
+        members = [ranges[v.name or ""] for v in self._groups.members(group) if v in self._places]
         low, high = min(0.0, *(r[0] for r in members)), max(0.0, *(r[1] for r in members))
         bottom, top = _BOUNDS[self._rules.activation_dtype]
         middle = (bottom + top + 1) // 2
         if self._rules.symmetric_activations:
-            scale, zero = np.float32(max(-low, high) / (top - middle)), middle
+            scale, zero = self._storable(np.float32(max(-low, high) / (top - middle))), middle
         else:
             scale = np.float32((high - low) / (top - bottom))
             zero = int(np.clip(np.rint(bottom - low / scale), bottom, top)) if scale >= _TINY else middle
@@ -138,7 +205,7 @@ class Placement:
     def _integers(self, value: ir.Value, grid: _Grid, known: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
         """Make the integers of ``value``; of all its producer's outputs, where that only moves them."""
         graph, producer = self._model.graph, value.producer()
-        moves = producer is not None and _only_moves(producer, self._rules.moves)
+        moves = self._rules.moves_in_integers and producer is not None and _only_moves(producer, self._rules.moves)
         if producer is not None and moves and (before := producer.inputs[0]) is not None and before in known:
             inputs = [known[before], *producer.inputs[1:]]
             if producer.op_type == "Pad":  # zero, as an integer, is the zero point
@@ -193,7 +260,7 @@ class Placement:
         done: dict[tuple[str, int | None, bytes], ir.Value] = {}
         scales: dict[ir.Node, NDArray[np.float32]] = {}
         for node in list(self._model.graph):
-            if node.op_type not in _WEIGHTED or not self._computes(node) or node.inputs[1] is None:
+            if node.op_type not in _WEIGHTED or not self._in_integers(node) or node.inputs[1] is None:
                 continue
             weight, tensor = node.inputs[1], ir.convenience.get_const_tensor(node.inputs[1])
             if tensor is None:
@@ -201,12 +268,14 @@ class Placement:
             array = np.asarray(tensor.numpy(), dtype=np.float32)
             axis = _channel_axis(node) % array.ndim if node.op_type in self._rules.per_channel else None
             own, finest = bits.get(weight.name or "", self._rules.weight_bits), self._finest(node, grids)
-            integers, scale = _symmetric(array, own, axis, finest)
+            integers, scale = _symmetric(array, own, axis, finest, self._storable)
             if (shape := shapes.get(weight.name or "")) is not None:
                 integers, scale = _multiples(array, shape, self._rules.weight_bits, axis, finest)
+                scale = self._storable(scale)
             if node.op_type == "Conv" and node.inputs[0] is not None and (read := node.inputs[0].name) in means:
-                column = scale if axis is None else scale.reshape(-1, *[1] * (array.ndim - 1))
-                self._correct_bias(node, integers * column.astype(np.float64) - array, means[read or ""])
+                column = (scale if axis is None else scale.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float64)
+                error: NDArray[np.float64] = integers * column - array
+                self._correct_bias(node, error, means[read or ""])
             key = (weight.name or "", axis, scale.tobytes())
             if key not in done:
                 done[key] = self._stored(weight, integers, scale, axis or 0, before=node)
@@ -262,15 +331,31 @@ class Placement:
             name = f"{before.name}_{name}"
         # ONNX Runtime's Gemm kernel is chosen only where the zero point is spelled out, zero or not.
         zero_point = np.zeros(scale.shape, integers.dtype)
-        inputs = [
-            self._constant(f"{name}_{integers.dtype}", integers),
-            self._constant(f"{name}_scale", scale),
-            self._constant(f"{name}_zero_point", zero_point),
-        ]
-        dequantise = ir.node("DequantizeLinear", inputs, {"axis": axis} if scale.ndim else {})
-        self._describe(dequantise.outputs[0], f"{name}_dequantized", ir.Shape(integers.shape), ir.DataType.FLOAT)
-        self._model.graph.insert_before(before, dequantise)
-        return dequantise.outputs[0]
+        grid = [self._constant(f"{name}_scale", scale), self._constant(f"{name}_zero_point", zero_point)]
+        attributes = {"axis": axis} if scale.ndim else {}
+        nodes = []
+        if self._rules.integer_weights:
+            source = self._constant(f"{name}_{integers.dtype}", integers)
+        else:
+            column = scale if not scale.ndim else np.expand_dims(scale, [i for i in range(integers.ndim) if i != axis])
+            real = self._constant(f"{name}_rounded", integers.astype(np.float32) * column)
+            nodes = [ir.node("QuantizeLinear", [real, *grid], attributes)]
+            source = nodes[0].outputs[0]
+            self._describe(source, f"{name}_{integers.dtype}", ir.Shape(integers.shape), grid[1].dtype)
+        nodes.append(ir.node("DequantizeLinear", [source, *grid], attributes))
+        made = nodes[-1].outputs[0]
+        self._describe(made, f"{name}_dequantized", ir.Shape(integers.shape), ir.DataType.FLOAT)
+        self._model.graph.insert_before(before, nodes)
+        return made
+
+    def _storable(self, scale: NDArray[np.float32] | np.float32) -> Any:
+        """A scale as it will be stored: in half precision the next one up, so that no value falls off its grid."""
+        if self._rules.rest == "float32":
+            return scale
+        # What is under half precision's normal numbers keeps few digits: the grid is a little coarser there.
+        half = np.maximum(scale, _LEAST_HALF).astype(np.float16)
+        half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
+        return half.astype(np.float32)[()]
 
     @staticmethod
     def _describe(value: ir.Value, name: str, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
@@ -298,13 +383,19 @@ class _Grid:
 class _Groups:
     """Union-find over tensors: those that a moving op joins are one group."""
 
-    def __init__(self, graph: ir.Graph, moves: frozenset[str]) -> None:
+    def __init__(self, graph: ir.Graph, moves: frozenset[str], joined: Sequence[ir.Node]) -> None:
+        """``joined`` are nodes whose inputs and output are one group, whatever they compute."""
         self._parent: dict[ir.Value, ir.Value] = {}
         self._members: dict[ir.Value, list[ir.Value]] = {}
         for node in graph:
             if _only_moves(node, moves) and node.inputs[0] is not None:
                 for output in node.outputs:
                     self._parent[output] = self.of(node.inputs[0])
+        for node in joined:
+            first, *others = (self.of(v) for v in (*_variables(node), node.outputs[0]))
+            for other in others:
+                if (root := self.of(other)) is not self.of(first):
+                    self._parent[root] = self.of(first)
         for value in _activations(graph):
             self._members.setdefault(self.of(value), []).append(value)
 
@@ -341,6 +432,39 @@ def _is_integer_op(node: ir.Node) -> bool:
     if any(v.dtype not in (None, ir.DataType.FLOAT) for v in variables):
         return False
     return node.op_type in _WEIGHTED or len(variables) == sum(v is not None for v in node.inputs)
+
+
+def _statistics(graph: ir.Graph) -> set[ir.Node]:
+    """The mean that is taken off a map, the difference, and what is made of those alone without weights.
+
+    Squares of differences, and their means, span too much for 8 bits: of most channels nothing would be left.
+    """
+    found: set[ir.Node] = set()
+    for node in graph:
+        variables = _variables(node)
+        if node.op_type == "Sub" and len(variables) == 2:
+            mean = variables[1].producer()
+            if mean is not None and mean.op_type in _MEANS and mean.inputs[0] is variables[0]:
+                found |= {mean, node}
+        elif node.op_type not in _WEIGHTED and variables and all(v.producer() in found for v in variables):
+            found.add(node)
+    return found
+
+
+def _thin(node: ir.Node, thinnest: int) -> bool:
+    """Whether a convolution has fewer channels than ``thinnest``, and not a multiple of 8 of them."""
+    shape = node.inputs[1].shape if node.inputs[1] is not None else None
+    if shape is None or not shape.is_static():
+        return False
+    groups, (first, second) = node.attributes.get_int("group", 1), shape.numpy()[:2]
+    channels = (first, second * groups)
+    return min(channels) < thinnest and any(c % 8 for c in channels)
+
+
+def _single_row(node: ir.Node) -> bool:
+    """Whether a product has one row a sample, as a classifier's: at batch 1 it only reads its weights once."""
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    return node.op_type == "Gemm" or (shape is not None and shape.rank() <= 2)
 
 
 def _only_moves(node: ir.Node, moves: frozenset[str]) -> bool:
@@ -386,16 +510,26 @@ def _channel_axis(node: ir.Node) -> int:
 
 
 def _symmetric(
-    weight: NDArray[np.float32], bits: int, axis: int | None, finest: NDArray[np.float64] | float
+    weight: NDArray[np.float32],
+    bits: int,
+    axis: int | None,
+    finest: NDArray[np.float64] | float,
+    storable: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round ``weight`` onto a symmetric grid of ``bits``, no finer than ``finest``. Returns integers and scale(s)."""
     limit = 2 ** (bits - 1) - 1
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.max(np.abs(weight), axis=others, initial=0.0).astype(np.float64)
     scale = np.maximum(largest / limit, np.max(finest) if axis is None else finest).astype(np.float32)
-    scale = np.where(scale >= _TINY, scale, np.float32(1))
+    scale = storable(np.where(scale >= _TINY, scale, np.float32(1)))
     column = scale if axis is None else np.expand_dims(scale, others or ())
     return np.clip(np.rint(weight / column), -limit, limit).astype(np.int8), scale
+
+
+def projected(shape: NDArray[np.float32], bits: int) -> tuple[NDArray[np.float32], float]:
+    """Learned points on the uniform grid of ``bits`` that kernels run: integers, and what one of them is worth."""
+    unit = max(float(np.max(np.abs(shape))), float(_TINY)) / (2 ** (bits - 1) - 1)
+    return np.rint(shape / unit), unit
 
 
 def _multiples(
@@ -409,13 +543,12 @@ def _multiples(
 
     A channel that wants a scale finer than ``finest`` is next to nothing, and becomes zero.
     """
-    limit = 2 ** (bits - 1) - 1
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    unit = max(float(np.max(np.abs(shape))), float(_TINY)) / limit
+    levels, unit = projected(shape, bits)
     exact = shape.astype(np.float64)
     product, norm = np.sum(weight * exact, axis=others), np.sum(exact**2, axis=others)
     factor = np.divide(product, norm, out=np.zeros_like(product), where=norm > 0)
     least = np.maximum(np.max(finest) if axis is None else finest, float(_TINY))
     sign = np.where(np.abs(factor) * unit >= least, np.sign(factor), 0)
-    levels = np.rint(shape / unit) * (sign if axis is None else np.expand_dims(sign, others))
+    levels = levels * (sign if axis is None else np.expand_dims(sign, others))
     return levels.astype(np.int8), np.maximum(np.abs(factor) * unit, least).astype(np.float32)

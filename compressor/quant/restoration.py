@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from compressor.core import Backend, InputSpec, Json, OnnxModel, Progress, QdqRules
 from compressor.export import export, guarded, save
 from compressor.quant.equalise import equalise
+from compressor.quant.half import halved
+from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
 from compressor.quant.ranges import Seen, seen_ranges
 
@@ -48,33 +50,35 @@ def restored(
     bits: Callable[[torch.nn.Module], Mapping[str, int]],
     workdir: Path,
     progress: Progress,
+    *,
+    exact: bool = False,
 ) -> Restored:
     """Quantise what ``load()`` gives by post-training means alone; ``batches`` are N x C x H x W of training images.
 
     Ranges are those of least squared error (an outlier that is cut off costs less than a coarser grid); biases make
     up for what rounding weights adds on average; channels within blocks are equalised where parity is the better
     for it. Then each of the network's `parts` is left in float, the one that costs least first, where that brings
-    the integer output `_WORTH` dB nearer to the float one on the target's own kernels.
+    the integer output `_WORTH` dB nearer to the float one on the target's own kernels (``exact``: in floats).
     """
 
     def prepared(share: float) -> _Prepared:
         network = load()
         blocks = equalise(network, map(torch.from_numpy, batches[:_JUDGED]), share) if share else 0
-        exact = guarded(export(network, input, opset, any_size=True))
+        full = guarded(export(network, input, opset, any_size=True))
         levels = bits(network)
-        placement = Placement(ir.from_proto(ir.to_proto(exact)), rules)
-        seen = seen_ranges(exact, placement.grids, rules.activation_dtype, batches, progress)
-        return _Prepared(exact, levels, seen, blocks)
+        placement = Placement(ir.from_proto(ir.to_proto(full)), rules)
+        seen = seen_ranges(full, placement.grids, rules.activation_dtype, batches, progress)
+        return _Prepared(full, levels, seen, blocks)
 
     def parity(made: _Prepared, floats: frozenset[str]) -> float:
-        save(made.placed(rules, floats), workdir / _TRIAL, "int8")
-        session = backend.open(workdir / _TRIAL, threads=1)
+        save(made.placed(rules, floats)[0], workdir / _TRIAL, "int8")
+        session = backend.open(workdir / _TRIAL, threads=1, exact=exact)
         return decibels(wanted, [session(batch) for batch in batches[:_JUDGED]])
 
     progress("calibrate", 0, 1)
     plain = prepared(0.0)
     first = save(plain.exact, workdir / "float.onnx", "fp32")
-    session = backend.open(first.path, threads=1)
+    session = backend.open(first.path, threads=1, exact=exact)
     wanted = [session(batch) for batch in batches[:_JUDGED]]
     found = parts(plain.exact)
     start = found.get("attention", frozenset())
@@ -96,13 +100,13 @@ def restored(
             floats, best = floats | found[name], reached[name]
             kept.append(name)
     (workdir / _TRIAL).unlink()
-    graph = made.placed(rules, floats)
+    graph, packed = made.placed(rules, floats)
     metrics: dict[str, Json] = {
         "parity_db": best,
         "in_float": kept,
         "tried_in_float": reached,
         "equalised": share,
-        "bits": dict(made.bits),
+        **({"bits": dict(made.bits), "packed": packed} if made.bits else {}),
     }
     return Restored(save(graph, workdir / "model.onnx", "int8", first), len(made.seen.ranges), metrics)
 
@@ -114,10 +118,14 @@ class _Prepared:
     seen: Seen
     blocks: int
 
-    def placed(self, rules: QdqRules, floats: frozenset[str]) -> ir.Model:
+    def placed(self, rules: QdqRules, floats: frozenset[str]) -> tuple[ir.Model, Json]:
+        """The graph as it is deployed, and what `pack` says of it."""
         graph = ir.from_proto(ir.to_proto(self.exact))
         Placement(graph, rules, floats).apply(self.seen.ranges, self.bits, means=self.seen.means)
-        return graph
+        packed: Json = pack(graph) if rules.unfolds else {}
+        if rules.rest == "float16":
+            halved(graph)
+        return graph, packed
 
 
 def decibels(wanted: Sequence[NDArray[np.float32]], got: Sequence[NDArray[np.float32]]) -> float:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.core import Json
-from compressor.report.summary import Limit, Row, Step, Summary
+from compressor.report.summary import Limit, Row, Step, Summary, legible
 
 GOOD, BAD, QUIET = "green", "yellow", "dim"
 
@@ -81,5 +81,5 @@ def _table(*columns: str) -> Table:
 
 
 def _text(words: str, style: str = "") -> Text:
-    """Never markup, and no control characters: a file's name may hold escape sequences."""
-    return Text("".join(c for c in words if c.isprintable() or c == "\n"), style=style)
+    """Never markup, and no escape sequences."""
+    return Text(legible(words), style=style)

@@ -44,6 +44,8 @@ class Side:
     """``{name, value, samples, fingerprint, source}``; ``value`` is a fraction for top1, dB for PSNR."""
     latency_ms: Json
     """``{median, p90, p99, samples, estimated, threads}`` at batch 1; p90 and p99 only with enough samples."""
+    memory_bytes: int | None = None
+    """Of the constants that the runtime holds once the file is loaded: codes of few bits are unfolded by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class Report:
     why_no_latency: str | None
     budgets: Sequence[Outcome]
     """``{name, limit, value, met, shortfall}``; ``met`` is null where there was no value to judge."""
+    stages: Sequence[Json]
+    """The graphs on the way, the result's own last: ``{passes, structure, weights, precision, params, macs, bytes,
+    metric, latency_ms}``. ``passes`` ran since the graph before it; ``structure`` and ``weights`` are the last of
+    them that changed the architecture and the weights, or null."""
     passes: Sequence[Json]
     """``{kind, settings, seconds, cached, metrics, warnings}``, in the order they ran."""
     notes: Sequence[str]
@@ -85,6 +91,16 @@ class Report:
     """``{path, manifest_sha256, files: [{name, bytes}]}``."""
     samples_ms: Json
     """``{teacher, result}``: every latency sample, one list a block."""
+    samples: Json
+    """What teacher and result make of single samples, small and bounded; null without data. Images are PNG in base64.
+
+    ``{task: "classification", judged_on, counts: {lost, gained, both_wrong, both_right},
+    shown: [{image, label, teacher, result}]}``: at most 24, of 64 pixels a side; labels are classes' names or null.
+
+    ``{task: "super-resolution", judged_on, scale, shown: [{name, low, teacher, result, truth, difference, teacher_db,
+    result_db}]}``: at most 6 crops; ``truth``, ``teacher``, ``result`` and the ``difference`` of those two, eight
+    times as large, are of one size, 96 pixels a side at most, ``low`` is what they were made from; the dB are of the
+    whole image."""
 
 
 def build_report(
@@ -125,12 +141,14 @@ def build_report(
         why_no_metric=measured.why_no_metric if measured else UNMEASURED,
         why_no_latency=measured.why_no_latency if measured else UNMEASURED,
         budgets=budgets,
+        stages=_stages(artifact),
         passes=artifact.log,
         notes=notes,
         engine=engine.status if engine else None,
         todo=engine.todo if engine else None,
         bundle=_bundle(artifact, bundle),
         samples_ms=_samples(artifact),
+        samples=measured.samples if measured else None,
     )
     plain: dict[str, Json] = _plain(report)
     return plain
@@ -180,7 +198,8 @@ def _side(
         size = file.stat().st_size if file else None
         return Side(family, precision, params, macs, size, metric=None, latency_ms=None)
     latency = measured.latency and _latency(measured.latency)
-    return Side(family, precision, measured.params, measured.macs, measured.bytes, measured.metric, latency)
+    costs = (measured.params, measured.macs, measured.bytes)
+    return Side(family, precision, *costs, measured.metric, latency, measured.memory_bytes)
 
 
 def _latency(latency: Latency) -> dict[str, Json]:
@@ -193,6 +212,16 @@ def _latency(latency: Latency) -> dict[str, Json]:
         "estimated": latency.estimated,
         "threads": latency.threads,
     }
+
+
+def _stages(artifact: Artifact) -> list[Json]:
+    return [
+        {"passes": stage.passes, "structure": stage.structure, "weights": stage.weights}
+        | {"precision": stage.onnx.precision, "params": got.params, "macs": got.macs, "bytes": got.bytes}
+        | {"metric": got.metric, "latency_ms": got.latency and _latency(got.latency)}
+        for stage in (artifact.measurements.stages if artifact.measurements else ())
+        if (got := stage.measured) is not None
+    ]
 
 
 def _samples(artifact: Artifact) -> Json:

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from compressor.core import Json
-from compressor.report.charts import training_curve
-from compressor.report.summary import Summary, count
+from compressor.report.comparison import compared
+from compressor.report.sections.gains import gains
+from compressor.report.sections.latency import latency
+from compressor.report.sections.layers import layers
+from compressor.report.sections.made import again, made
+from compressor.report.sections.passes import passes
+from compressor.report.sections.samples import samples
+from compressor.report.sections.search import search
+from compressor.report.sections.setting import setting
+from compressor.report.sections.trainings import trainings
+from compressor.report.summary import Summary, legible
+from compressor.report.tiles import tiles
+
+__all__ = ["render_comparison", "render_html"]
+
+_SECTIONS = (gains, search, trainings, layers, latency, samples, passes, setting, made, again)
 
 
 def render_html(report: Mapping[str, Json]) -> str:
     """The page of a ``report.json``: inline style, no script, nothing fetched; every value escaped."""
+    return _render(
+        "report.html",
+        say=Summary.of(report),
+        tiles=tiles(report),
+        sections=[section for section in (make(report) for make in _SECTIONS) if section is not None],
+        version=report["versions"].get("compressor", ""),
+    )
+
+
+def render_comparison(runs: Sequence[tuple[str, Mapping[str, Json]]]) -> str:
+    """The page of several reports, each with the name that it goes by."""
+    title, warnings, sections = compared(runs)
+    return _render("comparison.html", title=title, warnings=warnings, sections=sections)
+
+
+def _render(template: str, **said: Any) -> str:
     environment = Environment(
         loader=PackageLoader("compressor.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: legible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = count
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    return environment.get_template("report.html").render(
-        report=report, say=Summary.of(report), trainings=list(_trainings(report))
-    )
-
-
-def _trainings(report: Mapping[str, Json]) -> Iterator[tuple[str, Json, Markup]]:
-    """Kind, metrics and chart of every pass that trained."""
-    for done in report["passes"]:
-        metrics = done["metrics"]
-        if len(metrics.get("curve", ())) > 1:
-            losses = [term["loss"] for term in metrics["losses"]]
-            yield done["kind"], metrics, training_curve(metrics["curve"], losses, done["kind"])
+    return environment.get_template(template).render(said).lstrip()

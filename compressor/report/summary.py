@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Step:
     time: str
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...]
+    """Those that say something, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,8 @@ class Summary:
     """A report in words, for every view of it."""
 
     title: str
-    headline: str
+    changes: tuple[str, str, str]
+    """Of size, of speed and of quality."""
     rows: tuple[Row, ...]
     limits: tuple[Limit, ...]
     steps: tuple[Step, ...]
@@ -66,12 +70,17 @@ class Summary:
     command: str
     """What was typed, quoted for a shell."""
 
+    @property
+    def headline(self) -> str:
+        """All that changed, on a line."""
+        return " · ".join(self.changes)
+
     @classmethod
     def of(cls, report: Mapping[str, Json]) -> Summary:
         """Read a ``report.json`` of schema version 1."""
         return cls(
             title=f"{report['teacher']['family']} for {report['target']}, profile {report['profile']}",
-            headline=_headline(report),
+            changes=_changes(report),
             rows=_rows(report),
             limits=tuple(_limit(budget) for budget in report["budgets"]),
             steps=tuple(_step(record) for record in report["passes"]),
@@ -84,6 +93,11 @@ class Summary:
 
 
 # -- figures ----------------------------------------------------------------------------------
+
+
+def legible(words: str) -> str:
+    """Without control characters and marks that turn the writing round: a file's name may hold any."""
+    return "".join(c for c in words if c.isprintable() or c == "\n")
 
 
 def count(value: float | None, unit: str = "") -> str:
@@ -121,7 +135,7 @@ def _times(ratio: float) -> str:
 # -- comparing --------------------------------------------------------------------------------
 
 
-def _change(teacher: float | None, result: float | None, better: str, worse: str) -> tuple[str, bool | None]:
+def change(teacher: float | None, result: float | None, better: str, worse: str) -> tuple[str, bool | None]:
     """``4.1x smaller`` and True; differences under half a percent are none."""
     if not teacher or not result:
         return "", None
@@ -138,7 +152,7 @@ def _speed(report: Mapping[str, Json]) -> tuple[str, bool | None]:
     if not teacher or not result:
         return "", None
     if speedup is None or interval is None:
-        text, better = _change(teacher["median"], result["median"], "faster", "slower")
+        text, better = change(teacher["median"], result["median"], "faster", "slower")
     elif interval[0] <= 1 <= interval[1]:
         text, better = "as fast, within noise", None
     elif speedup > 1:
@@ -160,18 +174,12 @@ def _quality(report: Mapping[str, Json]) -> tuple[str, bool | None]:
     return f"{difference:+.2f}{unit}", difference > 0
 
 
-def _headline(report: Mapping[str, Json]) -> str:
-    size, _ = _change(report["teacher"]["bytes"], report["result"]["bytes"], "smaller", "larger")
+def _changes(report: Mapping[str, Json]) -> tuple[str, str, str]:
+    size, _ = change(report["teacher"]["bytes"], report["result"]["bytes"], "smaller", "larger")
     size = "the same size" if size == "the same" else size
     speed, _ = _speed(report)
     quality, _ = _quality(report)
-    return " · ".join(
-        (
-            size or "size unknown",
-            speed or "latency not measured",
-            quality or "accuracy not measured",
-        )
-    )
+    return (size or "size unknown", speed or "latency not measured", quality or "accuracy not measured")
 
 
 def _rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
@@ -182,52 +190,64 @@ def _rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
             "parameters",
             count(teacher["params"]),
             count(result["params"]),
-            *_change(teacher["params"], result["params"], "fewer", "more"),
+            *change(teacher["params"], result["params"], "fewer", "more"),
         ),
         Row(
             "MACs",
             count(teacher["macs"]),
             count(result["macs"]),
-            *_change(teacher["macs"], result["macs"], "fewer", "more"),
+            *change(teacher["macs"], result["macs"], "fewer", "more"),
         ),
         Row(
             "file",
             count(teacher["bytes"], "B"),
             count(result["bytes"], "B"),
-            *_change(teacher["bytes"], result["bytes"], "smaller", "larger"),
+            *change(teacher["bytes"], result["bytes"], "smaller", "larger"),
         ),
-        Row(_metric_name(report), _metric(teacher["metric"]), _metric(result["metric"]), *_quality(report)),
+        *_memory(teacher.get("memory_bytes"), result.get("memory_bytes")),
+        Row(_metric_name(report), metric(teacher["metric"]), metric(result["metric"]), *_quality(report)),
         *_latency_rows(report),
     )
 
 
+def _memory(teacher: int | None, result: int | None) -> tuple[Row, ...]:
+    if teacher is None or result is None:
+        return ()
+    return (
+        Row(
+            "weights in memory", count(teacher, "B"), count(result, "B"), *change(teacher, result, "smaller", "larger")
+        ),
+    )
+
+
 def _metric_name(report: Mapping[str, Json]) -> str:
-    metric = report["result"]["metric"] or report["teacher"]["metric"]
-    return f"{metric['name']}, {metric['samples']:,} samples" if metric else "accuracy"
+    judged = report["result"]["metric"] or report["teacher"]["metric"]
+    return f"{judged['name']}, {judged['samples']:,} samples" if judged else "accuracy"
 
 
-def _metric(metric: Json) -> str:
-    if not metric:
+def metric(judged: Json) -> str:
+    """``89.00 %``, ``37.31 dB``."""
+    if not judged:
         return NONE
-    factor, unit, _ = METRICS.get(metric["name"], (1.0, "", ""))
-    return f"{metric['value'] * factor:.2f}{unit}"
+    factor, unit, _ = METRICS.get(judged["name"], (1.0, "", ""))
+    return f"{judged['value'] * factor:.2f}{unit}"
 
 
 def _latency_rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
     teacher, result = report["teacher"]["latency_ms"] or {}, report["result"]["latency_ms"] or {}
-    change, better = _speed(report)
+    verdict, better = _speed(report)
     interval = report["speedup_interval"]
     if better is not None and interval:
         low, high = interval if better else (1 / interval[1], 1 / interval[0])
-        change += f" ({low:.2f}–{high:.2f})"
+        verdict += f" ({low:.2f}–{high:.2f})"
     samples = result.get("samples") or teacher.get("samples")
     name = f"latency, median of {samples:,}" if samples else "latency"
-    rows = [Row(name, milliseconds(teacher.get("median")), milliseconds(result.get("median")), change, better)]
+    rows = [Row(name, milliseconds(teacher.get("median")), milliseconds(result.get("median")), verdict, better)]
     for name in ("p90", "p99"):
         ours, theirs = result.get(name), teacher.get(name)
         if ours is not None or theirs is not None:
-            verdict = _change(theirs, ours, "faster", "slower")
-            rows.append(Row(f"latency, {name}", milliseconds(theirs), milliseconds(ours), *verdict))
+            compared = change(theirs, ours, "faster", "slower")
+            rows.append(Row(f"latency, {name}", milliseconds(theirs), milliseconds(ours), *compared))
     return tuple(rows)
 
 
@@ -252,6 +272,11 @@ def _step(record: Mapping[str, Json]) -> Step:
         time="cached" if record["cached"] else duration(record["seconds"]),
         notes=_notes(record["metrics"]),
         warnings=tuple(record["warnings"]),
+        settings=tuple(
+            (name, json.dumps(value, ensure_ascii=False))
+            for name, value in record["settings"].items()
+            if value not in (None, [], {})
+        ),
     )
 
 

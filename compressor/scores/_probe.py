@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compressor.core import InputSpec
 from compressor.models._cost import Cost
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.models._layers import Layer, count, layers
 
 
@@ -108,7 +108,7 @@ class View:
 class Probe:
     """A candidate, as scores see it."""
 
-    architecture: Family
+    architecture: Architecture
     input: InputSpec
     batch: Batch
     teacher: View | None
@@ -138,7 +138,7 @@ class Probe:
         return sum(float(score(view)) for view in self.views) / len(self.seeds)
 
 
-def untrained(architecture: Family, seed: int) -> nn.Module:
+def untrained(architecture: Architecture, seed: int) -> nn.Module:
     """A network in train mode, initialised as its family does it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compressor.core import Progress
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.search.ranking import blend
 
-__all__ = ["Candidate", "evolve", "front"]
+__all__ = ["Candidate", "Judge", "evolve", "front"]
 
 _TRIES = 50
 """Mutations tried for each child that is wanted; where they give nothing new, the space is used up."""
@@ -21,7 +21,7 @@ _TRIES = 50
 class Candidate:
     """A student that obeys every budget, and what is known of it."""
 
-    architecture: Family
+    architecture: Architecture
     params: int
     macs: int
     latency: float
@@ -29,18 +29,21 @@ class Candidate:
     scores: Mapping[str, float]
 
 
-Judge = Callable[[Sequence[Family]], Sequence[Candidate | None]]
+Judge = Callable[[Sequence[Architecture]], Sequence[Candidate | None]]
 """Candidates with their costs, still without scores; None for those that a budget forbids."""
 
-Scorer = Callable[[Sequence[Family]], Sequence[Mapping[str, float]]]
+Scorer = Callable[[Sequence[Architecture]], Sequence[Mapping[str, float]]]
+
+Step = Callable[[Architecture, random.Random], Architecture]
+"""Another member of the space, one small step away."""
 
 
 def evolve(
-    seeds: Sequence[Family],
+    seeds: Sequence[Architecture],
     judge: Judge,
     score: Scorer,
     *,
-    multiple: int,
+    step: Step,
     evaluations: int,
     population: int,
     children: int,
@@ -57,17 +60,17 @@ def evolve(
     met: set[str] = set()
     found: list[Candidate] = []
 
-    def admit(architectures: Sequence[Family]) -> None:
+    def admit(architectures: Sequence[Architecture]) -> None:
         allowed = [c for c in judge(architectures) if c is not None][: evaluations - len(found)]
         for candidate, scores in zip(allowed, score([c.architecture for c in allowed]), strict=True):
             found.append(replace(candidate, scores=scores))
 
-    def fresh(parents: Sequence[Family], count: int, steps: int) -> list[Family]:
-        born: list[Family] = []
+    def fresh(parents: Sequence[Architecture], count: int, steps: int) -> list[Architecture]:
+        born: list[Architecture] = []
         for _ in range(_TRIES * count):
             child = generator.choice(parents)
             for _ in range(generator.randint(1, steps)):
-                child = child.mutated(generator, multiple)
+                child = step(child, generator)
             if (key := _key(child)) not in met:
                 met.add(key)
                 born.append(child)
@@ -91,7 +94,7 @@ def evolve(
     return found
 
 
-def best(candidates: Sequence[Candidate], count: int) -> list[Family]:
+def best(candidates: Sequence[Candidate], count: int) -> list[Architecture]:
     """The ``count`` best by the blended score, the best first; of equals the one that was met first."""
     return [candidates[i].architecture for i in order(candidates)[:count]]
 
@@ -111,5 +114,5 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return kept
 
 
-def _key(architecture: Family) -> str:
+def _key(architecture: Architecture) -> str:
     return json.dumps(architecture.encode(), sort_keys=True)

@@ -18,10 +18,11 @@ from torch import nn
 
 from compressor import catalog
 from compressor.atomic import write
-from compressor.bench.machine import machine
+from compressor.bench.estimate import estimate
+from compressor.bench.machine import can_run, machine
 from compressor.core import InputSpec, Json, Progress, Target, UsageError
 from compressor.export import export_each, save
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.models._layers import Part, parts
 from compressor.search.deployed import integer_ends, quantised
 
@@ -57,15 +58,20 @@ class LatencyTable:
     """As `compressor.core.Context.memo`: what was timed before a run was stopped is not timed again."""
     entries: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def estimated(self) -> bool:
+        """Whether entries are rooflines: the target's runtime does not run on this machine."""
+        return self.target.chip is not None and not can_run(self.target, machine())
+
     def fingerprint(self) -> dict[str, Json]:
         """What a table is valid for."""
-        here = machine()
+        here, backend = machine(), catalog.find("backends", self.target.backend)()
         return {
             "target": self.target.name,
             "precision": self.precision,
             "threads": self.target.threads,
-            "runtime": f"{self.target.backend} {catalog.find('backends', self.target.backend)().version()}",
-            "cpu": here.cpu,
+            "runtime": "estimated" if self.estimated else f"{self.target.backend} {backend.version()}",
+            "cpu": self.target.title if self.estimated else here.cpu,
         }
 
     def read(self, path: Path) -> None:
@@ -87,7 +93,7 @@ class LatencyTable:
         """Write the table, whole or not at all."""
         write(path, json.dumps({"fingerprint": self.fingerprint(), "entries": self.entries}, indent=1) + "\n")
 
-    def predict(self, architectures: Sequence[Family], input: InputSpec, progress: Progress) -> list[float]:
+    def predict(self, architectures: Sequence[Architecture], input: InputSpec, progress: Progress) -> list[float]:
         """The latency of each network at batch 1, in yardsticks, from its parts."""
         chains = [_chain(architecture, input) for architecture in architectures]
         missing = {link.key: link for chain in chains for link in chain if link.key not in self.entries}
@@ -131,6 +137,9 @@ class LatencyTable:
 
     def _measure(self, graphs: Mapping[str, ir.Model]) -> dict[str, float]:
         every = {YARDSTICK: _yardstick(self.target.opset), **graphs}
+        if self.estimated:
+            rooflines = {name: _roofline(graph, self.target) for name, graph in every.items()}
+            return {name: rooflines[name] / rooflines[YARDSTICK] for name in graphs} | {YARDSTICK: rooflines[YARDSTICK]}
         rounds = _time({name: self._runner(graph, number) for number, (name, graph) in enumerate(every.items())})
         taken = {name: median(r[name] / r[YARDSTICK] for r in rounds) for name in graphs}
         return {**taken, YARDSTICK: median(r[YARDSTICK] for r in rounds) / 1e6}
@@ -150,7 +159,7 @@ class LatencyTable:
 class _Link:
     """A part in its place in a network's chain."""
 
-    architecture: Family
+    architecture: Architecture
     index: int
     part: Part
     first: bool
@@ -166,7 +175,7 @@ class _Link:
         return modules[self.index]
 
 
-def _chain(architecture: Family, input: InputSpec) -> list[_Link]:
+def _chain(architecture: Architecture, input: InputSpec) -> list[_Link]:
     chain = parts(architecture, input)
     return [_Link(architecture, i, part, i == 0, i == len(chain) - 1) for i, part in enumerate(chain)]
 
@@ -188,6 +197,16 @@ def _time(runners: Mapping[str, Callable[[], object]]) -> list[dict[str, float]]
         if number >= 0:  # the first round warms up
             rounds.append(taken)
     return rounds
+
+
+def _roofline(graph: ir.Model, target: Target) -> float:
+    """Milliseconds at batch 1 on a device that is not here."""
+    source = graph.graph.inputs[0]
+    assert source.shape is not None
+    sizes = [d if isinstance(d, int) else 1 for d in source.shape]
+    found = estimate(ir.to_proto(graph), sizes[1:], target)
+    assert found is not None
+    return found.median
 
 
 @functools.cache

@@ -12,8 +12,9 @@ from typing import Any
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, UsageError
 from compressor.data import PhotographSource, Source, default_size, load_data
-from compressor.models._family import Family
+from compressor.models._family import Architecture, Family
 from compressor.models._layers import count
+from compressor.models._space import Space
 from compressor.preprocessing import parse_normalization
 from compressor.scores._probe import Batch, View
 from compressor.search.batch import of_split
@@ -87,7 +88,7 @@ def rank(
     return rows
 
 
-def _enlarges(students: Sequence[Family], path: Path) -> int | None:
+def _enlarges(students: Sequence[Architecture], path: Path) -> int | None:
     """How many times all of them enlarge; None of classifiers."""
     scales = {getattr(student, "enlarges", None) for student in students}
     if len(scales) > 1:
@@ -133,9 +134,9 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
 
 def _decode(
     family: type[Family], encoding: Mapping[str, Any], input: InputSpec, classes: int, path: Path, index: int
-) -> Family:
+) -> Architecture:
     try:
-        return family.decode(encoding, input, classes)
+        return Space(family).decode(encoding, input, classes)
     except UsageError as error:
         raise UsageError(f"{path}: entry {index}: {error.what}", mend=error.mend) from error
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from compressor import catalog
 from compressor.core import InputSpec, Progress
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.scores._probe import Batch, Probe, View, gaussian
 
 __all__ = ["Scoring", "applicable", "seeds_of", "teacher_view"]
@@ -32,7 +32,9 @@ class Scoring:
     """Random initialisations of each candidate."""
     processes: int = 1
 
-    def __call__(self, architectures: Sequence[Family], progress: Progress | None = None) -> list[dict[str, float]]:
+    def __call__(
+        self, architectures: Sequence[Architecture], progress: Progress | None = None
+    ) -> list[dict[str, float]]:
         """The scores of each candidate by name. The number of processes does not change them."""
         from joblib import Parallel, delayed
 
@@ -46,13 +48,13 @@ class Scoring:
                 progress("score", len(scored), len(architectures))
         return scored
 
-    def one(self, architecture: Family) -> dict[str, float]:
+    def one(self, architecture: Architecture) -> dict[str, float]:
         """The scores of one candidate."""
         probe = Probe(architecture, self.input, self.batch, self.teacher, self.seeds)
         return {name: catalog.find("scores", name)()(probe) for name in self.names}
 
 
-def _score(scoring: Scoring, architectures: Sequence[Family]) -> list[dict[str, float]]:
+def _score(scoring: Scoring, architectures: Sequence[Architecture]) -> list[dict[str, float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes are the parallelism, and one thread always sums in the same order
     try:

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Protocol
@@ -19,30 +19,38 @@ from compressor import catalog
 from compressor.bench.machine import fits, machine
 from compressor.budgets import Budget
 from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
-from compressor.export import export
+from compressor.export import export, file_bytes
 from compressor.ingest import load
 from compressor.models._cost import Cost
-from compressor.models._family import Family
+from compressor.models._family import Architecture, Family
 from compressor.models._layers import count, layers
+from compressor.models._space import Heads, Space
 from compressor.scores._probe import untrained
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
-from compressor.search.evolution import Candidate, evolve, front, order
+from compressor.search.evolution import Candidate, Judge, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
-from compressor.search.ranking import WEIGHTS
+from compressor.search.ranking import WEIGHTS, blend
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
 from compressor.search.trials import trials
+from compressor.train.inherit import inherit
 
 __all__ = ["Found", "search"]
 
 _CHILDREN = 24
 _HEATS = 3
+_HEIR = 0.95
+"""Of its weights, what a student takes over from its teacher to count as one that starts from there."""
+_SEEN = 500
+"""Candidates that the report shows."""
 _TEACHER = "teacher"
 
 
 class Settings(Protocol):
     """What `compressor.passes.search.Search` says."""
 
+    @property
+    def head(self) -> Heads: ...
     @property
     def budget(self) -> tuple[str, ...]: ...
     @property
@@ -113,6 +121,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     Raises BudgetMissed where no student of the space obeys.
     """
     family: type[Family] = catalog.find("models", space)
+    members = Space(family, settings.head)
     target, input = context.target, teacher.input
     table = LatencyTable(target, precision, context.workdir, context.memo)
     if settings.table is not None:
@@ -125,7 +134,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     each_bytes = settings.bits / 8 if precision == "int8" else 4.0
 
-    def judge(limits: _Limits, architectures: Sequence[Family]) -> list[Candidate | None]:
+    def judge(limits: _Limits, architectures: Sequence[Architecture]) -> list[Candidate | None]:
         costs = {a: count(a, input) for a in architectures}
         allowed = [a for a in architectures if limits.allow(costs[a], each_bytes)]
         shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
@@ -140,34 +149,54 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         batch, shown = of_noise(input, teacher.outputs, settings.samples, context.seed), "noise, for want of data"
         source = "noise"
     view = teacher_view(network, batch, context.seed)
+
+    @cache
+    def heir(architecture: Architecture) -> bool:
+        return inherit(untrained(architecture, context.seed), network) >= _HEIR
+
     inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
     images = teacher.enlarges is not None
     scoring = Scoring(applicable(tuple(WEIGHTS), view, images=images), input, batch, view, inits, processes)
 
-    def score(architectures: Sequence[Family]) -> list[Mapping[str, float]]:
+    def score(architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         encodings = [a.encode() for a in architectures]
         key = [teacher.sha256, source, len(batch.labels), scoring.names, inits, input.shape, space, encodings]
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
         return scored
 
     said = {} if teacher.enlarges is None else {"scale": teacher.enlarges}
-    seeds = family.seeds(input, teacher.outputs, target.width_multiple, **said)
+    seeds = members.seeds(input, teacher.outputs, target.width_multiple, **said)
 
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
         """All that were scored, the best first, and those of the best that were measured."""
-        limits = _limits(budgets, teacher, _bytes(graph), alone[name] * alone[YARDSTICK])
-        found = evolve(
-            seeds,
-            partial(judge, limits),
-            score,
-            multiple=target.width_multiple,
-            evaluations=settings.evaluations,
-            population=settings.population,
-            children=_CHILDREN,
-            seed=context.seed,
-            progress=context.progress,
-        )
+        limits = _limits(budgets, teacher, file_bytes(graph), alone[name] * alone[YARDSTICK])
+
+        def evolved(allowed: Judge, evaluations: int) -> list[Candidate]:
+            return evolve(
+                seeds,
+                allowed,
+                score,
+                step=partial(members.step, multiple=target.width_multiple),
+                evaluations=evaluations,
+                population=settings.population,
+                children=_CHILDREN,
+                seed=context.seed,
+                progress=context.progress,
+            )
+
+        def judge_heirs(architectures: Sequence[Architecture]) -> list[Candidate | None]:
+            judged = dict(zip(heirs := list(filter(heir, architectures)), judge(limits, heirs), strict=True))
+            return [judged.get(architecture) for architecture in architectures]
+
+        if settings.trial_minutes:
+            # What a score of untrained networks cannot see: how good a start the teacher's own weights are.
+            met = [*evolved(partial(judge, limits), settings.evaluations // 2)]
+            known = {each.architecture for each in met}
+            later = evolved(judge_heirs, settings.evaluations - settings.evaluations // 2)
+            found = met + [each for each in later if each.architecture not in known]
+        else:
+            found = evolved(partial(judge, limits), settings.evaluations)
         obeyed = ", ".join(budgets)
         if not found:
             raise BudgetMissed(
@@ -176,9 +205,15 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
                 "or keep the network: --profile ptq",
             )
         ranked = [found[i] for i in order(found)]
-        tried = _varied(ranked, input) if settings.trial_minutes else ranked
         saved = 1 - settings.bits / 8 if precision == "int8" else 0.0
-        finalists = _finalists(tried, settings.finalists, input, limits, table, (name, graph), context, saved)
+        measured = partial(_finalists, input=input, limits=limits, table=table, teacher=(name, graph), context=context,
+                           saved=saved)  # fmt: skip
+        if settings.trial_minutes:
+            own, others = ([c for c in ranked if heir(c.architecture) is wanted] for wanted in (True, False))
+            finalists = measured(_varied(others, input), settings.finalists // 2)
+            finalists = [*finalists, *measured(_varied(own, input), settings.finalists - len(finalists))]
+        else:
+            finalists = measured(ranked, settings.finalists)
         if not finalists:
             raise BudgetMissed(
                 f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
@@ -204,10 +239,11 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         trial = trials(architectures, settings.trial_minutes, settings.trial_steps, teacher, context)
         finalists = [finalists[i] for i in trial.order]
         tried, pinned = {"trials": trial.told}, {**pinned, "trial_steps": list(trial.steps)}
-    best = finalists[0]
+    best, scores = finalists[0], _blended(ranked)
     weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
     metrics = {
         "space": space,
+        "head": settings.head,
         "student": json.dumps(best.candidate.architecture.encode()),
         "budget": ", ".join(budgets),
         "evaluated": len(ranked),
@@ -220,11 +256,14 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         "timed_as": precision,
         "scored_on": shown,
         "score": f"mean of ranks: {weights}",
-        "finalists": [_line(f.candidate, ranked) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists],
+        "finalists": [
+            _line(f.candidate, ranked, scores) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists
+        ],
         **tried,
-        "front": [_line(each, ranked) for each in front(ranked)],
+        "front": [_line(each, ranked, scores) for each in front(ranked)],
+        "candidates": _seen(ranked, scores),
     }
-    warnings = _warnings(context, source)
+    warnings = _warnings(context, source, table)
     if view is None:
         warnings += ("the teacher's feature maps are not told apart: students are scored without DisWOT's terms",)
     if budgets is not settings.budget:
@@ -310,33 +349,44 @@ def _whole(
         graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
     taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})
     return [
-        Finalist(candidate, taken[key] / taken[name], _bytes(model))
+        Finalist(candidate, taken[key] / taken[name], file_bytes(model))
         for candidate, (key, model) in zip(heat, graphs.items(), strict=True)
     ]
 
 
-def _bytes(graph: ir.Model) -> int:
-    """Of the file that `compressor.export.save` makes."""
-    proto = ir.to_proto(graph)
-    del proto.graph.value_info[:]
-    return int(proto.ByteSize())
-
-
-def _line(candidate: Candidate, ranked: Sequence[Candidate]) -> dict[str, Json]:
-    """A candidate for the report."""
+def _line(candidate: Candidate, ranked: Sequence[Candidate], blended: Sequence[float]) -> dict[str, Json]:
+    """A candidate for the report; ``blended`` are the scores of ``ranked``."""
+    place = ranked.index(candidate)
     return {
         "student": json.dumps(candidate.architecture.encode()),
-        "rank": 1 + ranked.index(candidate),
+        "rank": 1 + place,
+        "score": blended[place],
         "params": candidate.params,
         "macs": candidate.macs,
         "latency_share_predicted": candidate.latency,
     }
 
 
-def _warnings(context: Context, source: str) -> tuple[str, ...]:
+def _blended(ranked: Sequence[Candidate]) -> list[float]:
+    scores = blend({name: [c.scores[name] for c in ranked] for name in ranked[0].scores})
+    return [round(float(score), 4) for score in scores]
+
+
+def _seen(ranked: Sequence[Candidate], blended: Sequence[float]) -> list[list[float]]:
+    """Predicted share of the latency and score of those that were scored, the best first.
+
+    Of more than 500, so many evenly from the best to the worst.
+    """
+    step = max(1.0, len(ranked) / _SEEN)
+    rows = [int(step * i) for i in range(min(len(ranked), _SEEN))]
+    return [[round(ranked[row].latency, 5), blended[row]] for row in rows]
+
+
+def _warnings(context: Context, source: str, table: LatencyTable) -> tuple[str, ...]:
     warnings = []
     if source == "noise":
         warnings.append("students were scored on noise: give --data for scores that see your images")
     if stranger := fits(context.target, machine()):
-        warnings.append(f"latencies of students are estimated, as this machine's: {stranger}")
+        of = "from what the target's chip can do at most" if table.estimated else "as this machine's"
+        warnings.append(f"latencies of students are estimated, {of}: {stranger}")
     return tuple(warnings)

@@ -14,7 +14,7 @@ from torch import nn
 
 from compressor.core import Context, Json, Model, Split, VerificationFailed
 from compressor.losses import objective
-from compressor.models._family import Family
+from compressor.models._family import Architecture
 from compressor.scores._probe import untrained
 from compressor.train.distil import trial_seconds
 from compressor.train.inherit import inherit
@@ -40,7 +40,7 @@ class Tried:
 
 
 def trials(
-    finalists: Sequence[Family], minutes: float, steps: Sequence[int], teacher: Model, context: Context
+    finalists: Sequence[Architecture], minutes: float, steps: Sequence[int], teacher: Model, context: Context
 ) -> Tried:
     """Distil the finalists side by side, drop the worse half, go on with the others (Jamieson & Talwalkar 2016).
 
@@ -106,7 +106,7 @@ def _halves(split: Split, seed: int) -> tuple[Split, Split]:
     return split.take(np.sort(shuffled[judged : judged + _TAUGHT])), split.take(np.sort(shuffled[:judged]))
 
 
-def _first(architecture: Family, teacher: nn.Module, seed: int) -> nn.Module:
+def _first(architecture: Architecture, teacher: nn.Module, seed: int) -> nn.Module:
     network = untrained(architecture, seed)
     inherit(network, teacher)
     return network

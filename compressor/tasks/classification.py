@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import Metric, Progress, Session, Split, UsageError
+from compressor.core import Json, Metric, Progress, Session, Split, UsageError
+from compressor.tasks._picture import picture
 
 __all__ = ["Classification"]
+
+_SHOWN = 24
+_SIDE = 64
+"""Pixels: what a sample is shrunk to for the report, if it is larger."""
 
 
 class Classification:
@@ -41,3 +47,58 @@ class Classification:
         value = float((predicted == split.labels).mean())
         metric = Metric(Classification.metric_name, value, total, split.fingerprint, split.name)
         return metric, predicted
+
+    @staticmethod
+    def samples(
+        split: Split,
+        classes: Sequence[str],
+        outcomes: Mapping[str, NDArray[np.int64]],
+        sessions: Mapping[str, Session],
+        seed: int,
+    ) -> Json:
+        """What the teacher and the result make of single samples, for the report.
+
+        ``outcomes`` and ``sessions`` are of ``teacher`` and ``result``; the outcomes, what `evaluate` gave.
+        ``counts`` are over all samples of ``split``; ``shown`` are up to 24, as many as can be of those that
+        only one of the two has right, then of those that both have wrong, and right. ``image`` is a PNG in
+        base64 of 64 pixels a side or less. A label that is no class is null.
+        """
+        teacher, result, labels = outcomes["teacher"], outcomes["result"], split.labels
+        before, after = teacher == labels, result == labels
+        kinds = {
+            "lost": before & ~after,
+            "gained": ~before & after,
+            "both_wrong": ~before & ~after,
+            "both_right": before & after,
+        }
+        drawn = _drawn([np.flatnonzero(kind) for kind in kinds.values()], seed)
+        images = split.pixels(drawn) if len(drawn) else np.empty(0, np.uint8)
+
+        def name(label: int) -> str | None:
+            return classes[label] if 0 <= label < len(classes) else None
+
+        return {
+            "task": "classification",
+            "judged_on": split.name,
+            "counts": {kind: int(members.sum()) for kind, members in kinds.items()},
+            "shown": [
+                {
+                    "image": picture(image, _SIDE),
+                    "label": name(int(labels[row])),
+                    "teacher": name(int(teacher[row])),
+                    "result": name(int(result[row])),
+                }
+                for row, image in zip(drawn.tolist(), images, strict=True)
+            ],
+        }
+
+
+def _drawn(kinds: Sequence[NDArray[np.int64]], seed: int) -> NDArray[np.int64]:
+    """Rows to show, in the kinds' order: a third of them of each of the first two, where there are so many."""
+    generator = np.random.default_rng([seed, 5])
+    left, taken = _SHOWN, []
+    for kind, share in zip(kinds, (3, 2, 2, 1), strict=True):
+        count = min(len(kind), -(-left // share))
+        taken.append(np.sort(generator.choice(kind, count, replace=False)))
+        left -= count
+    return np.concatenate(taken)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
-from itertools import islice
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from compressor.core import Json, Metric, Progress, Session, UsageError
 from compressor.data import PreparedPhotographs
 from compressor.preprocessing import normalize
+from compressor.tasks._picture import picture
 
 __all__ = ["SuperResolution"]
 
@@ -62,51 +59,49 @@ class SuperResolution:
         return metric, np.array(psnrs)
 
     @staticmethod
-    def crops(sessions: Mapping[str, Session], split: PreparedPhotographs) -> list[dict[str, Json]]:
-        """What teacher and result make of some photographs, where the two differ most: PNGs in base64.
+    def samples(
+        split: PreparedPhotographs,
+        classes: Sequence[str],
+        outcomes: Mapping[str, NDArray[np.float64]],
+        sessions: Mapping[str, Session],
+        seed: int,
+    ) -> Json:
+        """What the teacher and the result make of some photographs, where the two differ most, for the report.
 
-        Of each: ``image``, ``left`` and ``top`` in the large one, ``scale``, and ``input``, ``teacher``, ``result``,
-        ``truth`` and ``difference`` (of the two, eight times as large, around grey).
+        ``outcomes`` and ``sessions`` are of ``teacher`` and ``result``; the outcomes, what `evaluate` gave.
+        ``shown`` are up to three: those that the result loses most on. Of each, ``name``, ``teacher_db`` and
+        ``result_db`` of the whole image, and of one crop the pixels in base64, as PNG: ``low``, the network's input;
+        ``teacher``, ``result`` and ``truth``; and ``difference`` of the former two, eight times as large, around grey.
         """
-        told: list[dict[str, Json]] = []
-        for name, small, large in islice(split.pairs(), _SHOWN):
+        lost = np.argsort(outcomes["result"] - outcomes["teacher"], kind="stable")[:_SHOWN]
+        shown: list[dict[str, Json]] = []
+        for row in lost.tolist():
+            ((name, small, large),) = split.take(np.array([row])).pairs()
             batch = normalize(small[None], split.normalization)
             made = {side: rounded(session(batch)[0]) for side, session in sessions.items()}
-            difference = made["result"].astype(np.int16) - made["teacher"]
-            scale, height, width = split.enlarges, *large.shape[1:]
-            side = min(_CROP // scale * scale, height, width) // scale * scale
-            places = [
-                (top, left)
-                for top in range(0, height - side + 1, max(scale, side // scale * scale))
-                for left in range(0, width - side + 1, max(scale, side // scale * scale))
-            ]
-
-            def cut(image: NDArray[Any], place: tuple[int, int], times: int = 1, side: int = side) -> NDArray[Any]:
-                top, left = (at // times for at in place)
-                return image[:, top : top + side // times, left : left + side // times]
-
-            worst = max(places, key=lambda place: float(np.square(cut(difference, place), dtype=np.float64).mean()))
-            shown = np.clip(8 * cut(difference, worst).astype(np.int32) + 128, 0, 255).astype(np.uint8)
-            told.append(
-                {
-                    "image": name,
-                    "top": worst[0],
-                    "left": worst[1],
-                    "scale": scale,
-                    "input": _png(cut(small, worst, scale)),
-                    **{side: _png(cut(image, worst)) for side, image in made.items()},
-                    "truth": _png(cut(large, worst)),
-                    "difference": _png(shown),
-                }
-            )
-        return told
+            difference = made["result"].astype(np.int32) - made["teacher"]
+            place = _worst(difference, split.enlarges)
+            low = small[:, *(slice(at.start // split.enlarges, at.stop // split.enlarges) for at in place)]
+            images = {
+                "low": low,
+                **{side: image[:, *place] for side, image in (*made.items(), ("truth", large))},
+                "difference": np.clip(8 * difference[:, *place] + 128, 0, 255).astype(np.uint8),
+            }
+            decibels = {f"{side}_db": float(outcomes[side][row]) for side in made}
+            shown.append({"name": name, **decibels, **{kind: picture(image, _CROP) for kind, image in images.items()}})
+        return {"task": "super-resolution", "judged_on": split.name, "scale": split.enlarges, "shown": shown}
 
 
-def _png(image: NDArray[np.uint8]) -> str:
-    """C x H x W as a PNG, in base64."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+def _worst(difference: NDArray[np.int32], scale: int) -> tuple[slice, slice]:
+    """Where a square crop, on the small image's pixels, has the largest mean squared ``difference``."""
+    height, width = difference.shape[1:]
+    side = max(scale, min(_CROP, height, width) // scale * scale)
+    places = [
+        (slice(top, top + side), slice(left, left + side))
+        for top in range(0, height - side + 1, side)
+        for left in range(0, width - side + 1, side)
+    ]
+    return max(places, key=lambda place: float(np.square(difference[:, *place], dtype=np.float64).mean()))
 
 
 def rounded(made: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -147,7 +142,8 @@ def ssim(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 def _luma(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """BT.601 luma of 8-bit RGB, C x H x W, in floats; of a grey image its own values."""
     if len(image) == 1:
-        return image[0].astype(np.float64)
+        grey: NDArray[np.float64] = image[0].astype(np.float64)
+        return grey
     luma: NDArray[np.float64] = np.tensordot(_LUMA / 255, image.astype(np.float64), 1) + 16
     return luma
 

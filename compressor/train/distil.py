@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -14,22 +15,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.core import Json, Progress
+from compressor import catalog
+from compressor.core import InputSpec, Json, Progress, Session
+from compressor.export import export, save
 from compressor.losses import Objective
 from compressor.train import workers
 from compressor.train.learner import Learner
-from compressor.train.loop import Feed, autocast, step_seconds, train
+from compressor.train.loop import Feed, autocast, narrow, step_seconds, train
+from compressor.train.patches import Patches
 from compressor.train.recipe import Recipe
 from compressor.train.samples import Samples
 
 __all__ = ["Budget", "Taught", "answering", "distil", "live", "trial_seconds"]
 
 
+_OPSET = 21
+_EXAMPLE = 64
+"""Pixels a side, where the exported graph takes any number of them."""
+
+
 class Taught(Protocol):
-    """Training samples with a teacher's answers, such as `compressor.train.soft_targets.SoftTargets`."""
+    """Training samples with a teacher's answers: `compressor.train.soft_targets.SoftTargets`, or patches of images."""
 
     @property
-    def samples(self) -> Samples: ...
+    def samples(self) -> Samples | Patches: ...
 
     def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and the teacher's logits N x K."""
@@ -113,15 +122,36 @@ def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
     return feed, epoch
 
 
-def answering(teacher: nn.Module, precision: str, device: str) -> Callable[[Tensor], Tensor]:
-    """The teacher's logits for a batch, in the precision that students train in."""
+def answering(teacher: nn.Module, precision: str, device: str, *, any_size: bool = False) -> Callable[[Tensor], Tensor]:
+    """The teacher's logits for a batch, in the precision that students train in; or, ``any_size``, the images it makes.
+
+    In float32 on a CPU ONNX Runtime answers: its kernels are about twice as fast as torch's there.
+    """
     place = workers.accelerator(device).device
     teacher = teacher.to(place).eval()
+    if place.type == "cpu" and not narrow(precision, place):
+        return _runtime(teacher, any_size)
 
     def answer(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(precision, place):
             logits: Tensor = teacher(images.to(place))
         return logits.float().cpu()
+
+    return answer
+
+
+def _runtime(teacher: nn.Module, any_size: bool) -> Callable[[Tensor], Tensor]:
+    @cache
+    def session(input: InputSpec) -> Session:
+        with TemporaryDirectory() as folder:
+            graph = export(teacher, input, _OPSET, any_size=any_size)
+            path = save(graph, Path(folder) / "teacher.onnx", "fp32").path
+            opened: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
+        return opened
+
+    def answer(images: Tensor) -> Tensor:
+        size = (_EXAMPLE, _EXAMPLE) if any_size else images.shape[2:]
+        return torch.from_numpy(session(InputSpec(images.shape[1], *size))(images.numpy()))
 
     return answer
 

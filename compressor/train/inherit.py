@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from compressor.models._headed import body
+
 __all__ = ["inherit"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -22,14 +24,15 @@ def inherit(student: nn.Module, teacher: nn.Module) -> float:
     width to another: within a width, what one layer writes is what the next one reads. (Not so across
     shortcuts that shift channels, or shuffles: there it is a start, no more.) Importance is the sum of
     |gamma| of the batch normalisations of that width (Liu et al. 2017, arXiv 1708.06519), each over its own
-    mean. Kernels are never cut. Returns the share of the student's parameters that were inherited.
+    mean. Kernels are never cut. Of a network with another head the body inherits. Returns the share of the
+    student's parameters that were inherited.
     """
-    ours = student.state_dict()
-    theirs = {name: tensor.cpu() for name, tensor in teacher.state_dict().items()}
+    ours = body(student).state_dict()
+    theirs = {name: tensor.cpu() for name, tensor in body(teacher).state_dict().items()}
     pairs = {name: other for name in ours if (other := _pair(name, ours, theirs)) is not None}
     chosen = _Channels(teacher)
     taken = 0
-    learned = {name for name, _ in student.named_parameters()}
+    learned = {name for name, _ in body(student).named_parameters()}
     with torch.no_grad():
         for name, other in pairs.items():
             target, source = ours[name], theirs[other]

@@ -27,7 +27,8 @@ class Lessons:
     The length is ``steps``, where they are given; else the lesser of ``epochs`` and ``minutes`` (which become
     steps after a timed warm-up). ``losses`` are files of ``losses/``, each with a ``weight`` and its own
     settings; one that reads feature maps has the teacher run in every step, else its answers to ``views``
-    augmented views of each image are computed once and stored, in at most ``cache`` bytes. Images are
+    augmented views of each image are computed once and stored, in at most ``cache`` bytes (to fewer views,
+    where they would take longer than a third of ``minutes``). Images are
     shifted by up to ``shift`` of their side, mixed with each other where ``mixup`` (the Beta distribution's
     alpha) is above 0, and mirrored; ``mirror = "auto"`` does that where the teacher knows mirrored images
     as well. Of photographs, patches of ``patch`` pixels a side of the small image are learned from, turned and

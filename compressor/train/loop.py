@@ -22,7 +22,7 @@ from compressor.core import Json, Progress, UsageError, VerificationFailed
 from compressor.train import workers
 from compressor.train.recipe import Recipe
 
-__all__ = ["autocast", "step_seconds", "train"]
+__all__ = ["autocast", "narrow", "step_seconds", "train"]
 
 _CHECKPOINT_SECONDS = 30.0
 _WARM, _TIMED = 2, 6
@@ -124,9 +124,13 @@ def step_seconds(learner: nn.Module, feed: Feed, recipe: Recipe, device: str) ->
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """bfloat16 for convolutions and products where asked for, or where the device is made for it."""
-    fast = precision == "bf16" or (precision == "auto" and _computes_bf16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    """bfloat16 for convolutions and products where `narrow` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=narrow(precision, device))
+
+
+def narrow(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: where asked for, or where the device is made for it."""
+    return precision == "bf16" or (precision == "auto" and _computes_bf16(device))
 
 
 def _computes_bf16(device: torch.device) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.bench.machine import fits, machine
@@ -17,19 +17,22 @@ from compressor.core import Context, Json, Model, OnnxModel
 from compressor.export import guarded
 from compressor.export import save as save_graph
 from compressor.ingest import load, save
+from compressor.losses import Objective, Outputs, objective
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
+from compressor.quant.half import halved
 from compressor.quant.levels import Asked
 from compressor.quant.packing import pack
 from compressor.quant.restoration import attention, decibels
 from compressor.quant.signs import unsign
 from compressor.train import workers
+from compressor.train.distil import Taught
 from compressor.train.lessons import Lessons
 from compressor.train.patches import Patches
 from compressor.train.samples import Samples
 from compressor.train.student import learned, prepared, told
 
-__all__ = ["Quantised", "distil_quantised"]
+__all__ = ["Quantised", "distil_quantised", "loss_of"]
 
 _BATCH = 64
 _NORMS = 5_000
@@ -67,7 +70,8 @@ def distil_quantised(
     plain: Samples | Patches = ready.taught.samples
     first = list(_images(plain, samples, context.seed))
     context.progress("choose bits", 0, 1)
-    levels = choose(asked, network, rules, result.input, context.target.opset, torch.cat(first))
+    loss = loss_of(network, ready.taught, objective(lessons.losses), lessons.batch, context.seed)
+    levels = choose(asked, network, rules, result.input, context.target.opset, torch.cat(first), loss)
     context.progress("place quantisers", 0, 1)
     images = result.enlarges is not None
     fake = FakeQuantised(
@@ -85,17 +89,38 @@ def distil_quantised(
     exact, graph = fake.lowered(network)
     if images:
         exact, graph = guarded(exact), guarded(graph)
-    packed = pack(graph)
+    packed = pack(graph) if rules.unfolds else {}
+    if rules.rest == "float16":
+        halved(graph)
     made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
-    onnx = save_graph(graph, context.workdir / "model.onnx", "int8", made_from)
-    metrics = {**ready.metrics, **told(lessons, steps, curve), "weight_bits": rules.weight_bits}
+    onnx = save_graph(graph, context.workdir / "model.onnx", asked.form.precision, made_from)
+    metrics = {
+        **ready.metrics,
+        **told(lessons, steps, curve),
+        **asked.told(rules.weight_bits),
+    }
     if levels.bits or levels.points:
         metrics |= {"bits": dict(levels.bits), "points": dict(levels.points), "packed": packed}
+    if (cost := fake.projection_db()) is not None:
+        metrics["projection_db"] = cost
     if workers.first() and images:
         metrics["fake_db"] = _parity(fake, onnx, context)
     elif workers.first():
         metrics["fake_agreement"] = _agreement(fake, onnx, context)
-    return Quantised(model, onnx, metrics, {"steps": steps, "mirror": ready.mirror})
+    return Quantised(model, onnx, metrics, {"steps": steps, **ready.pinned})
+
+
+def loss_of(network: nn.Module, taught: Taught, terms: Objective, batch: int, seed: int) -> Callable[[int], Tensor]:
+    """What ``network`` is to minimise, of a batch by its number."""
+    samples = taught.samples
+
+    def loss(number: int) -> Tensor:
+        rows = np.random.default_rng([seed, 6, number]).permutation(len(samples))[:batch]
+        images, labels, logits = taught.batch(np.sort(rows), 0)
+        total, _ = terms(terms.adapters((), ()), Outputs(network(images)), Outputs(logits), labels)
+        return total
+
+    return loss
 
 
 def _images(samples: Samples | Patches, count: int, seed: int) -> Iterator[Tensor]:

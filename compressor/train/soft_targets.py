@@ -67,6 +67,12 @@ class SoftTargets:
             )
         return limit // each
 
+    @property
+    def complete(self) -> int:
+        """How many views are stored already, from the first on."""
+        missing = {view for view, start in self._places() if not self._there(view, start)}
+        return min(missing, default=self.views)
+
     def prepare(self, answer: Callable[[Tensor], Tensor], progress: Progress) -> int:
         """Ask the teacher for what is not stored yet; return how many samples it was asked."""
         missing = [place for place in self._places() if not self._there(*place)]

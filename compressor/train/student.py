@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compressor.budgets import Budget as Limit
 from compressor.core import Context, Json, Model, Split
@@ -30,6 +31,9 @@ from compressor.train.soft_targets import SoftTargets
 __all__ = ["distil_student", "learned", "prepared", "told"]
 
 _LOOKED_AT = 1000
+_TIMED = 256
+_ASKING = 1 / 3
+"""Of the minutes of a training, what the teacher may be asked for before it."""
 _AS_WELL = 0.95
 """Of its accuracy, what a teacher must keep on mirrored images to be asked about them."""
 
@@ -42,7 +46,8 @@ class Prepared:
     teacher: nn.Module
     live: bool
     metrics: Mapping[str, Json]
-    mirror: str
+    pinned: Mapping[str, Json]
+    """Settings that were left open, as they came out."""
 
 
 def prepared(settings: Lessons, teacher: Model, context: Context, split: Split | None = None) -> Prepared:
@@ -64,16 +69,31 @@ def prepared(settings: Lessons, teacher: Model, context: Context, split: Split |
     samples = Samples(split, teacher.input, teacher.normalization, teacher.outputs, augmentation, context.seed)
     said: dict[str, Json] = {"samples": len(samples), "from": split.name, "mirrored": mirror == "on"}
     if "features" in objective(settings.losses).needs:
-        return Prepared(live(samples), network, True, said | {"teacher": "live: a loss reads its feature maps"}, mirror)
+        said |= {"teacher": "live: a loss reads its feature maps"}
+        return Prepared(live(samples), network, True, said, {"mirror": mirror})
     limit = int(Limit.parse(f"bytes={settings.cache}").limit)
     views = min(settings.views, SoftTargets.affordable(len(samples), teacher.outputs, limit))
     told = f"{teacher.sha256} {settings.recipe.precision} {torch.get_num_threads()}"
-    folder = context.kept("soft-targets", [told, split.fingerprint, dataclasses.asdict(augmentation), context.seed])
-    taught = SoftTargets(samples, views, folder, told)
+    key = [told, split.fingerprint, dataclasses.asdict(augmentation), context.seed]
+    taught = SoftTargets(samples, views, context.kept("soft-targets", key), told)
+    if settings.steps is None and settings.minutes is not None:
+        fitting = partial(_fitting, taught, answer, _ASKING * 60 * settings.minutes)
+        remember = partial(context.memo, "views", [*key, views, settings.minutes], fitting)
+        taught = replace(taught, views=min(views, workers.agreed(remember, context.device)))
     asked = taught.prepare(answer, context.progress) if workers.first() else 0
     workers.together(context.device)
-    said |= {"teacher": "stored", "views": views, "teacher_asked": asked, "stored_bytes": taught.bytes}
-    return Prepared(taught, network, False, said, mirror)
+    said |= {"teacher": "stored", "views": taught.views, "teacher_asked": asked, "stored_bytes": taught.bytes}
+    return Prepared(taught, network, False, said, {"mirror": mirror, "views": taught.views})
+
+
+def _fitting(taught: SoftTargets, answer: Callable[[Tensor], Tensor], seconds: float) -> int:
+    """Views whose answers take so long, one at least; those that are stored already take nothing."""
+    images, _ = taught.samples.batch(np.arange(min(_TIMED, len(taught.samples))), taught.samples.drawn(0))
+    answer(images)  # the first also builds
+    begun = time.perf_counter()
+    answer(images)
+    each = (time.perf_counter() - begun) / len(images) * len(taught.samples)
+    return max(1, taught.complete, int(seconds / each))
 
 
 def _of_photographs(
@@ -89,13 +109,13 @@ def _of_photographs(
     patches = Patches(split, settings.patch, mirror == "on", context.seed, folder)
     said: dict[str, Json] = {"samples": len(patches), "from": split.name, "patch": settings.patch}
     if "features" in needs:
-        return Prepared(replace(patches, folder=None), network, True, said | {"teacher": "live"}, mirror)
+        return Prepared(replace(patches, folder=None), network, True, said | {"teacher": "live"}, {"mirror": mirror})
     if folder is not None:
-        answer = answering(network, settings.recipe.precision, context.device)
+        answer = answering(network, settings.recipe.precision, context.device, any_size=True)
         asked = patches.prepare(answer, context.progress) if workers.first() else 0
         workers.together(context.device)
         said |= {"teacher": "stored", "teacher_asked": asked, "stored_bytes": patches.bytes}
-    return Prepared(patches, network, False, said, mirror)
+    return Prepared(patches, network, False, said, {"mirror": mirror})
 
 
 def distil_student(
@@ -114,7 +134,7 @@ def distil_student(
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     trained = replace(student, weights=weights, sha256=save(state, weights))
     metrics = {**ready.metrics, "init": init, "inherited": inherited, **told(settings, steps, curve)}
-    return trained, metrics, {"steps": steps, "mirror": ready.mirror}
+    return trained, metrics, {"steps": steps, **ready.pinned}
 
 
 def learned(

@@ -1,0 +1,161 @@
+"""An IMDN-style head against the plain one: the same body, and a plain student of the same latency.
+
+    python benchmarks/heads.py resnet56_cifar10.pt cifar10 [--images N] [--epochs N] [--seeds N]
+
+A ResNet-8 body with an `ImdnHead`, with and without attention; the same body with its plain head; and, of plain
+ResNets with wider or deeper last stages, the one whose latency is nearest to the headed student's. Latencies are
+those of the whole networks in INT8 on this machine, interleaved. One recipe for all: random first weights, the
+teacher's stored answers, 0.9 KL at T = 4 and 0.1 CE, SGD with a one-cycle schedule; judged in float on all test
+images, and in INT8 (ptq, 300 training images) on the runtime's kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from tempfile import mkdtemp
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compressor import catalog
+from compressor.core import Data, InputSpec, Session, Split, Target
+from compressor.data import Prepared, load_data
+from compressor.export import export, save
+from compressor.ingest import ingest
+from compressor.losses import objective
+from compressor.models._family import Architecture
+from compressor.models._head import ImdnHead
+from compressor.models._headed import Headed
+from compressor.models._layers import count
+from compressor.models.cifar_resnet import CifarResNet
+from compressor.passes.distill import Distill
+from compressor.plan import at_hand
+from compressor.preprocessing import parse_normalization
+from compressor.quant.placement import Placement
+from compressor.quant.ranges import activation_ranges
+from compressor.scores._probe import untrained
+from compressor.search.deployed import quantised
+from compressor.search.latency import LatencyTable
+from compressor.train.augmentation import Augmentation
+from compressor.train.distil import Budget, answering, distil
+from compressor.train.samples import Samples
+from compressor.train.soft_targets import SoftTargets
+
+INPUT = InputSpec(3, 32, 32)
+BODY = CifarResNet((1, 1, 1))
+HEAD = ImdnHead()
+ROUNDS = 5
+LESSONS = Distill(warmup=0.15)
+
+
+def quiet(message: str, done: int, total: int) -> None:
+    return
+
+
+def plain_rivals() -> list[Architecture]:
+    """The body and what plain heads could spend a head's time on instead: channels or a block, late or early."""
+    wider = [(16, 32, last) for last in (64, 80, 96, 112, 128)] + [(16, 48, 64)]
+    return [*(CifarResNet((1, 1, 1), widths) for widths in wider), CifarResNet((1, 1, 2)), CifarResNet((1, 2, 1))]
+
+
+def latencies(students: list[Architecture], target: Target) -> list[float]:
+    """Of whole networks in INT8, in yardsticks: the medians of several tables."""
+    graphs = {
+        json.dumps(s.encode()): quantised(export(untrained(s, 0).eval(), INPUT, target.opset), target) for s in students
+    }
+    taken = []
+    for _ in range(ROUNDS):
+        table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
+        found = table.together({name: partial(graphs.__getitem__, name) for name in graphs})
+        taken.append([found[name] for name in graphs])
+    return [float(np.median(row)) for row in zip(*taken, strict=True)]
+
+
+def right(session: Session, split: Split) -> float:
+    hits = sum(int((session(images).argmax(1) == labels).sum()) for images, labels in split.batches(500))
+    return hits / len(split)
+
+
+def in_integers(network: torch.nn.Module, data: Data, target: Target) -> float:
+    """Top-1 of the network after post-training INT8, on the runtime."""
+    assert data.train is not None
+    backend = catalog.find("backends", target.backend)()
+    graph = export(network, INPUT, target.opset)
+    placement = Placement(graph, backend.rules(target))
+    drawn = np.sort(np.random.default_rng(0).choice(len(data.train), 300, replace=False))
+    batches = [images for images, _ in data.train.batches(10, drawn)]
+    placement.apply(activation_ranges(graph, placement.tensors, batches, "minmax", quiet))
+    saved = save(graph, Path(mkdtemp()) / "model.onnx", "int8")
+    return right(backend.open(saved.path, threads=1), data.evaluate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    target = at_hand(catalog.find_target("host"))
+    headed = Headed(BODY, HEAD)
+    bare = Headed(BODY, ImdnHead(HEAD.width, HEAD.blocks, HEAD.distil, attention=False))
+    rivals = plain_rivals()
+    taken = latencies([headed, bare, *rivals], target)
+    own, times = taken[0], dict(zip(rivals, taken[2:], strict=True))
+    # Of those within 3 %, the one with the most multiplications: the plain head's best use of the time.
+    near = [rival for rival in rivals if abs(times[rival] / own - 1) <= 0.03]
+    near = near or [min(rivals, key=lambda rival: abs(times[rival] / own - 1))]
+    equal = max(near, key=lambda rival: count(rival, INPUT).macs)
+    students: dict[str, tuple[Architecture, float]] = {
+        "the body, plain head": (BODY, times[BODY] / own),
+        "IMDN-style head": (headed, 1.0),
+        "IMDN-style head, no attention": (bare, taken[1] / own),
+        "plain head at equal latency": (equal, times[equal] / own),
+    }
+    for name, (student, share) in students.items():
+        print(f"{name}: {json.dumps(student.encode())}, {share:.2f}", flush=True)
+
+    scaling = parse_normalization("imagenet", 3)
+    data = load_data(options.data).prepare(INPUT, scaling)
+    assert isinstance(data, Prepared)
+    assert data.train is not None
+    split = data.train.take(data.train.raw.sample(options.images))
+    samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
+    taught = SoftTargets(samples, options.views, Path(mkdtemp()), "teacher")
+    taught.prepare(answering(ingest(options.teacher).build(), "auto", "cpu"), quiet)
+    print("\n| student | encoding | parameters | MACs | latency | top1, float | top1, INT8 |", flush=True)
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name, (architecture, share) in students.items():
+        scored: list[tuple[float, float]] = []
+        for seed in range(options.seeds):
+            network = untrained(architecture, seed)
+            distil(
+                network, taught, objective(LESSONS.losses), LESSONS.recipe, Budget(epochs=options.epochs),
+                seed=seed, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
+            )  # fmt: skip
+
+            def session(batch: NDArray[np.float32], network: torch.nn.Module = network) -> NDArray[np.float32]:
+                with torch.inference_mode():
+                    scores: NDArray[np.float32] = network(torch.from_numpy(batch)).numpy()
+                return scores
+
+            scored.append((right(session, data.evaluate), in_integers(network, data, target)))
+        cost = count(architecture, INPUT)
+        floats, integers = zip(*scored, strict=True)
+        told = [f"{mean(each):.2%} ({', '.join(f'{one:.2%}' for one in each)})" for each in (floats, integers)]
+        print(
+            f"| {name} | `{json.dumps(architecture.encode())}` | {cost.params:,} | {cost.macs:,} | {share:.2f} "
+            f"| {told[0]} | {told[1]} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Whether TensorRT will take a graph: by the project's own rules, and by NVIDIA's parser where it is installed."""
+
+from __future__ import annotations
+
+from compressor.core import Json, VerificationFailed
+
+__all__ = ["judge"]
+
+_SHOWN = 3
+
+
+def judge(content: bytes, version: str) -> dict[str, Json]:
+    """Who judged an ONNX file's content, and for which TensorRT.
+
+    Raises VerificationFailed naming the nodes where TensorRT ``version`` refuses it, or would change a type.
+    """
+    import onnx
+
+    from compressor.backends._tensorrt_parser import parse
+    from compressor.legality import tensorrt_faults
+
+    if faults := tensorrt_faults(onnx.load_from_string(content), version):
+        shown = "; ".join(f"{fault.node}: {fault.what}" for fault in faults[:_SHOWN])
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise VerificationFailed(f"TensorRT {version} does not take this graph: {shown}{more}", mend=faults[0].mend)
+    judges = [f"own rules for TensorRT {version}"]
+    if verdict := parse(content):
+        if said := verdict.errors or verdict.warnings:
+            raise VerificationFailed(
+                f"NVIDIA's parser ({verdict.version}) objects: {'; '.join(said[:_SHOWN])}",
+                mend="inspect the graph; --profile float may still work",
+            )
+        judges.append(f"NVIDIA's parser, TensorRT for RTX {verdict.version}")
+    return {"judged_by": ", ".join(judges), "graph_for": version}

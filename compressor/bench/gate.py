@@ -1,0 +1,292 @@
+"""``compress gate``: a verdict that does not flake. It is a pass, a failure, or it is neither.
+
+The rule is declared before anything is measured (targets.md section 4): a regression fails only where the whole
+interval of the ratio lies over the tolerance, and passes only where the whole interval lies within; else there is one
+extension, of twice as many blocks, judged together with the first, and no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from compressor import catalog
+from compressor.bench.compare import SCHEMA_VERSION, Bench, document
+from compressor.bench.place import Taken
+from compressor.bench.statistics import enough, quantile, ratio
+from compressor.bench.timing import Rounds
+from compressor.budgets import Budget
+from compressor.core import Exit, Json, Metric, Progress, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from compressor.bench.subject import Subject
+
+__all__ = ["Check", "Limits", "gate"]
+
+PASS, FAIL, INCONCLUSIVE, INVALID = "pass", "fail", "inconclusive", "invalid"
+
+_BLOCKS, _INFERENCES = 15, 20
+_EXITS = {PASS: Exit.OK, FAIL: Exit.MISSED, INCONCLUSIVE: Exit.INCONCLUSIVE, INVALID: Exit.INCONCLUSIVE}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the candidate may cost; None: anything."""
+
+    latency_ms: float | None = None
+    percentile: float = 90.0
+    """Of all inferences, which one is held against ``latency_ms``."""
+    regression: float | None = None
+    """How much slower than the baseline, as a share: 0.05."""
+    drop: float | None = None
+    """In percentage points; in dB for PSNR."""
+    bytes: float | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        max_latency: str | None,
+        percentile: float | None,
+        max_regression: str | None,
+        max_drop: float | None,
+        max_bytes: str | None,
+    ) -> Limits:
+        """Read the flags. Raises UsageError for what is no limit, and where there is none at all."""
+        if all(given is None for given in (max_latency, max_regression, max_drop, max_bytes)):
+            raise UsageError(
+                "there is nothing to gate on",
+                mend="give --max-latency 5ms, --max-regression 5%, --max-drop 1.0 or --max-bytes 1MB, or several",
+            )
+        if percentile is not None and max_latency is None:
+            raise UsageError("--percentile is for --max-latency, which is not given", mend="give both, or neither")
+        chosen = 90.0 if percentile is None else percentile
+        if not 1 <= chosen <= 99.9:
+            raise UsageError(f"--percentile {chosen:g} is none", mend="give one from 1 to 99.9, such as 50, 90 or 99")
+        if max_drop is not None and not math.isfinite(max_drop):
+            raise UsageError(f"--max-drop {max_drop} is no limit", mend="give a number of points, such as 1.0")
+        regression = None
+        if max_regression is not None:
+            number = max_regression.strip().removesuffix("%")
+            try:
+                regression = float(number) / 100
+            except ValueError:
+                regression = math.nan
+            if not max_regression.strip().endswith("%") or not 0 <= regression <= 10:
+                raise UsageError(f"--max-regression {max_regression!r} is none", mend="give a share, such as 5%")
+        return cls(_absolute("latency", max_latency), chosen, regression, max_drop, _absolute("bytes", max_bytes))
+
+    @property
+    def timed(self) -> bool:
+        return self.latency_ms is not None or self.regression is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One limit, and what came of it."""
+
+    name: str
+    """``latency p90``, ``regression``, ``drop``, ``bytes``."""
+    verdict: str
+    """``pass``, ``fail``, ``inconclusive``, or ``invalid`` where the device changed meanwhile."""
+    limit: float
+    value: float | None
+    low: float | None
+    high: float | None
+    """Between which the value lies: of a ratio the 90 % interval, of a percentile 99 % bounds; None: it is exact."""
+    unit: str
+    why: str
+    """The verdict in a sentence."""
+
+
+def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) -> Json:
+    """Judge the candidate; the document that ``compress gate --json`` prints.
+
+    ``evaluate`` names samples for ``limits.drop``; without it the manifests' own figures are compared.
+    Raises UsageError where a limit cannot be judged with what was given, Unavailable where the place is not the
+    bundles' target: what is only estimated turns no gate green, nor red.
+    """
+    begun = time.monotonic()
+    if plan.baseline is None and (limits.regression is not None or limits.drop is not None):
+        flag = "--max-regression" if limits.regression is not None else "--max-drop"
+        raise UsageError(f"{flag} compares with a baseline", mend="--against a bundle, a run's folder or an .onnx")
+    if evaluate is not None and limits.drop is None:
+        raise UsageError("--eval is for --max-drop, which is not given", mend="give both, or neither")
+    checks: list[Check] = []
+    if limits.bytes is not None:
+        checks.append(_bytes(len(plan.candidate.content), limits.bytes))
+    metrics: dict[str, Metric] = {}
+    if limits.drop is not None:
+        metrics = _metrics(plan, evaluate, progress)
+        checks.append(_drop(metrics["baseline"], metrics["candidate"], limits.drop))
+    measured: dict[str, Json] = {}
+    if limits.timed:
+        timed, measured = _timed(plan, limits, progress)
+        checks = timed + checks
+    verdicts = [check.verdict for check in checks]
+    verdict = next((each for each in (FAIL, INVALID, INCONCLUSIVE) if each in verdicts), PASS)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": verdict,
+        "exit": int(_EXITS[verdict]),
+        "seconds": round(time.monotonic() - begun, 3),
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "metrics": {name: dataclasses.asdict(metric) for name, metric in metrics.items()} or None,
+        "models": {name: _named(subject) for name, subject in plan.subjects.items()},
+        **measured,
+    }
+
+
+# -- latency ----------------------------------------------------------------------------------
+
+
+def _timed(plan: Bench, limits: Limits, progress: Progress) -> tuple[list[Check], dict[str, Json]]:
+    rounds = _rounds(limits)
+    with plan.place() as place:
+        if why := plan.stranger(place):
+            raise Unavailable(f"{why} A gate takes no estimate", mend="--board ssh://user@host, the target itself")
+        facts = place.facts
+        taken = place.take(rounds, progress)
+        checks = judge(taken, limits)
+        extended = any(check.verdict == INCONCLUSIVE for check in checks) and not taken.changed
+        if extended:
+            more = dataclasses.replace(
+                rounds, blocks=2 * rounds.blocks, seed=rounds.seed + 1, seconds=2 * rounds.seconds
+            )
+            taken = taken.pooled(place.take(more, progress))
+            checks = judge(taken, limits)
+    tested = None
+    if any(check.name == "regression" and check.verdict == INCONCLUSIVE for check in checks):
+        tested = plan.self_test(taken, facts, progress)
+        able = tested.detectable(len(taken.blocks["candidate"]))
+        checks = [
+            dataclasses.replace(check, why=f"{check.why}; this device tells changes of {able:.1%} apart (A/A)")
+            if check.name == "regression"
+            else check
+            for check in checks
+        ]
+    measured = document(plan, taken, facts)
+    measured |= {"extended": extended, "self_test": tested and dataclasses.asdict(tested)}
+    return checks, measured
+
+
+def _rounds(limits: Limits) -> Rounds:
+    """15 blocks of 20, or of more where a percentile wants them: twice the fewest samples that bound it."""
+    inferences = _INFERENCES
+    if limits.latency_ms is not None:
+        inferences = max(inferences, math.ceil(2 * enough(max(limits.percentile, 50)) / _BLOCKS))
+    return Rounds(_BLOCKS, inferences)
+
+
+def judge(taken: Taken, limits: Limits) -> list[Check]:
+    """The latency limits, by the samples at hand."""
+    checks = []
+    if limits.latency_ms is not None:
+        checks.append(_latency(taken, limits.latency_ms, limits.percentile))
+    if limits.regression is not None:
+        checks.append(_regression(taken, limits.regression))
+    if taken.changed:
+        what = "; ".join(taken.changed)
+        checks = [dataclasses.replace(check, verdict=INVALID, why=f"the device changed: {what}") for check in checks]
+    return checks
+
+
+def _latency(taken: Taken, limit: float, percentile: float) -> Check:
+    found = quantile(taken.blocks["candidate"], percentile)
+    name = f"latency p{percentile:g}"
+    low = "?" if found.low is None else f"{found.low:.3g}"
+    high = "?" if found.high is None else f"{found.high:.3g}"
+    told = f"p{percentile:g} is {found.value:.3g} ms ({low}–{high}), the limit {limit:g} ms"
+    if found.high is not None and found.high <= limit:
+        verdict = PASS
+    elif found.low is not None and found.low > limit:
+        verdict = FAIL
+    else:
+        verdict = INCONCLUSIVE
+        told += ", which lies in between" if found.low is not None and found.high is not None else ": too few samples"
+    return Check(name, verdict, limit, found.value, found.low, found.high, "ms", told)
+
+
+def _regression(taken: Taken, tolerance: float) -> Check:
+    faster, (least, most) = ratio(taken.blocks["baseline"], taken.blocks["candidate"], seed=0)
+    value, low, high = 1 / faster, 1 / most, 1 / least
+    limit = 1 + tolerance
+    told = f"{value:.3f} times the baseline's latency ({low:.3f}–{high:.3f}), the limit {limit:g}"
+    verdict = FAIL if low > limit else PASS if high <= limit else INCONCLUSIVE
+    if verdict == INCONCLUSIVE:
+        told += ", which lies in between"
+    return Check("regression", verdict, limit, value, low, high, "x", told)
+
+
+# -- the rest ---------------------------------------------------------------------------------
+
+
+def _bytes(size: int, limit: float) -> Check:
+    verdict = PASS if size <= limit else FAIL
+    return Check("bytes", verdict, limit, size, None, None, "B", f"{size:,} bytes, the limit {limit:,.0f}")
+
+
+def _drop(baseline: Metric, candidate: Metric, limit: float) -> Check:
+    unit, scale = ("dB", 1.0) if candidate.name == "psnr" else ("points", 100.0)
+    drop = (baseline.value - candidate.value) * scale
+    verdict = PASS if drop <= limit + 1e-9 else FAIL
+    moved = f"fell by {drop:.2f}" if drop > 0 else f"rose by {-drop:.2f}"
+    told = f"{candidate.name} {moved} {unit} on {candidate.samples:,} samples, the limit is a fall of {limit:g}"
+    return Check("drop", verdict, limit, drop, None, None, unit, told)
+
+
+def _metrics(plan: Bench, evaluate: str | None, progress: Progress) -> dict[str, Metric]:
+    """Baseline's and candidate's, on the same samples."""
+    if evaluate is not None:
+        return _evaluated(plan.subjects, evaluate, progress)
+    found = {name: subject.metric for name, subject in plan.subjects.items()}
+    known = {name: metric for name, metric in found.items() if metric is not None}
+    if missing := [str(plan.subjects[name].path) for name in found if name not in known]:
+        raise UsageError(f"{missing[0]} does not say how accurate it is", mend="name samples to judge both on: --eval")
+    if len({(metric.name, metric.fingerprint) for metric in known.values()}) > 1:
+        told = " and ".join(f"{metric.source} ({metric.samples:,})" for metric in known.values())
+        raise UsageError(f"the bundles were judged on different samples: {told}", mend="judge both anew: --eval")
+    return known
+
+
+def _evaluated(subjects: Mapping[str, Subject], evaluate: str, progress: Progress) -> dict[str, Metric]:
+    from compressor.bench.machine import fits, machine
+    from compressor.data import load_data
+
+    source = load_data(None, evaluate=evaluate)
+    saying = next((each for each in subjects.values() if each.folder), None)
+    metrics = {}
+    with TemporaryDirectory(prefix="compressor-") as folder:
+        for name, subject in subjects.items():
+            # An ONNX file alone does not say how its input is prepared: then as the bundle's is.
+            prepared = (subject if subject.folder or saying is None else saying).preparation()
+            split = source.prepare(*prepared).evaluate
+            target = subject.manifest.get("target")
+            exact = target in catalog.toml_names("targets") and fits(catalog.find_target(target), machine()) is not None
+            resident = subject.resident(Path(folder))
+            backend = catalog.find("backends", resident.backend)()
+            session = backend.open(resident.path, threads=len(os.sched_getaffinity(0)), exact=exact)
+            metrics[name], _ = catalog.find("tasks", source.task)().evaluate(session, split, 100, progress)
+    return metrics
+
+
+def _named(subject: Subject) -> Json:
+    return {"path": str(subject.path), "sha256": subject.sha256, "bytes": len(subject.content)}
+
+
+def _absolute(name: str, text: str | None) -> float | None:
+    """A limit such as ``5ms`` or ``1MB``, in milliseconds or bytes. Raises UsageError for a share, or no figure."""
+    if text is None:
+        return None
+    budget = Budget.parse(f"{name}={text}")
+    if budget.relative:
+        raise UsageError(
+            f"--max-{name} {text} is a share of nothing", mend="give a figure; --max-regression is relative"
+        )
+    return budget.limit

@@ -1,0 +1,107 @@
+"""Where latency is taken: here, or on a board."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from compressor.bench import probe
+from compressor.bench.timing import Blocks, Rounds, Runner, interleave, pinned
+from compressor.core import Json, Progress
+
+__all__ = ["Place", "Resident", "Taken", "here"]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Samples of several models that took turns, and the device's state around them."""
+
+    blocks: Mapping[str, Blocks] = field(repr=False)
+    threads: int
+    pinned: tuple[int, ...]
+    """The cores that the work was bound to; empty where the system has no say in that."""
+    runtime: str
+    """Its name and version."""
+    before: Mapping[str, Json]
+    after: Mapping[str, Json]
+    """`compressor.bench.probe.state`, with ``runtime`` beside it."""
+    cached: str | None = None
+    """When it was taken, where it was not taken now."""
+
+    @property
+    def changed(self) -> list[str]:
+        """What of the device changed meanwhile and makes the samples invalid."""
+        return probe.changed(dict(self.before), dict(self.after))
+
+    @property
+    def throttled(self) -> bool:
+        return probe.throttled(dict(self.before), dict(self.after))
+
+    def pooled(self, more: Taken) -> Taken:
+        """These samples and ``more``, taken after them."""
+        blocks = {name: (*taken, *more.blocks[name]) for name, taken in self.blocks.items()}
+        return replace(more, blocks=blocks, before=self.before, cached=more.cached and self.cached)
+
+
+class Place(Protocol):
+    """A device on which some models are resident together."""
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """`compressor.bench.probe.facts` of it."""
+        ...
+
+    def state(self) -> Mapping[str, Json]:
+        """`compressor.bench.probe.state` of it, now, with ``runtime`` beside it."""
+        ...
+
+    def take(self, rounds: Rounds, progress: Progress) -> Taken: ...
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model to be run on this machine: the file, the backend that opens it, and the size of one input."""
+
+    path: Path
+    backend: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Here:
+    runners: Mapping[str, Runner]
+    threads: int
+    cores: tuple[int, ...]
+    runtime: str
+    facts: Mapping[str, Json]
+
+    def state(self) -> Mapping[str, Json]:
+        return {**probe.state(), "runtime": self.runtime}
+
+    def take(self, rounds: Rounds, progress: Progress) -> Taken:
+        before = self.state()
+        blocks = interleave(self.runners, rounds, progress=progress)
+        return Taken(blocks, self.threads, self.cores, self.runtime, before, self.state())
+
+
+@contextlib.contextmanager
+def here(models: Mapping[str, Resident], threads: int) -> Iterator[Place]:
+    """This machine, with ``models`` open in this process, on ``threads`` threads bound to as many of its cores."""
+    import numpy as np
+
+    from compressor import catalog
+
+    with pinned(threads) as cores:
+        runners: dict[str, Runner] = {}
+        runtimes: set[str] = set()
+        for name, model in models.items():
+            backend = catalog.find("backends", model.backend)()
+            session = backend.open(model.path, threads=threads)
+            batch = np.random.default_rng(0).standard_normal((1, *model.shape), np.float32)
+            runners[name] = functools.partial(session, batch)
+            runtimes.add(f"{backend.name} {backend.version()}")
+        yield _Here(runners, threads, cores, ", ".join(sorted(runtimes)), probe.facts())

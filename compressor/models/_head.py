@@ -1,0 +1,111 @@
+"""IMDN-style heads: light blocks on a body's last feature map, for classification and for dense prediction."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from torch import nn
+
+from compressor.core import Json, UsageError
+from compressor.models._encoding import Kind, chosen, keys, snap, steps, whole
+from compressor.models._family import initialise, require
+from compressor.models._imdb import IMDB
+
+__all__ = ["ImdnHead"]
+
+_NAME = "head"
+
+_WIDEST = 256
+"""Channels in the search space: four times the published block's."""
+_DEEPEST = 6
+"""Blocks in the search space: IMDN's own."""
+_QUARTER = 4
+"""The published block keeps 16 of 64 channels at each split."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImdnHead:
+    """A 1x1 convolution to ``width``, ``blocks`` information multi-distillation blocks, and the task's own end.
+
+    ``classification``: pooling and a linear layer. ``dense``: a 1x1 convolution to a score for each class and
+    place, resized to the image's height and width. Each block keeps ``distil`` channels back at each of its
+    splits; ``attention`` is contrast-aware channel attention.
+    """
+
+    width: int = 32
+    blocks: int = 1
+    distil: int = 8
+    attention: bool = True
+    task: Literal["classification", "dense"] = "classification"
+
+    def __post_init__(self) -> None:
+        require(min(self.width, self.blocks, self.distil) > 0, _NAME, "a size is below one")
+        require(
+            self.distil < self.width,
+            _NAME,
+            f"distil = {self.distil} of {self.width} channels leaves none to pass on",
+            mend="give a distil below the width",
+        )
+
+    @classmethod
+    def decode(cls, encoding: Json) -> Self:
+        """A head for classification from ``{"width": 32, "blocks": 1}``; ``distil`` is a quarter of the width.
+
+        Raises UsageError naming the key where the encoding is none, or describes more than the space holds.
+        """
+        keys(_NAME, encoding, ["width", "blocks"], ["distil", "attention"])
+        width = whole(_NAME, "width", encoding["width"], _WIDEST)
+        distil = whole(_NAME, "distil", encoding.get("distil", max(1, width // _QUARTER)), _WIDEST)
+        attention = encoding.get("attention", True)
+        if not isinstance(attention, bool):
+            raise UsageError(f"{_NAME}: attention is no true or false", mend="write true or false")
+        return cls(width, whole(_NAME, "blocks", encoding["blocks"], _DEEPEST), distil, attention)
+
+    def encode(self) -> dict[str, Json]:
+        """What ``decode`` makes this head from. Raises UsageError where no encoding describes it."""
+        require(self.task == "classification", _NAME, f"no encoding describes {self}")
+        own: Mapping[str, Json] = {} if self.distil == max(1, self.width // _QUARTER) else {"distil": self.distil}
+        return {"width": self.width, "blocks": self.blocks, **own, **({} if self.attention else {"attention": False})}
+
+    @classmethod
+    def smallest(cls, multiple: int) -> Self:
+        """One whose 3x3 convolutions have multiples of ``multiple`` channels."""
+        return cls(2 * multiple, 1, multiple)
+
+    def mutated(self, random: random.Random, multiple: int) -> Self:
+        """A small step away; every convolution but the attention's has a multiple of ``multiple`` channels."""
+        width = max(2 * multiple, snap(self.width, multiple, _WIDEST))
+        base = replace(self, width=width, distil=snap(self.distil, multiple, width - multiple))
+        kinds: list[Kind] = [
+            *([("width", step) for step in kind if step > base.distil] for kind in steps(width, multiple, _WIDEST)),
+            *([("distil", step) for step in kind] for kind in steps(base.distil, multiple, width - multiple)),
+            *([("blocks", step) for step in kind] for kind in steps(base.blocks, 1, _DEEPEST)),
+            [("attention", not base.attention)],
+        ]
+        return replace(base, **chosen(random, kinds))
+
+    def entry(self, channels: int) -> nn.Module:
+        """From the body's channels to the blocks'."""
+        return initialise(nn.Sequential(nn.Conv2d(channels, self.width, 1, bias=False), nn.BatchNorm2d(self.width)))
+
+    def body(self) -> nn.Sequential:
+        """The blocks, freshly initialised: N x width x H x W to the same."""
+        made = (_normalised(IMDB(self.width, self.distil, self.attention)) for _ in range(self.blocks))
+        blocks = nn.Sequential(*made)
+        initialise(blocks)
+        return blocks
+
+
+def _normalised(block: IMDB) -> IMDB:
+    """Batch normalisation behind each convolution of the trunk instead of a bias, as in the bodies of students.
+
+    Their rates of learning are made for that; once folded into the convolution it costs nothing.
+    """
+    for name in ("c1", "c2", "c3", "c4", "c5"):
+        conv = getattr(block, name)
+        twin = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=False)
+        setattr(block, name, nn.Sequential(twin, nn.BatchNorm2d(conv.out_channels)))
+    return block

@@ -1,0 +1,48 @@
+"""What went in, and what it was made with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from compressor.core import Json
+from compressor.report.sections._section import Section, cut, table
+from compressor.report.summary import count
+
+__all__ = ["setting"]
+
+_FEATURES = ("avx2", "fma", "avx512_vnni", "avx_vnni", "asimddp", "fphp")
+"""Of a CPU's features those that decide which kernels run."""
+
+
+def setting(report: Mapping[str, Json]) -> Section:
+    """Input, data, machine and versions."""
+    facts = tuple((name, cut(words)) for name, words in _facts(report))
+    versions = table("versions", ("library", "version"), report["versions"].items())
+    return Section("environment", "Input, data and environment", facts=facts, table=versions)
+
+
+def _facts(report: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    normalization, here = report["normalization"], report["environment"]
+    yield "input", f"{' × '.join(map(str, report['input']))}, float32, channels first"
+    scale = normalization["scale"]
+    scaled = "as they are" if scale == 1 else "/ 255" if math.isclose(scale, 1 / 255) else f"x {scale:g}"
+    mean, std = (", ".join(f"{value:g}" for value in normalization[key]) for key in ("mean", "std"))
+    yield "normalised", f"{normalization['name']}: pixels {scaled}, mean {mean}, std {std}"
+    if report["data"]:
+        yield "data", report["data"]["source"]
+        for name, fingerprint in report["data"]["fingerprints"].items():
+            yield name, f"fingerprint {fingerprint}"
+    if report["result"]["metric"]:
+        yield "judged on", report["result"]["metric"]["source"]
+    for note in report["notes"]:
+        yield "noted", note
+    yield "target", report["target"]
+    yield "seed", str(report["seed"])
+    cores = f"{here['cores']} core{'' if here['cores'] == 1 else 's'}"
+    memory = count(here["memory_mb"] * 2**20, "B")
+    yield "machine", f"{here['board'] or here['cpu']}, {here['arch']}, {cores}, {memory} of memory"
+    yield "CPU features", ", ".join(f for f in _FEATURES if f in here["features"]) or "none that matter here"
+    yield "frequency governor", here["governor"] or "not told by the kernel"
+    yield "load", ", ".join(f"{each:.1f}" for each in here["load"]) + " over 1, 5 and 15 minutes"
+    yield "system", f"{here['system']}, Python {here['python']}"

@@ -1,0 +1,36 @@
+"""The passes that trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compressor.core import Json
+from compressor.report.charts.training import training
+from compressor.report.sections._section import Chart, Section, table
+
+__all__ = ["trainings"]
+
+_CHARTS = 12
+
+
+def trainings(report: Mapping[str, Json]) -> Section | None:
+    """The loss over every training, the first twelve of them drawn."""
+    done = [(record["kind"], record["metrics"]) for record in report["passes"]]
+    trained = [(kind, metrics) for kind, metrics in done if len(metrics.get("curve") or ()) > 1]
+    if not trained:
+        return None
+    left = len(trained) - _CHARTS
+    words = (f"{left} more trainings are in report.json.",) if left > 0 else ()
+    charts = tuple(_chart(kind, metrics) for kind, metrics in trained[:_CHARTS])
+    return Section("training", "Training", words, charts)
+
+
+def _chart(kind: str, metrics: Mapping[str, Json]) -> Chart:
+    losses = [term["loss"] for term in metrics["losses"]]
+    rows = (
+        (f"{point['step']:,}", f"{point['rate']:.3g}", f"{point['loss']:.4f}", *(f"{p:.4f}" for p in point["parts"]))
+        for point in metrics["curve"]
+    )
+    columns = ("step", "learning rate", "loss", *losses)
+    title = f"{kind}: {metrics['steps']:,} steps of {metrics['batch']} images"
+    return Chart(title, training(metrics["curve"], losses, kind), table(f"loss of {kind}", columns, rows))
