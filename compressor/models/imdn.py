@@ -150,8 +150,8 @@ class IMDN:
     def seeds(cls, input: InputSpec, outputs: int, multiple: int, scale: int = 4) -> tuple[Self, ...]:
         """As `Family.seeds`, for a ``scale``."""
         ladder: list[tuple[int, int, bool, Variant]] = [
-            (1, 1, False, "rtc"), (8, 2, False, "rtc"), (12, 5, False, "rtc"), (16, 4, False, "imdn"),
-            (24, 4, False, "imdn"), (32, 4, True, "imdn"), (48, 6, True, "imdn"), (64, 6, True, "imdn"),
+            (2, 1, False, "rtc"), (8, 2, False, "rtc"), (12, 5, False, "rtc"), (16, 5, False, "imdn"),
+            (24, 5, False, "imdn"), (32, 5, True, "imdn"), (48, 6, True, "imdn"), (64, 6, True, "imdn"),
         ]  # fmt: skip
         seeds = (
             cls(width, blocks, max(1, width // 4), attention, scale, variant, input.channels)._on_grid(
