@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from compressor import __version__
-from compressor.core import Exit, Json, UsageError
+from compressor.core import Exit, Incomplete, Json, UsageError
 from compressor.exits import discard, end, fail, heed_signals
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def upscale(
     told = {"scale": done.scale, "images": len(done.made), "output": str(out)}
     _print({**told, "notes": list(done.notes), "failed": list(done.failed)}, as_json)
     if done.failed:
-        raise UsageError(
+        raise Incomplete(
             f"{len(done.failed)} of {len(done.failed) + len(done.made)} images are left out; first: {done.failed[0]}",
             mend=f"replace or remove them; the others are in {out}",
         )

@@ -60,6 +60,10 @@ class UsageError(CompressError):
     code = Exit.USAGE
 
 
+class Incomplete(UsageError):
+    """Some of what was given cannot be used; all else is done, and told of on stdout."""
+
+
 class BudgetMissed(CompressError):
     """The run finished, but a budget or the allowed drop was missed."""
 
