@@ -65,6 +65,10 @@ class Samples:
     def take(self, indices: NDArray[np.int64]) -> Samples:
         return Samples(f"{len(indices)} of {self.name}", self.images[indices], self.labels[indices], f"{indices}")
 
+    def pixels(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        chosen = np.arange(len(self)) if indices is None else indices
+        return (self.images[chosen] * 40 + 128).clip(0, 255).astype(np.uint8)
+
     def batches(
         self, size: int, indices: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
