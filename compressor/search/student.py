@@ -128,7 +128,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         table.read(Path(settings.table))
     network = load(teacher)
     context.progress("time the teacher", 0, 1)
-    graph = export(network, input, target.opset, any_size=teacher.enlarges is not None)
+    graph = export(network, input, target.opset)  # of one size even where any will do: it is timed at that
     name = f"{_TEACHER} {teacher.sha256[:16]}"
     alone = table.together({name: lambda: graph})
 
@@ -344,7 +344,7 @@ def _whole(
     for number, each in enumerate(heat):
         context.progress("measure finalists", number, len(heat))
         network = untrained(each.architecture, context.seed).eval()
-        exported = export(network, input, context.target.opset, any_size=hasattr(network, "enlarger"))
+        exported = export(network, input, context.target.opset)
         key = json.dumps(each.architecture.encode())
         graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
     taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})
