@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compressor.core import Data, InputSpec
-from compressor.data import load_data
+from compressor.data import Prepared, load_data
 from compressor.ingest import ingest
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
@@ -100,6 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     scaling = parse_normalization("imagenet", 3)
     data = load_data(options.data).prepare(INPUT, scaling)
+    assert isinstance(data, Prepared)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(0.125, True), 0)

@@ -23,7 +23,7 @@ import torch
 
 from compressor import catalog
 from compressor.core import InputSpec
-from compressor.data import load_data
+from compressor.data import Prepared, load_data
 from compressor.ingest import ingest
 from compressor.losses import objective
 from compressor.models._family import Family
@@ -100,6 +100,7 @@ def main() -> None:
         rows = [row | {"space": space} for row in rows]
     scaling = parse_normalization("imagenet", 3)
     data = load_data(options.data).prepare(INPUT, scaling)
+    assert isinstance(data, Prepared)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     lessons = Distill()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from compressor import catalog
 from compressor.core import Data, InputSpec, Session, Split, Target
-from compressor.data import load_data
+from compressor.data import Prepared, load_data
 from compressor.export import export, save
 from compressor.ingest import ingest
 from compressor.losses import objective
@@ -125,6 +125,7 @@ def main() -> None:
 
     scaling = parse_normalization("imagenet", 3)
     data = load_data(options.data).prepare(INPUT, scaling)
+    assert isinstance(data, Prepared)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)

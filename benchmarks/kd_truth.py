@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import InputSpec
-from compressor.data import load_data
+from compressor.data import Source, load_data
 from compressor.ingest import ingest
 from compressor.preprocessing import normalize, parse_normalization
 
@@ -55,6 +55,7 @@ def students(count: int) -> list[tuple[str, dict[str, Any]]]:
 def prepare(source: str, teacher: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Training images and labels, the teacher's logits (2 x N x K, plain and mirrored), test images and labels."""
     data = load_data(source)
+    assert isinstance(data, Source)
     assert data.train is not None
     scaling = parse_normalization("imagenet", 3)
     drawn = data.train.sample(IMAGES)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from compressor import __version__
-from compressor.core import Exit, Json, UsageError
+from compressor.core import Exit, Incomplete, Json, UsageError
 from compressor.exits import discard, end, fail, heed_signals
 
 if TYPE_CHECKING:
@@ -258,6 +258,40 @@ def verify(
 
     checked = verify_bundle(bundle)
     _print({"bundle": str(checked.path), "manifest_sha256": checked.manifest_sha256, "verified": True}, as_json)
+
+
+@app.command()
+def upscale(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or the folder of a run.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images of any size.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the enlarged PNGs.")],
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="Of the runtime.")] = 1,
+    overlap: Annotated[
+        int, typer.Option(metavar="PIXELS", min=0, help="That the parts of a large image share with their neighbours.")
+    ] = 32,
+    most: Annotated[
+        int, typer.Option(metavar="PIXELS", min=1, help="That go through the model whole; more go in parts.")
+    ] = 1 << 18,
+    as_json: AsJson = False,
+) -> None:
+    """Enlarge a folder of images by a bundle for super-resolution."""
+    from rich.text import Text
+
+    from compressor.upscale import upscale as enlarge
+
+    err = _stderr()
+    with err.status("upscale") as status:
+        done = enlarge(
+            bundle, source, out, threads=threads, overlap=overlap, most=most,
+            progress=lambda message, at, total: status.update(Text(f"{message} {at}/{total}")),
+        )  # fmt: skip
+    told = {"scale": done.scale, "images": len(done.made), "output": str(out)}
+    _print({**told, "notes": list(done.notes), "failed": list(done.failed)}, as_json)
+    if done.failed:
+        raise Incomplete(
+            f"{len(done.failed)} of {len(done.failed) + len(done.made)} images are left out; first: {done.failed[0]}",
+            mend=f"replace or remove them; the others are in {out}",
+        )
 
 
 @app.command()

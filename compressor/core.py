@@ -60,6 +60,10 @@ class UsageError(CompressError):
     code = Exit.USAGE
 
 
+class Incomplete(UsageError):
+    """Some of what was given cannot be used; all else is done, and told of on stdout."""
+
+
 class BudgetMissed(CompressError):
     """The run finished, but a budget or the allowed drop was missed."""
 
@@ -149,6 +153,8 @@ class Metric:
     """The fingerprint of the samples judged on; figures are comparable only where it agrees."""
     source: str
     """For people: which samples these were."""
+    also: Mapping[str, float] = field(default_factory=dict)
+    """Further figures on the same samples, such as ``ssim``; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +357,9 @@ class Model:
     outputs: int
     input: InputSpec
     normalization: Normalization
+    enlarges: int | None = None
+    """Of a network that makes images: how many times as high and wide as its input; then any height and width will
+    do, and ``outputs`` are channels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
 from compressor.atomic import FULL
-from compressor.core import BudgetMissed, CompressError, Exit, Inconclusive, Json, UnsafeInput
+from compressor.core import BudgetMissed, CompressError, Exit, Incomplete, Inconclusive, Json, UnsafeInput
 
 __all__ = ["discard", "end", "fail", "heed_signals"]
 
@@ -59,8 +59,8 @@ def end(code: int) -> NoReturn:
 def fail(error: Exception) -> NoReturn:
     """Tell what was wrong, with its mend, and leave with its exit code."""
     what, mend, code = _verdict(error)
-    # With a missed limit stdout has its one document already: the report, or the gate's, which names the shortfall.
-    if "--json" in sys.argv and not isinstance(error, BudgetMissed | Inconclusive) and _speaks():
+    # With a missed limit, or work that is done in part, stdout has its one document already, which names the shortfall.
+    if "--json" in sys.argv and not isinstance(error, BudgetMissed | Incomplete | Inconclusive) and _speaks():
         _say(sys.stdout, _document(what, mend, code))
     _say(sys.stderr, _message(what, mend))
     end(code)

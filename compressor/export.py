@@ -22,27 +22,52 @@ from compressor.atomic import write
 from compressor.core import InputSpec, OnnxModel, UsageError
 from compressor.opsets import OLDEST_EXPORT, older
 
-__all__ = ["export", "export_each", "export_marked", "file_bytes", "mark", "save"]
+__all__ = ["export", "export_each", "export_marked", "file_bytes", "guarded", "mark", "save"]
 
 _MARKS = "compressor.marks"
+_FLOAT = ir.TensorType(ir.DataType.FLOAT)
 _INT64 = ir.TensorType(ir.DataType.INT64)
 
 
-def export(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
+def export(module: torch.nn.Module, input: InputSpec, opset: int, *, any_size: bool = False) -> ir.Model:
     """Export ``module`` (in eval mode) with a dynamic batch, and clean the graph up.
 
-    The graph has one input ``input`` (N x C x H x W float32) and its first output is ``output``.
+    The graph has one input ``input`` (N x C x H x W float32) and its first output is ``output``; with ``any_size``
+    height and width are dynamic too.
     Raises UsageError where the exporter cannot follow the module.
     """
-    return clean(_exported(module, input, max(opset, OLDEST_EXPORT)), opset)
+    return clean(_exported(module, input, max(opset, OLDEST_EXPORT), any_size), opset)
 
 
-def export_marked(module: torch.nn.Module, input: InputSpec, opset: int) -> tuple[ir.Model, dict[int, str]]:
+def guarded(model: ir.Model) -> ir.Model:
+    """The graph of a network that makes images, its output kept in [0, 1]: what a screen, or 8 bits, would clip.
+
+    Changes ``model``.
+    """
+    graph = model.graph
+    output = graph.outputs[0]
+    bounds = []
+    for name, bound in (("darkest", 0.0), ("brightest", 1.0)):
+        tensor = ir.tensor(np.asarray(bound, np.float32), name=name)
+        bounds.append(ir.Value(name=name, const_value=tensor, shape=ir.Shape([]), type=_FLOAT))
+        graph.register_initializer(bounds[-1])
+    clip = ir.node("Clip", [output, *bounds], name=f"Clip_{len(graph)}")
+    made = clip.outputs[0]
+    made.shape, made.type = output.shape, output.type
+    made.name, output.name = output.name, f"{output.name}_unbounded"
+    graph.append(clip)
+    graph.outputs[0] = made
+    return model
+
+
+def export_marked(
+    module: torch.nn.Module, input: InputSpec, opset: int, *, any_size: bool = False
+) -> tuple[ir.Model, dict[int, str]]:
     """As `export`, of a module that calls `mark` on some tensors: the graph without the marks, and each one's tensor.
 
     A tensor that the exporter folded into another is not among them.
     """
-    model = _exported(module, input, max(opset, OLDEST_EXPORT))
+    model = _exported(module, input, max(opset, OLDEST_EXPORT), any_size)
     marked: dict[int, ir.Value] = {}
     for node in list(model.graph):
         if node.domain != _MARKS:
@@ -68,7 +93,10 @@ def mark(x: Any, index: int) -> Any:
     return torch.onnx.ops.symbolic(f"{_MARKS}::Mark", (x,), {"index": index}, dtype=x.dtype, shape=x.shape, version=1)
 
 
-def _exported(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model:
+def _exported(module: torch.nn.Module, input: InputSpec, opset: int, any_size: bool) -> ir.Model:
+    free = {0: torch.export.Dim("batch", min=1)}
+    if any_size:
+        free |= {2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)}
     # Two samples: a batch of one would be specialised away by torch.export.
     example = torch.zeros(2, *input.shape)
     try:
@@ -77,7 +105,7 @@ def _exported(module: torch.nn.Module, input: InputSpec, opset: int) -> ir.Model
                 _followed(module, example),
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=(free,),
                 opset_version=opset,
                 input_names=["input"],
                 output_names=["output"],

@@ -21,11 +21,11 @@ from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Pro
 from compressor.ingest import opened
 
 if TYPE_CHECKING:
-    from compressor.data import Source
+    from compressor.data import PhotographSource, Source
 
 __all__ = ["Options", "Plan", "at_hand", "make_plan"]
 
-_PREFERRED = "balanced"
+_PREFERRED = {"classification": "balanced", "super-resolution": "super-resolution"}
 """The profile taken where there is data and none is named."""
 
 
@@ -58,7 +58,7 @@ class Plan:
     passes: tuple[Pass, ...]
     options: Options
     """As merged from flags, files and profile."""
-    source: Source | None
+    source: Source | PhotographSource | None
     input: InputSpec | None
     budgets: tuple[Budget, ...]
     max_drop: float | None
@@ -84,7 +84,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     options = _first(flags, *files)
     named = options.profile
     if named is None:
-        named = _PREFERRED if options.data is not None or options.eval is not None else "float"
+        named = _preferred(options)
     profile = catalog.find_profile(named)
     own = catalog.make(Options, profile.options, f"profile {named!r}: options")
     # With a profile that brings its own data, what was guessed for want of data no longer holds: it was named.
@@ -259,7 +259,16 @@ def _check_versions(target: Target) -> None:
             )
 
 
-def _source(options: Options) -> Source | None:
+def _preferred(options: Options) -> str:
+    named = [name for name in (options.data, options.eval) if name is not None]
+    if not named:
+        return "float"
+    from compressor.data import read_photographs
+
+    return _PREFERRED["super-resolution" if any(map(read_photographs, named)) else "classification"]
+
+
+def _source(options: Options) -> Source | PhotographSource | None:
     if options.data is None and options.eval is None:
         return None
     from compressor.data import load_data
@@ -267,7 +276,7 @@ def _source(options: Options) -> Source | None:
     return load_data(options.data, evaluate=options.eval)
 
 
-def _has_train(source: Source | None) -> bool:
+def _has_train(source: Source | PhotographSource | None) -> bool:
     return source is not None and source.train is not None and len(source.train) > 0
 
 

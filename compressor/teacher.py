@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from compressor.data import Prepared, Source
+    from compressor.data import PhotographSource, Prepared, Source
+    from compressor.data._photographs import PreparedSource
 
 __all__ = ["Teacher", "take_in"]
 
@@ -38,8 +39,12 @@ class Teacher:
     params: int
     macs: int
     outputs: int
+    enlarges: int | None = None
+    """As in `compressor.core.Model`."""
 
-    def settle(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Prepared | None, tuple[str, ...]]:
+    def settle(
+        self, plan: Plan, store: Store, progress: Progress
+    ) -> tuple[Model, Prepared | PreparedSource | None, tuple[str, ...]]:
         """Write its weights to the run's folder, settle its normalisation, prepare the data.
 
         Returns the model, the data, and sentences for the report.
@@ -61,8 +66,9 @@ class Teacher:
             outputs=self.outputs,
             input=self.input,
             normalization=normalization,
+            enlarges=self.enlarges,
         )
-        data = None if plan.source is None else plan.source.prepare(self.input, normalization)
+        data = None if plan.source is None else plan.source.prepare(self.input, normalization, self.enlarges)
         return model, data, (*self.ingested.notes, said, *(data.notes if data else ()))
 
     def known_normalization(self, plan: Plan) -> tuple[Normalization, str] | None:
@@ -75,7 +81,16 @@ class Teacher:
         channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
         if plan.options.normalize is not None:
             given = parse_normalization(plan.options.normalize, channels)
+            if self.enlarges is not None and given.range[1] != 1.0:
+                raise UsageError(
+                    f"--normalize {given.name}: a network that makes images must make them in [0, 1]",
+                    mend="wrap it in a module that scales what it takes and gives, and name that with --arch",
+                )
             return given, f"normalisation {given.name} as given"
+        if self.enlarges is not None:
+            # It is no evidence of a scaling that scores are best with it: there are none. [0, 1] is the rule.
+            known = parse_normalization(default or "unit", channels)
+            return known, f"normalisation {known.name}: {'the family' if default else 'super-resolution'}'s default"
         if plan.source is not None and plan.source.train is not None:
             return None
         if default is None:
@@ -89,12 +104,13 @@ class Teacher:
     def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization, str]:
         import torch
 
+        from compressor.data import Source
         from compressor.preprocessing import infer_normalization, parse_normalization
 
         if (known := self.known_normalization(plan)) is not None:
             return known
         channels, default = self.input.channels, family_default(self.ingested, self.input.channels)
-        assert plan.source is not None
+        assert isinstance(plan.source, Source)
         assert plan.source.train is not None
         train = plan.source.train
         drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.macs))))
@@ -119,7 +135,12 @@ class Teacher:
 
 
 def take_in(
-    path: Path, arch: str | None, given: InputSpec | None, source: Source | None, *, trust: bool = False
+    path: Path,
+    arch: str | None,
+    given: InputSpec | None,
+    source: Source | PhotographSource | None,
+    *,
+    trust: bool = False,
 ) -> Teacher:
     """Read a model file, settle its input (flag, file, family, data) and count what it costs.
 
@@ -132,13 +153,15 @@ def take_in(
     module = ingested.build()
     input = _input(ingested, given, source)
     counted = cost(module, input)
-    outputs = _outputs(module, input)
-    if source is not None and outputs != len(source.classes):
+    outputs, enlarges = _made(module, input)
+    if source is not None:
+        _suits(source, input, enlarges)
+    if source is not None and enlarges is None and outputs != len(source.classes):
         raise UsageError(
             f"the model tells {outputs} classes apart, the data has {len(source.classes)}",
             mend="give the data that the model was trained for",
         )
-    return Teacher(ingested, file_sha256(path), input, counted.params, counted.macs, outputs)
+    return Teacher(ingested, file_sha256(path), input, counted.params, counted.macs, outputs, enlarges)
 
 
 def family_default(ingested: Ingested, channels: int) -> str | None:
@@ -151,7 +174,7 @@ def _family(ingested: Ingested) -> Any:
     return None if ":" in ingested.family else catalog.find("models", ingested.family)
 
 
-def _input(ingested: Ingested, given: InputSpec | None, source: Source | None) -> InputSpec:
+def _input(ingested: Ingested, given: InputSpec | None, source: Source | PhotographSource | None) -> InputSpec:
     """The flag, the file's or the family's own, or the data's; a family trained at its data's size follows that."""
     from compressor.data import default_size
 
@@ -178,8 +201,19 @@ def _input(ingested: Ingested, given: InputSpec | None, source: Source | None) -
     return InputSpec(ingested.channels or stored, height, width)
 
 
-def _outputs(module: nn.Module, input: InputSpec) -> int:
-    """How many scores the network gives for a sample; found by running it."""
+def _suits(source: Source | PhotographSource, input: InputSpec, enlarges: int | None) -> None:
+    """Raises UsageError where the data is for another task, or for another scale."""
+    from compressor.preprocessing import parse_normalization
+
+    if (source.task == "super-resolution") != (enlarges is not None) or enlarges is not None:
+        source.prepare(input, parse_normalization("unit", input.channels), enlarges)
+
+
+def _made(module: nn.Module, input: InputSpec) -> tuple[int, int | None]:
+    """How many scores the network gives for a sample; or, of images, channels and how many times they are larger.
+
+    Found by running it.
+    """
     import torch
 
     try:
@@ -188,9 +222,14 @@ def _outputs(module: nn.Module, input: InputSpec) -> int:
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"the model does not take an input of {input}: {reason}", mend="mend --input") from error
+    if isinstance(scores, torch.Tensor) and scores.ndim == 4 and scores.shape[:2] == (2, input.channels):
+        times, rest = divmod(scores.shape[2], input.height)
+        if times >= 1 and not rest and scores.shape[3] == times * input.width:
+            return int(scores.shape[1]), times
     if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or scores.shape[0] != 2:
         shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise UsageError(
-            f"the model maps 2 images to {shape}, not to a score a class", mend="give a classifier's forward one output"
+            f"the model maps 2 images to {shape}, not to a score a class",
+            mend="give a classifier's forward one output; a network that makes images takes and gives as many channels",
         )
-    return int(scores.shape[1])
+    return int(scores.shape[1]), None

@@ -166,7 +166,7 @@ def test_bad_layouts(tmp_path: Path) -> None:
     refused(None, "no data")
     refused(folder(tmp_path / "empty", {"readme.txt": b"x"}), "no images")
     refused(zipped(tmp_path / "empty.zip", {"readme.txt": b"x"}), "no images", "empty.zip")
-    refused(folder(tmp_path / "flat", {"0.png": encoded(0)}), "no class folders")
+    refused(folder(tmp_path / "flat", {"0.png": encoded(0)}), "one photograph only")
     refused(folder(tmp_path / "one", half("", 3, 0, "a")), "one class only")
     (tmp_path / "hollow/c").mkdir(parents=True)
     refused(folder(tmp_path / "hollow", half("", 3, 0)), "class folder c")

@@ -101,7 +101,8 @@ def test_every_family_keeps_the_contract(name: str) -> None:
     assert family.input_size > 0
     assert isinstance(family.follows_data, bool)
     assert family.__doc__
-    assert {"channels", "outputs"} <= {field.name for field in dataclasses.fields(family)}
+    assert "channels" in {field.name for field in dataclasses.fields(family)}
+    assert hasattr(family, "outputs")
     assert family.recognise({}) is None
 
 

@@ -66,8 +66,8 @@ class Samples:
         return Samples(f"{len(indices)} of {self.name}", self.images[indices], self.labels[indices], f"{indices}")
 
     def pixels(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        images = self.images if indices is None else self.images[indices]
-        return np.clip(images * 64 + 128, 0, 255).astype(np.uint8)
+        chosen = np.arange(len(self)) if indices is None else indices
+        return (self.images[chosen] * 40 + 128).clip(0, 255).astype(np.uint8)
 
     def batches(
         self, size: int, indices: NDArray[np.int64] | None = None

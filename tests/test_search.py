@@ -7,6 +7,7 @@ import random
 import re
 import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from compressor.core import InputSpec, UsageError
 from compressor.data import load_data
 from compressor.export import export_each
 from compressor.models._layers import count, parts
+from compressor.models._space import Space
 from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization
 from compressor.search.batch import of_noise, of_split
@@ -91,7 +93,7 @@ def evolved(seed: int = 0, most: int = 100_000, evaluations: int = 80, score=by_
         RESNET.seeds(INPUT, 10, 8),
         judged(most),
         score,
-        multiple=8,
+        step=partial(Space(RESNET).step, multiple=8),
         evaluations=evaluations,
         population=12,
         children=8,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class LoadedBundle:
     classes: tuple[str, ...] | None
     """Their names, in the order of the scores; None where none were recorded."""
     session: Session = field(repr=False)
+    enlarges: int | None = None
+    """Of a bundle for super-resolution: how many times as high and wide what it makes is. It takes any size."""
 
     def __call__(self, batch: ArrayLike) -> NDArray[np.float32]:
         """Map a batch to the first output, one row a sample.
@@ -42,7 +44,13 @@ class LoadedBundle:
         given = np.asarray(batch)
         if given.dtype == np.uint8:
             given = self.preprocess(given)
-        if not np.issubdtype(given.dtype, np.floating) or given.shape[1:] != self.input.shape or not len(given):
+        wanted = self.input.shape if self.enlarges is None else (self.input.channels, *given.shape[2:])
+        if (
+            not np.issubdtype(given.dtype, np.floating)
+            or given.ndim != 4
+            or given.shape[1:] != wanted
+            or not len(given)
+        ):
             raise UsageError(
                 f"a batch of {given.dtype}, shape {given.shape}, is not N x {' x '.join(map(str, self.input.shape))}",
                 mend="give 8-bit images, or what preprocess(images) makes of them",
@@ -60,7 +68,10 @@ class LoadedBundle:
         if given.ndim == 2 or (given.ndim == 3 and given.shape[2] in (1, 3)):
             given = given[np.newaxis]
         stored = Arrays(to_pixels(given, "images"))
-        pixels = np.stack([stored.load(row, self.input) for row in range(len(given))])
+        size = self.input
+        if self.enlarges is not None:
+            size = replace(size, height=stored.pixels.shape[2], width=stored.pixels.shape[3])
+        pixels = np.stack([stored.load(row, size) for row in range(len(given))])
         return normalize(pixels, self.normalization)
 
 
@@ -74,7 +85,9 @@ def load_bundle(path: str | Path, *, threads: int = 1) -> LoadedBundle:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     try:
         entry, name = manifest["input"], manifest["engine"]["backend"]
-        spec = InputSpec(*map(int, entry["shape"][1:]))
+        enlarges = manifest["outputs"][0].get("enlarges")
+        sides = entry["shape"][2:] if enlarges is None else entry["measured"]
+        spec = InputSpec(*map(int, (entry["shape"][1], *sides)))
         mean, std = (tuple(map(float, entry[key])) for key in ("mean", "std"))
         normalization = Normalization("manifest", float(entry["range"][1]) / 255, mean, std)
         classes = manifest["outputs"][0].get("classes")
@@ -89,4 +102,4 @@ def load_bundle(path: str | Path, *, threads: int = 1) -> LoadedBundle:
     backend.version()
     name = "model.plan" if "model.plan" in manifest["files"] else "model.onnx"
     session = backend.open(folder / name, threads=threads)
-    return LoadedBundle(folder, manifest, spec, normalization, tuple(classes) if classes else None, session)
+    return LoadedBundle(folder, manifest, spec, normalization, tuple(classes) if classes else None, session, enlarges)

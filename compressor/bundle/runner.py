@@ -6,9 +6,12 @@
     python run.py INPUT.npy            classify 8-bit pixels (H x W x C, or N x H x W x C); prints JSON
     python run.py PHOTO.png            the same from an image file, where Pillow is installed
 
+A bundle for super-resolution enlarges PHOTO.png (or INPUT.npy, H x W x C) of any size to PHOTO-x2.png, in place of
+classifying it.
+
 ``--verify`` and ``--time`` take folders of other bundles too; several are timed in turns, in one process, so that
 what slows the machine down slows all of them. Settings of --time: --threads=1 --blocks=15 --inferences=20 --seed=0
---seconds=30. In an application: copy the folder, then ``Model("folder").predict(pixels)``.
+--seconds=30. In an application: copy the folder, then ``Model("folder").predict(pixels)``, or ``.enlarge(pixels)``.
 """
 
 # Boards carry old Pythons: nothing newer than Python 3.6 in this file.
@@ -49,7 +52,7 @@ except ImportError as error:
         raise
     sys.exit(_without("NumPy", error))
 
-__all__ = ["MAGIC", "Model", "check", "compare", "interleave", "pin", "unpack", "verify"]
+__all__ = ["MAGIC", "Model", "check", "compare", "cropped", "interleave", "pin", "unpack", "verify"]
 
 MAGIC = b"compressed model 1\n"
 
@@ -96,12 +99,38 @@ class Model:
         """Map a normalised float32 batch (N x C x H x W) to the first output."""
         return self._run(batch)
 
+    @property
+    def scale(self) -> Optional[int]:
+        """How many times as high and wide what a model for super-resolution makes is; None of a classifier."""
+        scale = self.manifest["outputs"][0].get("enlarges")
+        return None if scale is None else int(scale)
+
+    def enlarge(self, pixels: Any, overlap: int = 32, most: int = 1 << 18) -> Any:
+        """Map 8-bit pixels of any size (H x W x C) to the enlarged ones, 8-bit too, sH x sW x C.
+
+        An image of more than ``most`` pixels is taken in parts, as `cropped` does. Raises ValueError for anything
+        that is no such image, or a model that is none for super-resolution.
+        """
+        entry, scale = self.manifest["input"], self.scale
+        channels = int(entry["shape"][1])
+        pixels = np.asarray(pixels)
+        if scale is None:
+            raise ValueError("it is a classifier: predict(pixels)")
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
+            raise ValueError(f"expected 8-bit pixels of H x W x {channels}, got {pixels.dtype} {pixels.shape}")
+        image = self._scaled(pixels[np.newaxis])[0]
+        made = cropped(self, image, scale, int(entry.get("divisor", 1)), overlap, most)
+        made = np.rint(np.clip(np.where(np.isnan(made), 0.0, made), 0.0, 1.0) * 255.0)
+        return np.ascontiguousarray(made.astype(np.uint8).transpose(1, 2, 0))
+
     def predict(self, pixels: Any) -> Any:
         """Map 8-bit pixels (N x H x W x C, or one H x W x C) of the input's own size to scores, N x K.
 
         Raises ValueError for pixels of another type or size.
         """
         entry = self.manifest["input"]
+        if self.scale is not None:
+            raise ValueError("it is a model for super-resolution: enlarge(pixels)")
         pixels = np.asarray(pixels)
         if pixels.ndim == 3:
             pixels = pixels[np.newaxis]
@@ -110,9 +139,61 @@ class Model:
             raise ValueError(
                 f"expected 8-bit pixels of {height} x {width} x {channels}, got {pixels.dtype} {pixels.shape[1:]}"
             )
+        return self(self._scaled(pixels))
+
+    def _scaled(self, pixels: Any) -> Any:
+        """Pixels N x H x W x C as the network takes them, N x C x H x W."""
+        entry = self.manifest["input"]
         scaled = pixels.astype(np.float32) * np.float32(entry["range"][1] / 255.0)
         normalised = (scaled - np.asarray(entry["mean"], np.float32)) / np.asarray(entry["std"], np.float32)
-        return self(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
+        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+
+
+def cropped(run: Any, image: Any, scale: int, divisor: int = 1, overlap: int = 32, most: int = 1 << 18) -> Any:
+    """Enlarge C x H x W of any size by ``run``, which takes N x C x H x W, in parts where it does not go whole.
+
+    IMDN's adaptive cropping (Hui et al. 2019): what has sides that divide by ``divisor``, and at most
+    ``most`` pixels, runs whole. Else four corners, half as high and wide and ``overlap`` pixels more, go in one batch
+    and give a quadrant each; corners that are too large are quartered in their turn. What is too small for that is
+    mirrored at its edges up to sides that divide. Parts of an image know less than the whole:
+    benchmarks/super_resolution.py measures by how much that shows.
+    """
+    sides = image.shape[1:]
+    if sides[0] * sides[1] <= most and not any(side % divisor for side in sides):
+        return run(image[np.newaxis])[0]
+    sizes = []
+    for side in sides:
+        size = side // 2 + overlap
+        size -= size % divisor
+        if size < side - side // 2:
+            size += divisor
+        sizes.append(min(size, side))
+    short = [-side % divisor if size == side else 0 for side, size in zip(sides, sizes, strict=False)]
+    if any(short):  # too small for its sides to be cut to what divides
+        wider = np.pad(image, [(0, 0), (0, short[0]), (0, short[1])], "symmetric")
+        made = cropped(run, wider, scale, divisor, overlap, most)
+        return made[:, : scale * sides[0], : scale * sides[1]]
+    if sizes == list(sides):
+        return run(image[np.newaxis])[0]
+    tops, lefts = ([0] if size == side else [0, side - size] for side, size in zip(sides, sizes, strict=False))
+    corners = [image[:, top : top + sizes[0], left : left + sizes[1]] for top in tops for left in lefts]
+    if sizes[0] * sizes[1] <= most:
+        parts = run(np.ascontiguousarray(np.stack(corners)))
+    else:
+        parts = [cropped(run, corner, scale, divisor, overlap, most) for corner in corners]
+    out = np.empty((len(parts[0]), scale * sides[0], scale * sides[1]), np.float32)
+    for part, (top, left) in zip(parts, [(top, left) for top in tops for left in lefts], strict=False):
+        # A corner that begins at zero gives up to the middle, the other one from there; one that is alone, all.
+        ends = []
+        for start, side, begins in ((top, sides[0], tops), (left, sides[1], lefts)):
+            first = side // 2 if start else 0
+            last = side // 2 if len(begins) > 1 and not start else side
+            ends.append((first, last, start))
+        (above, below, top), (before, behind, left) = ends
+        out[:, scale * above : scale * below, scale * before : scale * behind] = part[
+            :, scale * (above - top) : scale * (below - top), scale * (before - left) : scale * (behind - left)
+        ]
+    return out
 
 
 def verify(folder: Union[str, Path]) -> List[str]:
@@ -403,6 +484,26 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _enlarged(model: Model, path: str) -> None:
+    """Enlarge an image file or a .npy; the result lies in the working directory."""
+    name = "{}-x{}".format(Path(path).stem, model.scale)
+    if path.endswith(".npy"):
+        made = model.enlarge(np.load(path, allow_pickle=False))
+        np.save(name + ".npy", made)
+        print(json.dumps({"image": name + ".npy", "shape": list(made.shape)}))
+        return
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ValueError("image files need Pillow; without it: a .npy of H x W x C") from error
+    channels = int(model.manifest["input"]["shape"][1])
+    with Image.open(path) as image:
+        pixels = np.asarray(_converted(image, "L" if channels == 1 else "RGB"))
+    made = model.enlarge(pixels.reshape((*pixels.shape[:2], channels)))
+    Image.fromarray(made[:, :, 0] if channels == 1 else made).save(name + ".png")
+    print(json.dumps({"image": name + ".png", "shape": list(made.shape)}))
+
+
 def _pixels(path: str, entry: Dict[str, Any]) -> Any:
     channels, height, width = entry["shape"][1:]
     if path.endswith(".npy"):
@@ -488,6 +589,9 @@ def main(arguments: List[str]) -> int:
             print(json.dumps(_timed(folders, settings)))
             return 0
         model = Model(here)
+        if model.scale is not None:
+            _enlarged(model, arguments[0])
+            return 0
         scores = model.predict(_pixels(arguments[0], model.manifest["input"]))
         classes = model.manifest["outputs"][0].get("classes") or range(scores.shape[1])
         odds = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -69,7 +69,7 @@ def read_npz(path: Path) -> Found:
 def read_builtin(name: str) -> Found:
     """Scikit-learn's 1,797 digits of 8 x 8 pixels, with the split that its users know."""
     if name != "digits":
-        raise unknown("built-in data", name, ["digits"])
+        raise unknown("built-in data", name, ["digits", "photographs"])
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -98,10 +98,10 @@ class Files:
         return self.names[row]
 
     def look(self, row: int) -> Look:
-        return look(self._read(row), self._where(row))
+        return look(self.read(row), self.where(row))
 
     def load(self, row: int, input: InputSpec) -> NDArray[np.uint8]:
-        return decode(self._read(row), input, self._where(row))
+        return decode(self.read(row), input, self.where(row))
 
     def check(self, rows: NDArray[np.int64]) -> None:
         # All of them, or what can be read in a second or two, from end to end.
@@ -109,8 +109,8 @@ class Files:
         wrong: list[CompressError] = []
         for row in rows[::every].tolist():
             try:
-                if not looks_whole(data := self._read(row)):
-                    check(data, self._where(row))
+                if not looks_whole(data := self.read(row)):
+                    check(data, self.where(row))
             except CompressError as error:
                 wrong.append(error)
                 if len(wrong) == _TOLD:
@@ -120,8 +120,10 @@ class Files:
                 wrong[0].what += f" (and {len(wrong) - 1}{' or more' if len(wrong) == _TOLD else ''} others)"
             raise wrong[0]
 
-    def _read(self, row: int) -> bytes:
+    def read(self, row: int) -> bytes:
+        """The file's content."""
         return self.store.read(self.prefix + self.names[row])
 
-    def _where(self, row: int) -> str:
+    def where(self, row: int) -> str:
+        """Its place, for people."""
         return self.store.where(self.prefix + self.names[row])

@@ -57,6 +57,30 @@ def decode(data: bytes, input: InputSpec, where: str) -> NDArray[np.uint8]:
         return fit(image, input)
 
 
+def whole(data: bytes, channels: int, where: str) -> NDArray[np.uint8]:
+    """Decode an image file to C x H x W at its own size. Raises as `decode` does."""
+    with _image(data, where) as image:
+        pixels = np.asarray(_converted(image, "L" if channels == 1 else "RGB"), dtype=np.uint8)
+    return pixels[np.newaxis] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def opaque(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[str, ...]]:
+    """Decode an image file at its own size: C x H x W (1 where it is grey), H x W of alpha or None, and oddities.
+
+    Raises as `decode` does.
+    """
+    with _image(data, where) as image:
+        odd = tuple(o.replace("are ", "is ", 1) for o in _oddities(image) if "transparency" not in o)
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+        alpha = None
+        if image.has_transparency_data and not image.mode.startswith("I"):
+            image = image.convert("RGBA")
+            alpha = np.asarray(image.getchannel("A"), dtype=np.uint8)
+            image = image.convert("RGB")  # the colours beneath, as they are stored
+        pixels = np.asarray(_converted(image, "L" if grey else "RGB"), dtype=np.uint8)
+    return pixels[np.newaxis] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1)), alpha, odd
+
+
 def looks_whole(data: bytes) -> bool:
     """Whether both ends of an image file are as they should be; of some kinds of file it cannot be told."""
     return (

@@ -8,15 +8,17 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data._arrays import read_builtin, read_callable, read_npz
 from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
+from compressor.data._photographs import BUILTIN, PhotographSource, halves, read_photographs
 from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, hold_out
 
 _LOOKED_AT = 64
-_BUILTIN = "builtin:"
-_TAKES = "name a folder or zip of images, an .npz, builtin:digits or package.module:callable"
+_TAKES = "name a folder or zip of images, an .npz, builtin:digits, builtin:photographs or package.module:callable"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +46,16 @@ class Source:
     notes: tuple[str, ...]
     """Sentences for the report."""
 
-    def prepare(self, input: InputSpec, normalization: Normalization) -> Prepared:
+    def prepare(self, input: InputSpec, normalization: Normalization, enlarges: int | None = None) -> Prepared:
         """The samples at a network's input size, normalised when they are read.
 
-        Raises UsageError if images cannot be made into such an input.
+        Raises UsageError if images cannot be made into such an input, or the network makes images itself.
         """
+        if enlarges is not None:
+            raise UsageError(
+                f"{self.evaluate.name} is for classification, and the model makes images",
+                mend="give a folder of photographs, or HR/ beside LR_x2/ with the same file names",
+            )
         if input.channels not in (1, 3):
             raise UsageError(f"images have 1 or 3 channels, not {input.channels}", mend="mend --input")
         if len(normalization.mean) != input.channels or len(normalization.std) != input.channels:
@@ -61,7 +68,7 @@ class Source:
         return Prepared(self.task, self.classes, train, evaluate, self.notes + _fitting(self.size, input))
 
 
-def load_data(source: str | None, *, evaluate: str | None = None) -> Source:
+def load_data(source: str | None, *, evaluate: str | None = None) -> Source | PhotographSource:
     """Find the samples that ``--data`` and ``--eval`` name; either may be left out.
 
     Nothing is decoded but some headers, and files that look broken. Without samples to judge on a fifth of
@@ -71,6 +78,8 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> Source:
     """
     if source is None and evaluate is None:
         raise UsageError("no data is named", mend=_TAKES)
+    if (photographs := _photographs(source, evaluate)) is not None:
+        return photographs
     found = None if source is None else _find(source)
     judged = None if evaluate is None else _find(evaluate)
     notes = [note for each in (found, judged) if each for note in each.notes]
@@ -102,7 +111,41 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> Source:
     return Source("classification", classes, _size(looks), train, test, (*notes, *_mixture(looks)))
 
 
-def default_size(source: Source | None) -> tuple[int, int] | None:
+def _photographs(source: str | None, evaluate: str | None) -> PhotographSource | None:
+    """The source where what is named is for super-resolution; None where nothing is."""
+    found = {name: read_photographs(name) for name in (source, evaluate) if name is not None}
+    if not any(found.values()):
+        return None
+    if other := next((name for name, each in found.items() if each is None), None):
+        raise UsageError(
+            f"{other} is for classification, {next(n for n, e in found.items() if e)} for super-resolution",
+            mend="give both as folders of photographs, or both as folders of classes",
+        )
+    train = found[source] if source is not None else None
+    notes: tuple[str, ...] = ()
+    if evaluate is not None:
+        judged = found[evaluate]
+    else:
+        assert train is not None
+        notes = (f"held out 20 % of {train.name}, as it has no test half",)
+        train, judged = halves(train)
+    assert judged is not None
+    if train is not None:
+        fresh = np.array([key not in judged.keys for key in train.keys], np.bool_)
+        if not fresh.any():
+            raise UsageError(
+                f"every photograph of {train.name} is in {judged.name} too: nothing is left to train on",
+                mend="name other photographs with --data or --eval",
+            )
+        if not fresh.all():
+            notes += (f"{int((~fresh).sum())} of {train.name} are in {judged.name} too: not trained on",)
+            train = train.take(np.flatnonzero(fresh), train.name)
+        train.check()
+    judged.check()
+    return PhotographSource(train, judged, notes)
+
+
+def default_size(source: Source | PhotographSource | None) -> tuple[int, int] | None:
     """The height and width that a network takes by default: the images' own if they are small."""
     if source is None:
         return None
@@ -120,8 +163,8 @@ def _find(source: str) -> Found:
 
 
 def _read(source: str) -> Found:
-    if source.startswith(_BUILTIN):
-        return read_builtin(source.removeprefix(_BUILTIN))
+    if source.startswith(BUILTIN):
+        return read_builtin(source.removeprefix(BUILTIN))
     path = Path(source)
     try:
         if source and path.is_dir():

@@ -20,11 +20,12 @@ SMALL = 64
 class Architecture(Protocol):
     """A network's description: a frozen, hashable dataclass whose fields are its JSON-able settings.
 
-    The module that ``build`` makes has an ``avgpool`` child that is fed the last feature map
+    The module that a classifier's ``build`` makes has an ``avgpool`` child that is fed the last feature map
     (N x C x H x W), and ends in one linear classifier. Its ``stages`` is a tuple of the names of
     submodules, in the order that they run, for ``get_submodule``: each gives the last feature map
     (N x C x H x W) of one resolution that blocks work at, and the last of them what ``avgpool`` is
-    fed. Scores and losses hook in there.
+    fed. Scores and losses hook in there. One with ``task = "super-resolution"`` makes images: in place of
+    ``avgpool`` and classifier its network names its ``enlarger``, which is fed the last feature map.
     """
 
     def __hash__(self) -> int: ...
@@ -61,7 +62,8 @@ class Architecture(Protocol):
 class Family(Architecture, Protocol):
     """Architectures of one kind, which teachers are recognised as; its networks are bodies for other heads too.
 
-    Of the module that ``build`` makes, ``features``, called with images, gives the last feature map.
+    Of the module that ``build`` makes, ``features``, called with images, gives the last feature map. Seeds of one
+    for super-resolution take a ``scale`` too.
 
     A family is also a search space: its *members* are the architectures that ``decode`` gives for
     one input and one number of classes. Their sizes are bounded, so every walk of ``mutated`` stays

@@ -12,13 +12,13 @@ SLOPE = 0.05
 """Of every LeakyReLU in IMDN, below zero."""
 
 _REDUCTION = 16
-"""Channels to one in the bottleneck of the attention (section 3.3)."""
+"""Channels to one in the bottleneck of the attention, as published."""
 _TINY = 1e-12
 """Under the root: its gradient is infinite where a channel is constant. Far less than float32 tells."""
 
 
 class ContrastAttention(nn.Module):
-    """CCA: each channel times what its own mean and standard deviation say (the paper's equation 5).
+    """CCA: each channel times what its own mean and standard deviation say.
 
     The deviation is the population's, taken in two passes and in float32: squares overflow float16.
     It is global: parts of an image have other statistics than the whole.
@@ -46,7 +46,7 @@ class IMDB(nn.Module):
 
     ``c1`` to ``c3`` make ``width`` channels each, ``c4`` the last ``distil``; what was kept, 4 x ``distil``
     channels, goes through contrast-aware attention (where ``attention`` says so) and a 1x1 convolution, and is
-    added to the input (the paper's table 1 and figure 3). Children bear the names of the public checkpoints.
+    added to the input. Children bear the names of the public checkpoints.
     """
 
     def __init__(self, width: int, distil: int, attention: bool = True) -> None:

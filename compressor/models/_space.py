@@ -38,9 +38,12 @@ class Space:
         own = {key: value for key, value in encoding.items() if key != "head"}
         return Headed(self.family.decode(own, input, outputs), ImdnHead.decode(encoding["head"]))
 
-    def seeds(self, input: InputSpec, outputs: int, multiple: int) -> tuple[Architecture, ...]:
-        """Members to start a search from, as the family's: each with the smallest head of each kind."""
-        plain = self.family.seeds(input, outputs, multiple)
+    def seeds(self, input: InputSpec, outputs: int, multiple: int, **said: int) -> tuple[Architecture, ...]:
+        """Members to start a search from, as the family's: each with the smallest head of each kind.
+
+        ``said`` is what the family's own seeds take besides.
+        """
+        plain = self.family.seeds(input, outputs, multiple, **said)
         headed = tuple(Headed(each, ImdnHead.smallest(multiple)) for each in plain)
         kinds: dict[Heads, list[tuple[Architecture, ...]]] = {"plain": [plain], "imdn": [headed]}
         together = kinds.get(self.heads, [plain, headed])

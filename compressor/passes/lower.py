@@ -12,7 +12,7 @@ __all__ = ["Lower"]
 
 @dataclass(frozen=True)
 class Lower:
-    """Export teacher and student to clean ONNX with a dynamic batch.
+    """Export teacher and student to clean ONNX with a dynamic batch; of what makes images, height and width too.
 
     ``precision = "native"`` takes the narrowest float that the target computes in natively. Inputs and
     outputs stay float32 in every precision.
@@ -34,14 +34,16 @@ class Lower:
         return (f"target {prospect.target.name} does not run {precision}: set lower.precision to one of {known}",)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
-        from compressor.export import export, save
+        from compressor.export import export, guarded, save
         from compressor.ingest import load
         from compressor.quant.half import halve
 
         def lowered(name: str, model_name: str) -> OnnxModel:
             context.progress(f"export {name}", 0, 1)
             model = artifact.teacher if name == "teacher" else artifact.result
-            graph = export(load(model), model.input, context.target.opset)
+            graph = export(load(model), model.input, context.target.opset, any_size=model.enlarges is not None)
+            if model.enlarges is not None:
+                graph = guarded(graph)
             return save(graph, context.workdir / model_name, "fp32")
 
         reference = lowered("teacher", "teacher.onnx")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.budgets import Budget
-from compressor.core import Artifact, Context, Prospect, Result, UsageError
+from compressor.core import Artifact, Backend, Context, Prospect, Result, UsageError
 from compressor.losses import objective
 from compressor.train.lessons import Lessons
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
     from compressor.core import OnnxModel
     from compressor.quant.levels import Asked
+
+    Batch = NDArray[np.float32]
 
 __all__ = ["Quantize"]
 
@@ -22,12 +28,17 @@ _ALIKE = 0.995
 """Of labels, what the runtime's integers and the network that was trained should agree on."""
 
 
+_CLOSE = 45.0
+"""Decibels of images, between the runtime's integers and the network that was trained: it costs some 0.1 dB."""
+
+
 @dataclass(frozen=True)
 class Quantize:
     """INT8, its quantisers placed by the target's rules, and weights of fewer levels where they are asked for.
 
-    ``ptq``: NNCF gathers ranges, weights are rounded. ``distil``: quantized distillation, Brevitas layers
-    trained on the teacher's answers as ``lessons`` say, by default for five minutes at a tenth of distill's
+    ``ptq``: NNCF gathers ranges, weights are rounded; of a network that makes images, `compressor.quant.restoration`
+    finds ranges of least error and leaves in float what parity gains by. ``distil``: quantized distillation, layers
+    of Brevitas trained on the teacher's answers as ``lessons`` say, by default for five minutes at a tenth of distill's
     rate. ``codebook``: differentiable quantization, the points that stand for the weights are trained so.
     ``samples`` training images that (first) ranges are taken from are drawn by the run's seed; never one that
     is judged on.
@@ -147,7 +158,10 @@ class Quantize:
         size = max(1, min(10, 10 * 64 * 64 // (artifact.result.input.height * artifact.result.input.width)))
         batches = [images for images, _ in train.batches(size, drawn)]
 
-        rules = catalog.find("backends", context.target.backend)().rules(context.target)
+        backend = catalog.find("backends", context.target.backend)()
+        rules = backend.rules(context.target)
+        if artifact.result.enlarges is not None:
+            return self._restored(artifact, context, backend, batches, f"{count} crops of {train.name}")
         graph = ir.load(artifact.onnx.path)
         placement = Placement(graph, rules)
         tensors = placement.tensors
@@ -173,6 +187,41 @@ class Quantize:
         }
         warnings = () if count == self.samples else (f"calibrated on {count} samples: the training half has no more",)
         return Result(replace(artifact, onnx=quantised), metrics, warnings)
+
+    def _restored(
+        self, artifact: Artifact, context: Context, backend: Backend, batches: Sequence[Batch], calibration: str
+    ) -> Result:
+        import torch
+
+        from compressor.bench.machine import can_run, machine
+        from compressor.ingest import load
+        from compressor.quant.choosing import choose
+        from compressor.quant.restoration import restored
+
+        assert artifact.onnx is not None
+        assert artifact.reference is not None
+        rules, result, opset = backend.rules(context.target), artifact.result, context.target.opset
+        asked = self._asked(artifact.reference)
+
+        def bits(network: torch.nn.Module) -> Mapping[str, int]:
+            if min(self.bits, self.edge_bits) >= rules.weight_bits:
+                return {}
+            return choose(asked, network, rules, result.input, opset, torch.empty(0)).bits
+
+        made = restored(
+            lambda: load(result), result.input, rules, backend, opset, batches, bits, context.workdir, context.progress,
+            exact=not can_run(context.target, machine()),
+        )  # fmt: skip
+        metrics = {
+            "calibration": calibration,
+            "quantised_tensors": made.tensors,
+            "weight_bits": rules.weight_bits,
+            "activations": rules.activation_dtype,
+            **made.metrics,
+            "bytes_before": artifact.onnx.path.stat().st_size,
+            "bytes": made.onnx.path.stat().st_size,
+        }
+        return Result(replace(artifact, onnx=made.onnx), metrics)
 
     def _coded(self, artifact: Artifact, context: Context) -> Result:
         import onnx_ir as ir
@@ -207,6 +256,8 @@ class Quantize:
         sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.onnx.path.stat().st_size}
         pinned = {"lessons": {**dataclasses.asdict(self._lessons), **made.pinned}}
         warnings: tuple[str, ...] = ()
+        if made.metrics.get("fake_db", _CLOSE) < _CLOSE:
+            warnings = (f"runtime and training differ: their images by {made.metrics['fake_db']:.1f} dB",)
         if made.metrics.get("fake_agreement", 1.0) < _ALIKE:
             warnings = (f"runtime and training agree on only {made.metrics['fake_agreement']:.2%} of labels",)
         return Result(replace(artifact, student=made.model, onnx=made.onnx), made.metrics | sizes, warnings, pinned)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Model, Prospect, Result
+from compressor.core import Artifact, Context, Model, Prospect, Result, UsageError
 
 __all__ = ["Search"]
+
+_SPACES = ("mobilenetv2", "imdn")
+"""Where the teacher is of no known family: of classifiers, and of networks that make images."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Search:
             problems.append("search has a setting too low: give one or more of each, and two samples")
         if not 0 <= self.trial_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
             problems.append(f"search.trial_minutes = {self.trial_minutes}: give 0 for no trials, or minutes")
+        if self.head != "plain" and prospect.task != "classification":
+            problems.append(f"search.head = {self.head} is of classifiers: leave it plain for super-resolution")
+        if self.trial_minutes and prospect.task != "classification":
+            problems.append("search.trial_minutes are judged by top-1: set it to 0 for super-resolution")
         if self.trial_minutes and not prospect.has_train:
             problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
         if not 1 <= self.bits <= 8:
@@ -83,7 +90,15 @@ class Search:
 
         teacher, space = artifact.teacher, self.space
         if space == "auto":
-            space = teacher.family if teacher.family in catalog.names("models") else "mobilenetv2"
+            space = (
+                teacher.family if teacher.family in catalog.names("models") else _SPACES[teacher.enlarges is not None]
+            )
+        task = "classification" if teacher.enlarges is None else "super-resolution"
+        if getattr(catalog.find("models", space), "task", "classification") != task:
+            raise UsageError(
+                f"search.space = {space} is not for {task}, which the teacher does",
+                mend=f"set search.space = {_SPACES[teacher.enlarges is not None]}",
+            )
         precision = self.precision
         if precision == "auto":
             precision = "int8" if "int8" in context.target.precisions else "fp32"
@@ -99,5 +114,6 @@ class Search:
             outputs=teacher.outputs,
             input=teacher.input,
             normalization=teacher.normalization,
+            enlarges=teacher.enlarges,
         )
         return Result(replace(artifact, student=student), found.metrics, found.warnings, found.pinned)

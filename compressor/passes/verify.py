@@ -22,6 +22,8 @@ _EXPORT_TOLERANCE = 1e-3
 """Of the outputs' largest magnitude: what fp32 summed in another order may differ by."""
 
 _PACKED = "model.packed"
+_IMAGES = 2
+"""Golden samples where they are images in and out: megabytes each, and far more within."""
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
@@ -90,6 +92,7 @@ class Verify:
                 "the result's outputs are not finite",
                 mend="a value is out of the precision's range: try lower.precision = fp32",
             )
+        golden = self.golden if artifact.result.enlarges is None else min(self.golden, _IMAGES)
         metrics: dict[str, Json] = {"ladder": ladder}
         warnings = [
             f"{rung['to']} agrees with {rung['from']} on only {rung['agreement']:.1%} of labels"
@@ -97,7 +100,7 @@ class Verify:
             if rung["agreement"] is not None and rung["agreement"] < 0.95
         ]
         if len(chain) > 1:
-            layers = _drift(chain[0].path, chain[-1].path, batch[: self.golden])
+            layers = _drift(chain[0].path, chain[-1].path, batch[:golden])
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
         if (
@@ -107,7 +110,7 @@ class Verify:
         ):
             # What is left to do on the board is done below: the bundle is good there, or none is made.
             artifact = replace(artifact, engine=replace(artifact.engine, status="ready", todo=None))
-        bundle = self._bundle(artifact, context, batch[: self.golden], result[: self.golden])
+        bundle = self._bundle(artifact, context, batch[:golden], result[:golden])
         if context.board is not None:
             from compressor.bench.ssh import Board
             from compressor.bench.subject import Subject
@@ -140,9 +143,10 @@ class Verify:
 
         module = load(artifact.result)
         with torch.inference_mode():
-            return np.concatenate(
+            made = np.concatenate(
                 [module(torch.from_numpy(batch[i : i + 32])).numpy() for i in range(0, len(batch), 32)]
             )
+        return made if artifact.result.enlarges is None else made.clip(0, 1)  # as the graph's own guard does
 
     def _bundle(self, artifact: Artifact, context: Context, batch: Batch, outputs: Batch) -> Any:
         import numpy as np
@@ -152,26 +156,36 @@ class Verify:
         from compressor.bench.machine import can_run, machine
         from compressor.bundle import write_bundle
         from compressor.bundle.storage import stored
+        from compressor.ingest import load
 
         assert artifact.onnx is not None
         assert artifact.engine is not None
         assert artifact.measurements is not None
         model, metric = artifact.result, artifact.measurements.result.metric
         backend = catalog.find("backends", context.target.backend)()
+        shape: list[Json] = [*model.input.shape]
         if not can_run(context.target, machine()):  # ONNX Runtime spoke for it
             backend = catalog.find("backends", "onnxruntime")()
         output: dict[str, Json] = {"name": "output", "shape": ["batch", *outputs.shape[1:]]}
-        if context.data is not None:
+        task = "classification" if model.enlarges is None else "super-resolution"
+        divisor = 1
+        if model.enlarges is not None:
+            divisor = getattr(load(model), "divisor", 1)
+            shape[1:] = ["height", "width"]
+            sides = [f"{model.enlarges} * {side}" for side in shape[1:]]
+            output = {"name": "output", "shape": ["batch", model.outputs, *sides], "enlarges": model.enlarges}
+        elif context.data is not None:
             output["classes"] = list(context.data.classes)
         manifest = {
-            "task": context.data.task if context.data else "classification",
+            "task": task,
             "target": context.target.name,
             "precision": {"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision, "from": "graph"},
             "opset": artifact.onnx.opset,
             "input": {
                 "name": "input",
-                "shape": ["batch", *model.input.shape],
+                "shape": ["batch", *shape],
                 "dtype": "float32",
+                **({} if model.enlarges is None else {"divisor": divisor, "measured": list(model.input.shape[1:])}),
                 "layout": "NCHW",
                 "range": list(model.normalization.range),
                 "mean": list(model.normalization.mean),

@@ -48,6 +48,7 @@ class FakeQuantised:
     largest magnitude of each channel (or tensor) on the last level; behind them batch normalisation
     stays as it is, as folding it into the weights only scales a channel and its grid alike. Activations:
     scale and zero point are learned, from the percentiles of ``batches`` on (Brevitas's defaults).
+    ``floats`` names the nodes of a graph that stay in float, ``any_size`` has height and width free in the graphs.
     ``levels`` are those of the weights that have fewer than the rules' bits, or, where their form is not for
     integer kernels, of all weights: activations are then left as they are. For integer kernels a weight with
     learned points (`compressor.quant.codebook.Codebook`) needs a scale for each channel.
@@ -62,14 +63,23 @@ class FakeQuantised:
         opset: int,
         batches: Iterable[Tensor],
         levels: Levels | None = None,
+        floats: Callable[[ir.Model], frozenset[str]] | None = None,
+        *,
+        any_size: bool = False,
     ) -> None:
         self.rules, self.input, self.opset = rules, input, opset
         levels = levels or Levels()
-        self._bits, self._learned, self._form = levels.bits, levels.points, levels.form
+        self._form = levels.form
+        self._floats, self._any_size = floats or _no_floats, any_size
         traced = _traced(network)
         self._points = _points(traced)
         graph, names = self._exported(traced)
-        self._grids = Placement(graph, rules).grids if self._form.integers else ()
+        kept = self._floats(graph) if self._form.integers else frozenset[str]()
+        self._grids = Placement(graph, rules, kept).grids if self._form.integers else ()
+        self._exact = {node.inputs[1].name for node in graph.graph if node.name in kept and len(node.inputs) > 1
+                       and node.inputs[1] is not None and node.inputs[1].is_initializer()}  # fmt: skip
+        self._bits = {name: bits for name, bits in levels.bits.items() if name not in self._exact}
+        self._learned = {name: points for name, points in levels.points.items() if name not in self._exact}
         tensors = {grid[0]: grid for grid in self._grids}
         self._chosen: dict[str, int] = {}
         for index in sorted(names):
@@ -97,6 +107,8 @@ class FakeQuantised:
     def recalibrate(self, batches: Iterable[Tensor]) -> None:
         """Take the batch normalisations' statistics anew, as means over ``batches`` of quantised forward passes."""
         norms = [m for m in self.module.modules() if isinstance(m, nn.BatchNorm2d)]
+        if not norms:
+            return
         kept = [norm.momentum for norm in norms]
         self.module.eval()
         for norm in norms:
@@ -134,7 +146,7 @@ class FakeQuantised:
         for grid in self._grids:
             low_high = self._range(self._chosen[grid[0]])
             ranges |= dict.fromkeys(grid, low_high)
-        Placement(graph, self.rules).apply(ranges, self._bits, self._shapes())
+        Placement(graph, self.rules, self._floats(graph)).apply(ranges, self._bits, self._shapes())
         return exact, graph
 
     def projection_db(self) -> float | None:
@@ -186,7 +198,7 @@ class FakeQuantised:
                 made = marked.graph.call_function(mark, (node, index))
             _pass_through(node, made)
         marked.recompile()
-        return export_marked(marked.eval(), self.input, self.opset)
+        return export_marked(marked.eval(), self.input, self.opset, any_size=self._any_size)
 
     def _nodes(self, traced: fx.GraphModule) -> Iterator[fx.Node]:
         by_name = {node.name: node for node in traced.graph.nodes}
@@ -220,6 +232,8 @@ class FakeQuantised:
         made = _copy(traced)
         for name, module in list(made.named_modules()):
             weight = f"{name}.weight"
+            if weight in self._exact:
+                continue
             if weight in self._learned:
                 book = Codebook(module.weight, self._learned[weight], self._form.bucket)
                 parametrize.register_parametrization(module, "weight", book)
@@ -253,6 +267,10 @@ class FakeQuantised:
         if self.rules.symmetric_activations:
             return -127 * scale, 127 * scale
         return -zero * scale, (255 - zero) * scale
+
+
+def _no_floats(graph: ir.Model) -> frozenset[str]:
+    return frozenset()
 
 
 def _traced(network: nn.Module) -> fx.GraphModule:

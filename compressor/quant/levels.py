@@ -104,12 +104,15 @@ def fitting(
 ) -> dict[str, int] | None:
     """Of each weight the bits, of `WIDTHS`, that lose least while all codes together take ``limit`` bytes.
 
-    What a weight loses is the divergence of the network's answers to ``images`` with it alone rounded.
+    What a weight loses is the divergence of the network's answers to ``images`` with it alone rounded (of images
+    that it makes, the squared error).
     None where not even two bits each fit.
     """
     parameters = dict(network.named_parameters())
     with torch.inference_mode():
-        wanted = torch.log_softmax(network(images).double(), 1)
+        wanted = network(images).double()
+        if wanted.ndim == 2:
+            wanted = torch.log_softmax(wanted, 1)
     losses, sizes = [], []
     for name in names:
         weight = parameters[name].detach()
@@ -122,7 +125,10 @@ def fitting(
 
 def _divergence(network: nn.Module, name: str, weight: Tensor, images: Tensor, wanted: Tensor) -> float:
     with torch.inference_mode():
-        got = torch.log_softmax(torch.func.functional_call(network, {name: weight}, (images,)).double(), 1)
+        got = torch.func.functional_call(network, {name: weight}, (images,)).double()
+        if got.ndim == 4:
+            return float(F.mse_loss(got, wanted))
+        got = torch.log_softmax(got, 1)
         return float(F.kl_div(got, wanted, reduction="batchmean", log_target=True))
 
 

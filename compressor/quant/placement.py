@@ -48,15 +48,20 @@ class Placement:
         placement.apply(activation_ranges(model, placement.tensors, ...))
     """
 
-    def __init__(self, model: ir.Model, rules: QdqRules) -> None:
+    def __init__(self, model: ir.Model, rules: QdqRules, floats: frozenset[str] = frozenset()) -> None:
+        """``floats`` are the names of nodes that stay in float, whatever the rules say."""
         common.ShapeInferencePass()(model)  # integer arithmetic on shapes is told from float by its type
         self._model = model
         self._rules = rules
+        self._floats = floats
         read, written = self._ends()
         joined = [
             node
             for node in model.graph
-            if node.op_type in rules.one_grid and node.outputs[0] in read and _is_integer_op(node)
+            if node.op_type in rules.one_grid
+            and node.outputs[0] in read
+            and node.name not in floats
+            and _is_integer_op(node)
         ]
         for node in joined:
             read.update(_variables(node))
@@ -88,16 +93,19 @@ class Placement:
         ranges: Mapping[str, tuple[float, float]],
         bits: Mapping[str, int] | None = None,
         shapes: Mapping[str, NDArray[np.float32]] | None = None,
+        means: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         """Rewrite the model in place. A float tensor ``x`` lives on as ``x_dequantized`` where it is read.
 
         ``bits`` are of single weights, by name, that have fewer than the rules' own. ``shapes`` are weights
         that were learned from few values: those values, each channel (or tensor) of the weight being a
-        multiple of its own; they keep to as many levels.
+        multiple of its own; they keep to as many levels. ``means`` are of tensors, one a channel: where a
+        convolution reads one of those, what rounding its weights adds to its outputs on average is taken off
+        its bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
         """
         graph = self._model.graph
         grids = {group: self._grid(group, ranges) for group in self._quantised}
-        scales = self._quantise_weights(grids, bits or {}, shapes or {})
+        scales = self._quantise_weights(grids, bits or {}, shapes or {}, means or {})
         self._quantise_biases(grids, scales)
         integers: dict[ir.Value, ir.Value] = {}
         for value in list(_activations(graph)):
@@ -129,7 +137,10 @@ class Placement:
         return read, written
 
     def _in_integers(self, node: ir.Node) -> bool:
-        """Whether this op computes in integers: it can, and is worth it."""
+        """Whether this op computes in integers: it may, can, and is worth it."""
+        return node.name not in self._floats and self._able(node)
+
+    def _able(self, node: ir.Node) -> bool:
         rules = self._rules
         if node.op_type not in rules.compute or not _is_integer_op(node):
             return False
@@ -146,14 +157,17 @@ class Placement:
         if len(branches) != 2 or branches[0] is branches[1] or not _is_integer_op(node):
             return []
         order = {each: number for number, each in enumerate(self._model.graph)}
-        makers = [(order[made], i) for i, v in enumerate(branches) if (made := self._fused(v)) is not None]
-        return [branches[1 - max(makers)[1]]] if makers else []
+        makers = [(order[made], i, made) for i, v in enumerate(branches) if (made := self._fused(v)) is not None]
+        if not makers:
+            return []
+        _, branch, does_it = max(makers, key=lambda maker: maker[:2])
+        return [branches[1 - branch]] if {node.name, does_it.name}.isdisjoint(self._floats) else []
 
     def _fused(self, value: ir.Value) -> ir.Node | None:
-        """The integer op that alone gives ``value`` to its one reader."""
+        """The op that can run in integers and alone gives ``value`` to its one reader."""
         made = value.producer()
         alone = made is not None and len(value.uses()) == 1 and not value.is_graph_output()
-        return made if made is not None and alone and made.op_type in _WEIGHTED and self._in_integers(made) else None
+        return made if made is not None and alone and made.op_type in _WEIGHTED and self._able(made) else None
 
     def _choose(self, read: set[ir.Value], written: set[ir.Value]) -> tuple[ir.Value, ...]:
         """The groups to quantise, in the graph's order: the same graph always gives the same file."""
@@ -236,6 +250,7 @@ class Placement:
         grids: Mapping[ir.Value, _Grid],
         bits: Mapping[str, int],
         shapes: Mapping[str, NDArray[np.float32]],
+        means: Mapping[str, NDArray[np.float64]],
     ) -> dict[ir.Node, NDArray[np.float32]]:
         """Replace constant weights by int8 initialisers. Returns each node's weight scale(s).
 
@@ -257,12 +272,27 @@ class Placement:
             if (shape := shapes.get(weight.name or "")) is not None:
                 integers, scale = _multiples(array, shape, self._rules.weight_bits, axis, finest)
                 scale = self._storable(scale)
+            if node.op_type == "Conv" and node.inputs[0] is not None and (read := node.inputs[0].name) in means:
+                column = (scale if axis is None else scale.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float64)
+                error: NDArray[np.float64] = integers * column - array
+                self._correct_bias(node, error, means[read or ""])
             key = (weight.name or "", axis, scale.tobytes())
             if key not in done:
                 done[key] = self._stored(weight, integers, scale, axis or 0, before=node)
             node.replace_input_with(1, done[key])
             scales[node] = scale
         return scales
+
+    def _correct_bias(self, node: ir.Node, error: NDArray[np.float64], means: NDArray[np.float64]) -> None:
+        """Take off a convolution's bias what the ``error`` of its weights makes of its input's channel means."""
+        bias = ir.convenience.get_const_tensor(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+        if bias is None:
+            return
+        each = error.reshape(*error.shape[:2], -1).sum(2)  # outputs x inputs of a group
+        groups = node.attributes.get_int("group", 1)
+        rows = means.reshape(groups, -1).repeat(len(each) // groups, axis=0)
+        corrected = bias.numpy() - (each * rows).sum(1)
+        node.replace_input_with(2, self._constant(f"{node.name}_bias", corrected.astype(np.float32)))
 
     def _finest(self, node: ir.Node, grids: Mapping[ir.Value, _Grid]) -> NDArray[np.float64] | float:
         """The least weight scale with which this node's bias still fits 32 bits, as kernels hold it.

@@ -97,9 +97,10 @@ class Report:
     ``{task: "classification", judged_on, counts: {lost, gained, both_wrong, both_right},
     shown: [{image, label, teacher, result}]}``: at most 24, of 64 pixels a side; labels are classes' names or null.
 
-    ``{task: "super-resolution", judged_on, scale, shown: [{name, low, teacher, result, truth, teacher_db,
-    result_db}]}``: at most 6 crops; ``truth``, ``teacher`` and ``result`` are of one size, 96 pixels a side at
-    most, ``low`` is what they were made from; the dB are of the whole image."""
+    ``{task: "super-resolution", judged_on, scale, shown: [{name, low, teacher, result, truth, difference, teacher_db,
+    result_db}]}``: at most 6 crops; ``truth``, ``teacher``, ``result`` and the ``difference`` of those two, eight
+    times as large, are of one size, 96 pixels a side at most, ``low`` is what they were made from; the dB are of the
+    whole image."""
 
 
 def build_report(

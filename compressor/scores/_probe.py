@@ -43,11 +43,11 @@ class View:
     stages: tuple[Tensor, ...]
     """The feature map at the end of each stage, N x C x H x W."""
     last: Tensor
-    """The feature map that is pooled, N x C x H x W."""
+    """The feature map that is pooled, or enlarged, N x C x H x W."""
     pooled: Tensor
-    """What the classifier is given, N x C."""
+    """What the classifier is given, N x C; the means of ``last`` where there is none."""
     logits: Tensor
-    """N x K."""
+    """N x K; of a network that makes images those."""
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor) -> Self:
@@ -58,12 +58,12 @@ class View:
             return lambda module, inputs, output=None: kept.update({name: output if name[0] == "." else inputs[0]})
 
         stages = tuple(f".{name}" for name in network.stages)  # type: ignore[union-attr]
-        classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
         hooks = [network.get_submodule(name[1:]).register_forward_hook(keep(name)) for name in stages]
-        hooks += [
-            network.get_submodule("avgpool").register_forward_pre_hook(keep("last")),
-            classifier.register_forward_pre_hook(keep("pooled")),
-        ]
+        enlarger = getattr(network, "enlarger", None)
+        hooks.append(network.get_submodule(enlarger or "avgpool").register_forward_pre_hook(keep("last")))
+        if enlarger is None:
+            classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+            hooks.append(classifier.register_forward_pre_hook(keep("pooled")))
         try:
             with torch.no_grad():
                 logits: Tensor = network(images)
@@ -71,7 +71,8 @@ class View:
             for hook in hooks:
                 hook.remove()
         maps = tuple(kept[name] for name in stages)
-        return cls(maps, kept["last"], kept["pooled"], logits)
+        pooled = kept["pooled"] if enlarger is None else kept["last"].mean((2, 3))
+        return cls(maps, kept["last"], pooled, logits)
 
     @classmethod
     def guessed(cls, network: nn.Module, images: Tensor) -> Self | None:
@@ -147,13 +148,17 @@ def untrained(architecture: Architecture, seed: int) -> nn.Module:
 def gaussian(network: nn.Module, seed: int) -> nn.Module:
     """``network`` in train mode: weights N(0, 1), biases 0, batch normalisation 1 and 0 (DisWOT, section 4).
 
-    Behind a batch normalisation the scale of a weight is without effect.
+    Behind a batch normalisation the scale of a weight is without effect. Where there is none weights are divided by
+    the root of how many an output sums: a chain of ten layers would overflow otherwise.
     """
     generator = torch.Generator().manual_seed(seed)
+    plain = not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(generator=generator)
+                if plain:
+                    parameter.div_(parameter[0].numel() ** 0.5)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()

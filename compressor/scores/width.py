@@ -20,9 +20,11 @@ class Width:
     Every resolution is a bottleneck that no other one makes up for, so resolutions count alike, and
     doublings count alike; repeating a layer changes nothing. What works on pooled values, such as an
     attention, is left out: no map has that resolution. It needs no forward pass.
+    Networks that make images have one resolution: it is not for them.
     """
 
     needs_teacher: ClassVar[bool] = False
+    for_images: ClassVar[bool] = False
 
     def __call__(self, probe: Probe) -> float:
         widths: defaultdict[tuple[int, int], list[float]] = defaultdict(list)

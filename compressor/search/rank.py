@@ -11,7 +11,7 @@ from typing import Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, UsageError
-from compressor.data import Source, default_size, load_data
+from compressor.data import PhotographSource, Source, default_size, load_data
 from compressor.models._family import Architecture, Family
 from compressor.models._layers import count
 from compressor.models._space import Space
@@ -53,17 +53,25 @@ def rank(
         catalog.find("scores", name)
     encodings = _read(archs)
     source = load_data(data)
-    input = input_of(source)
-    classes = len(source.classes)
+    images = source.task == "super-resolution"
+    if images != (getattr(family, "task", "classification") == "super-resolution"):
+        raise UsageError(f"{data} is for {source.task}, and students of {space} are not", mend="name other data")
+    input = InputSpec(3, family.input_size, family.input_size) if images else input_of(source)
+    classes = input.channels if images else len(source.classes)
     students = [_decode(family, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
-    scaling = parse_normalization("imagenet" if input.channels == 3 else "symmetric", input.channels)
-    prepared = source.prepare(input, scaling)
+    scaling = "unit" if images else "imagenet" if input.channels == 3 else "symmetric"
+    prepared = source.prepare(input, parse_normalization(scaling, input.channels), _enlarges(students, archs))
     batch = of_split(prepared.train or prepared.evaluate, SAMPLES, seed)
     view = None if teacher is None else _view(teacher, arch, trust, batch, classes, seed)
     names = tuple(dict.fromkeys([*WEIGHTS, *also]))  # each once
-    if unmet := [name for name in also if name not in applicable(also, view)]:
-        raise UsageError(f"score {unmet[0]!r} compares with a teacher", mend="give --teacher MODEL")
-    scoring = Scoring(applicable(names, view), input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0)))
+    if unmet := [name for name in also if name not in applicable(also, view, images=images)]:
+        raise UsageError(
+            f"score {unmet[0]!r} compares with a teacher" + (", and classes" if images else ""),
+            mend="leave it out" if images and view is not None else "give --teacher MODEL",
+        )
+    scoring = Scoring(
+        applicable(names, view, images=images), input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0))
+    )
     scored = scoring(students, progress)
     default: Sequence[float] = list(blend({name: [s[name] for s in scored] for name in scoring.names}))
     rows = []
@@ -80,7 +88,16 @@ def rank(
     return rows
 
 
-def input_of(source: Source) -> InputSpec:
+def _enlarges(students: Sequence[Architecture], path: Path) -> int | None:
+    """How many times all of them enlarge; None of classifiers."""
+    scales = {getattr(student, "enlarges", None) for student in students}
+    if len(scales) > 1:
+        raise UsageError(f"{path} has students of different scales", mend="rank those of one scale at a time")
+    (scale,) = scales
+    return scale
+
+
+def input_of(source: Source | PhotographSource) -> InputSpec:
     """The size at which students of this data are judged: the images' own if they are small."""
     size = default_size(source)
     assert size is not None
@@ -93,7 +110,7 @@ def _view(path: Path, arch: str | None, trust: bool, batch: Batch, classes: int,
     view = teacher_view(ingest(path, arch=arch, trust=trust).build(), batch, seed)
     if view is None:
         raise UsageError(f"{path}: which of its tensors are feature maps is not told", mend="leave out --teacher")
-    if view.logits.shape[1] != classes:
+    if view.logits.ndim == 2 and view.logits.shape[1] != classes:
         raise UsageError(
             f"the teacher tells {view.logits.shape[1]} classes apart, the data has {classes}",
             mend="give the data that the teacher was trained for",

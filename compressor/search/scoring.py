@@ -73,9 +73,14 @@ def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View | None:
     return View.of(network, batch.images) if hasattr(network, "stages") else View.guessed(network, batch.images)
 
 
-def applicable(names: Sequence[str], teacher: View | None) -> tuple[str, ...]:
-    """Those of the scores that can be had: without a teacher, those that need none."""
-    return tuple(n for n in names if teacher is not None or not catalog.find("scores", n).needs_teacher)
+def applicable(names: Sequence[str], teacher: View | None, *, images: bool = False) -> tuple[str, ...]:
+    """Those of the scores that can be had: without a teacher, those that need none; of ``images``, those for them."""
+    found = {n: catalog.find("scores", n) for n in names}
+    return tuple(
+        n
+        for n, score in found.items()
+        if (teacher is not None or not score.needs_teacher) and not (images and not getattr(score, "for_images", True))
+    )
 
 
 def seeds_of(seed: int, inits: int) -> tuple[int, ...]:

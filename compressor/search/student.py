@@ -128,7 +128,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         table.read(Path(settings.table))
     network = load(teacher)
     context.progress("time the teacher", 0, 1)
-    graph = export(network, input, target.opset)
+    graph = export(network, input, target.opset)  # of one size even where any will do: it is timed at that
     name = f"{_TEACHER} {teacher.sha256[:16]}"
     alone = table.together({name: lambda: graph})
 
@@ -156,7 +156,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
-    scoring = Scoring(applicable(tuple(WEIGHTS), view), input, batch, view, inits, processes)
+    images = teacher.enlarges is not None
+    scoring = Scoring(applicable(tuple(WEIGHTS), view, images=images), input, batch, view, inits, processes)
 
     def score(architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         encodings = [a.encode() for a in architectures]
@@ -164,13 +165,16 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
         return scored
 
+    said = {} if teacher.enlarges is None else {"scale": teacher.enlarges}
+    seeds = members.seeds(input, teacher.outputs, target.width_multiple, **said)
+
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
         """All that were scored, the best first, and those of the best that were measured."""
         limits = _limits(budgets, teacher, file_bytes(graph), alone[name] * alone[YARDSTICK])
 
         def evolved(allowed: Judge, evaluations: int) -> list[Candidate]:
             return evolve(
-                members.seeds(input, teacher.outputs, target.width_multiple),
+                seeds,
                 allowed,
                 score,
                 step=partial(members.step, multiple=target.width_multiple),

@@ -22,6 +22,7 @@ from compressor.losses import Objective
 from compressor.train import workers
 from compressor.train.learner import Learner
 from compressor.train.loop import Feed, autocast, narrow, step_seconds, train
+from compressor.train.patches import Patches
 from compressor.train.recipe import Recipe
 from compressor.train.samples import Samples
 
@@ -29,13 +30,15 @@ __all__ = ["Budget", "Taught", "answering", "distil", "live", "trial_seconds"]
 
 
 _OPSET = 21
+_EXAMPLE = 64
+"""Pixels a side, where the exported graph takes any number of them."""
 
 
 class Taught(Protocol):
-    """Training samples with a teacher's answers, such as `compressor.train.soft_targets.SoftTargets`."""
+    """Training samples with a teacher's answers: `compressor.train.soft_targets.SoftTargets`, or patches of images."""
 
     @property
-    def samples(self) -> Samples: ...
+    def samples(self) -> Samples | Patches: ...
 
     def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and the teacher's logits N x K."""
@@ -119,15 +122,15 @@ def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
     return feed, epoch
 
 
-def answering(teacher: nn.Module, precision: str, device: str) -> Callable[[Tensor], Tensor]:
-    """The teacher's logits for a batch, in the precision that students train in.
+def answering(teacher: nn.Module, precision: str, device: str, *, any_size: bool = False) -> Callable[[Tensor], Tensor]:
+    """The teacher's logits for a batch, in the precision that students train in; or, ``any_size``, the images it makes.
 
     In float32 on a CPU ONNX Runtime answers: its kernels are about twice as fast as torch's there.
     """
     place = workers.accelerator(device).device
     teacher = teacher.to(place).eval()
     if place.type == "cpu" and not narrow(precision, place):
-        return _runtime(teacher)
+        return _runtime(teacher, any_size)
 
     def answer(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(precision, place):
@@ -137,16 +140,18 @@ def answering(teacher: nn.Module, precision: str, device: str) -> Callable[[Tens
     return answer
 
 
-def _runtime(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
+def _runtime(teacher: nn.Module, any_size: bool) -> Callable[[Tensor], Tensor]:
     @cache
     def session(input: InputSpec) -> Session:
         with TemporaryDirectory() as folder:
-            path = save(export(teacher, input, _OPSET), Path(folder) / "teacher.onnx", "fp32").path
+            graph = export(teacher, input, _OPSET, any_size=any_size)
+            path = save(graph, Path(folder) / "teacher.onnx", "fp32").path
             opened: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
         return opened
 
     def answer(images: Tensor) -> Tensor:
-        return torch.from_numpy(session(InputSpec(*images.shape[1:]))(images.numpy()))
+        size = (_EXAMPLE, _EXAMPLE) if any_size else images.shape[2:]
+        return torch.from_numpy(session(InputSpec(images.shape[1], *size))(images.numpy()))
 
     return answer
 

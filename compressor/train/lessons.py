@@ -31,7 +31,8 @@ class Lessons:
     where they would take longer than a third of ``minutes``). Images are
     shifted by up to ``shift`` of their side, mixed with each other where ``mixup`` (the Beta distribution's
     alpha) is above 0, and mirrored; ``mirror = "auto"`` does that where the teacher knows mirrored images
-    as well. The rest is as in `compressor.train.recipe.Recipe`.
+    as well. Of photographs, patches of ``patch`` pixels a side of the small image are learned from, turned and
+    mirrored; the teacher enlarges each photograph once. The rest is as in `compressor.train.recipe.Recipe`.
     """
 
     losses: tuple[Mapping[str, Json], ...] = _HINTON
@@ -43,6 +44,8 @@ class Lessons:
     shift: float = 0.125
     mirror: Literal["auto", "on", "off"] = "auto"
     mixup: float = 0.0
+    patch: int = 48
+    optimizer: Literal["sgd", "adam"] = "sgd"
     batch: int = 128
     rate: float = 0.1
     momentum: float = 0.9
@@ -70,10 +73,15 @@ class Lessons:
         for name, fine, wanted in (
             ("views", self.views >= 1, "give 1 or more"),
             ("shift", 0 <= self.shift < 0.5, "give a share of the side, below 0.5"),
+            ("patch", self.patch >= 8, "give 8 pixels or more"),
             ("mixup", 0 <= self.mixup < float("inf"), "give 0 or more"),
         ):
             if not fine:
                 problems.append(f"{where}.{name} = {getattr(self, name)}: {wanted}")
-        objective(self.losses)
+        images = prospect.task == "super-resolution"
+        for loss, _ in objective(self.losses).terms:
+            if loss.needs != {"features"} and images != getattr(loss, "for_images", False):
+                fitting = "pixels and answers, or --profile super-resolution" if images else "kl and cross-entropy"
+                problems.append(f"{where}.losses has {loss.kind}, which is not for {prospect.task}: take {fitting}")
         Budget.parse(f"bytes={self.cache}")
         return tuple(problems)

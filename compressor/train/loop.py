@@ -52,9 +52,7 @@ def train(
     have. Returns the curve. Raises VerificationFailed where the loss is no number any more.
     """
     accelerator = workers.accelerator(device)
-    optimizer = torch.optim.SGD(
-        _groups(learner, recipe.decay), recipe.rate, recipe.momentum, nesterov=recipe.momentum > 0
-    )
+    optimizer = _optimizer(_groups(learner, recipe.decay), recipe)
     _place(learner, accelerator.device)
     average = (
         AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
@@ -145,6 +143,12 @@ def _place(module: nn.Module, device: torch.device) -> nn.Module:
     """On the device, its channels last: what CPUs and tensor cores train fastest in."""
     placed: nn.Module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
+
+
+def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.AdamW(groups, recipe.rate, betas=(recipe.momentum, 0.999))
+    return torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=recipe.momentum > 0)
 
 
 def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:

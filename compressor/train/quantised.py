@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compressor import catalog
 from compressor.bench.machine import fits, machine
 from compressor.core import Context, Json, Model, OnnxModel
+from compressor.export import guarded
 from compressor.export import save as save_graph
 from compressor.ingest import load, save
 from compressor.losses import Objective, Outputs, objective
@@ -22,10 +23,12 @@ from compressor.quant.fake import FakeQuantised
 from compressor.quant.half import halved
 from compressor.quant.levels import Asked
 from compressor.quant.packing import pack
+from compressor.quant.restoration import attention, decibels
 from compressor.quant.signs import unsign
 from compressor.train import workers
 from compressor.train.distil import Taught
 from compressor.train.lessons import Lessons
+from compressor.train.patches import Patches
 from compressor.train.samples import Samples
 from compressor.train.student import learned, prepared, told
 
@@ -64,13 +67,17 @@ def distil_quantised(
     if asked.learned:
         unsign(network)
     rules = catalog.find("backends", context.target.backend)().rules(context.target)
-    plain: Samples = ready.taught.samples
+    plain: Samples | Patches = ready.taught.samples
     first = list(_images(plain, samples, context.seed))
     context.progress("choose bits", 0, 1)
     loss = loss_of(network, ready.taught, objective(lessons.losses), lessons.batch, context.seed)
     levels = choose(asked, network, rules, result.input, context.target.opset, torch.cat(first), loss)
     context.progress("place quantisers", 0, 1)
-    fake = FakeQuantised(network, rules, result.input, context.target.opset, first, levels)
+    images = result.enlarges is not None
+    fake = FakeQuantised(
+        network, rules, result.input, context.target.opset, first, levels, attention if images else None,
+        any_size=images,
+    )  # fmt: skip
     key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits, dataclasses.asdict(levels)]
     steps, curve = learned(lessons, fake.module, ready, key, context, "distil quantised")
     fake.recalibrate(_images(plain, _NORMS, context.seed))
@@ -80,6 +87,8 @@ def distil_quantised(
     model = replace(result, weights=weights, sha256=save(network.state_dict(), weights))
     context.progress("lower", 0, 1)
     exact, graph = fake.lowered(network)
+    if images:
+        exact, graph = guarded(exact), guarded(graph)
     packed = pack(graph) if rules.unfolds else {}
     if rules.rest == "float16":
         halved(graph)
@@ -94,7 +103,9 @@ def distil_quantised(
         metrics |= {"bits": dict(levels.bits), "points": dict(levels.points), "packed": packed}
     if (cost := fake.projection_db()) is not None:
         metrics["projection_db"] = cost
-    if workers.first():
+    if workers.first() and images:
+        metrics["fake_db"] = _parity(fake, onnx, context)
+    elif workers.first():
         metrics["fake_agreement"] = _agreement(fake, onnx, context)
     return Quantised(model, onnx, metrics, {"steps": steps, **ready.pinned})
 
@@ -112,11 +123,24 @@ def loss_of(network: nn.Module, taught: Taught, terms: Objective, batch: int, se
     return loss
 
 
-def _images(samples: Samples, count: int, seed: int) -> Iterator[Tensor]:
+def _images(samples: Samples | Patches, count: int, seed: int) -> Iterator[Tensor]:
     """Training images as they are, in batches of one size: each counts alike in a mean over batches."""
     rows = np.random.default_rng([seed, 3]).permutation(len(samples))[:count]
     size = min(_BATCH, len(rows))
     return (samples.plain(rows[i : i + size]) for i in range(0, len(rows) - size + 1, size))
+
+
+def _parity(fake: FakeQuantised, onnx: OnnxModel, context: Context) -> float:
+    """The peak signal-to-noise in dB between what torch makes, in floats, and the runtime, in integers."""
+    assert context.data is not None
+    exact = fits(context.target, machine()) is not None
+    session = catalog.find("backends", context.target.backend)().open(onnx.path, threads=1, exact=exact)
+    ours, theirs = [], []
+    for images, _ in context.data.evaluate.batches(1):
+        with torch.inference_mode():
+            ours.append(fake.module(torch.from_numpy(images)).clamp(0, 1).numpy())
+        theirs.append(session(images))
+    return decibels(ours, theirs)
 
 
 def _agreement(fake: FakeQuantised, onnx: OnnxModel, context: Context) -> float:

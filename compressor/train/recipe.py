@@ -11,14 +11,17 @@ __all__ = ["Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a training goes: SGD with Nesterov momentum, weights decayed, biases and norms not.
+    """How a training goes: SGD with Nesterov momentum, or Adam; weights decayed, biases and norms not.
 
-    ``rate`` is the highest learning rate, at a batch of 128 samples (scaled with the batch: Goyal et al. 2017).
+    ``rate`` is the highest learning rate: of ``sgd`` at a batch of 128 samples (scaled with the batch: Goyal et al.
+    2017), of ``adam`` (Kingma and Ba 2015, with decoupled decay: Loshchilov and Hutter 2019) as it is; ``momentum``
+    is Adam's first beta.
     ``one-cycle`` climbs to it over the first ``warmup`` of the steps and falls along a cosine to zero;
     ``cosine`` only falls. ``ema`` averages the weights with that decay (0: not). ``precision``
     ``auto`` takes bfloat16 where the device computes in it.
     """
 
+    optimizer: Literal["sgd", "adam"] = "sgd"
     batch: int = 128
     rate: float = 0.1
     momentum: float = 0.9
@@ -43,7 +46,7 @@ class Recipe:
     def rate_at(self, step: int, steps: int) -> float:
         """The learning rate of a step."""
         climb = self.warmup * steps if self.schedule == "one-cycle" else 0.0
-        top = self.rate * self.batch / 128
+        top = self.rate * (self.batch / 128 if self.optimizer == "sgd" else 1.0)
         if step < climb:
             return top * (step + 1) / (climb + 1)
         return top * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))

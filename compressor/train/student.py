@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compressor.budgets import Budget as Limit
 from compressor.core import Context, Json, Model, Split
+from compressor.data import PreparedPhotographs
 from compressor.ingest import load, save
 from compressor.losses import objective
 from compressor.preprocessing import normalize
@@ -23,6 +24,7 @@ from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, answering, distil, live
 from compressor.train.inherit import inherit
 from compressor.train.lessons import Lessons
+from compressor.train.patches import Patches
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
@@ -56,6 +58,8 @@ def prepared(settings: Lessons, teacher: Model, context: Context, split: Split |
     assert context.data is not None
     assert context.data.train is not None
     split, network = split or context.data.train, load(teacher)
+    if isinstance(split, PreparedPhotographs):
+        return _of_photographs(settings, split, teacher, network, context)
     answer = answering(network, settings.recipe.precision, context.device)
     mirror = settings.mirror
     if mirror == "auto":
@@ -92,6 +96,28 @@ def _fitting(taught: SoftTargets, answer: Callable[[Tensor], Tensor], seconds: f
     return max(1, taught.complete, int(seconds / each))
 
 
+def _of_photographs(
+    settings: Lessons, split: PreparedPhotographs, teacher: Model, network: nn.Module, context: Context
+) -> Prepared:
+    """Patches with what the teacher makes of their photographs, stored; where no loss asks for that, without."""
+    needs = objective(settings.losses).needs
+    # What reads the student's output and no label compares it with the teacher's.
+    asks = any("logits" in loss.needs and "labels" not in loss.needs for loss, _ in objective(settings.losses).terms)
+    mirror = "off" if settings.mirror == "off" else "on"
+    key = [teacher.sha256, settings.recipe.precision, torch.get_num_threads(), split.fingerprint]
+    folder = context.kept("enlarged", key) if asks else None
+    patches = Patches(split, settings.patch, mirror == "on", context.seed, folder)
+    said: dict[str, Json] = {"samples": len(patches), "from": split.name, "patch": settings.patch}
+    if "features" in needs:
+        return Prepared(replace(patches, folder=None), network, True, said | {"teacher": "live"}, {"mirror": mirror})
+    if folder is not None:
+        answer = answering(network, settings.recipe.precision, context.device, any_size=True)
+        asked = patches.prepare(answer, context.progress) if workers.first() else 0
+        workers.together(context.device)
+        said |= {"teacher": "stored", "teacher_asked": asked, "stored_bytes": patches.bytes}
+    return Prepared(patches, network, False, said, {"mirror": mirror})
+
+
 def distil_student(
     settings: Lessons, init: str, teacher: Model, student: Model, context: Context
 ) -> tuple[Model, dict[str, Json], dict[str, Json]]:
@@ -115,7 +141,7 @@ def learned(
     settings: Lessons, network: nn.Module, ready: Prepared, key: Json, context: Context, what: str = "distil"
 ) -> tuple[int, list[dict[str, Json]]]:
     """Train ``network`` in place, going on where a stopped run with the same ``key`` left off: steps and curve."""
-    samples: Samples = ready.taught.samples
+    samples: Samples | Patches = ready.taught.samples
     said = [key, dataclasses.asdict(settings), samples.split.fingerprint, context.seed, context.device, workers.world()]
     return distil(
         network,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 
-import numpy as np
 from markupsafe import Markup
 
 from compressor.report.charts._drawing import COLOURS, drawing, short, ticks
@@ -16,6 +17,8 @@ _BINS = 60
 
 def latencies(samples: Mapping[str, Sequence[float]]) -> Markup:
     """A histogram of milliseconds for each name, one above the other on one logarithmic axis; medians are marked."""
+    import numpy as np
+
     everything = np.concatenate([np.asarray(taken, np.float64) for taken in samples.values()])
     low, high = float(everything.min()), float(everything.max())
     low, high = (low, high) if high > low * 1.01 else (low * 0.9, high * 1.1)
@@ -58,7 +61,7 @@ def medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
     with drawing(0.7 + 1.0 * len(blocks), "blocks") as chart:
         axes = chart.axes
         for row, (name, taken) in enumerate(blocks.items()):
-            values = [float(np.median(block)) for block in taken]
+            values = [median(block) for block in taken]
             style = {"color": COLOURS["quiet" if row == 0 else "accent"], "ls": "--" if row == 0 else "-"}
             axes.plot(
                 range(1, len(values) + 1), values, marker="s" if row == 0 else "o", ms=4, label=short(name), **style
@@ -72,10 +75,10 @@ def medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
 
 def _marks(low: float, high: float) -> list[float]:
     """Up to about six round figures within the range: of 1, 2 and 5 times powers of ten, else evenly."""
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         marks = [float(f"{step}e{power}") for power in decades for step in steps]
         marks = [mark for mark in marks if low <= mark <= high]
         if len(marks) <= 7:
             break
-    return marks if len(marks) > 1 else [float(f"{mark:.2g}") for mark in np.linspace(low, high, 5)[1:-1]]
+    return marks if len(marks) > 1 else [float(f"{low + share * (high - low):.2g}") for share in (0.25, 0.5, 0.75)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from compressor.core import Json
 from compressor.report.charts.latencies import latencies, medians
 from compressor.report.sections._section import Chart, Section, table
@@ -18,6 +16,8 @@ _SHARES = (5, 25, 50, 75, 90, 99)
 
 def latency(report: Mapping[str, Json]) -> Section | None:
     """Every sample of teacher and result, as they came in turns."""
+    import numpy as np
+
     taken = {name: [block for block in blocks if block] for name, blocks in (report["samples_ms"] or {}).items()}
     blocks = {name: kept for name, kept in taken.items() if kept}
     samples = {name: [ms for block in kept for ms in block] for name, kept in blocks.items()}

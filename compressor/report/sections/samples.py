@@ -78,7 +78,8 @@ def _name(label: Json) -> str:
 
 def _crop(sample: Json) -> Picture:
     name = _name(sample["name"])
-    sides = {"low": "input", "teacher": "teacher", "result": "result", "truth": "truth"}
+    sides = {"low": "input", "teacher": "teacher", "result": "result", "truth": "truth",
+             "difference": "difference of the two, 8x"}  # fmt: skip
     sources = [(picture(sample.get(side)), f"{name}: {word}", word) for side, word in sides.items()]
     images = tuple((source, told, word) for source, told, word in sources if source is not None)
     difference = sample["result_db"] - sample["teacher_db"]

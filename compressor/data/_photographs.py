@@ -1,0 +1,288 @@
+"""Photographs for super-resolution: a folder of images whose pairs are made on the fly, or pairs as given."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from compressor.core import InputSpec, Normalization, UsageError
+from compressor.data._folder import Files, Tree
+from compressor.data._images import whole
+from compressor.data._splits import HELD_OUT
+from compressor.data._stores import Archive, Folder, shown
+from compressor.preprocessing import normalize
+
+__all__ = ["PhotographSource", "Photographs", "PreparedPhotographs", "read_photographs"]
+
+BUILTIN = "builtin:"
+_LARGE = "hr"
+_SMALL = re.compile(r"lr_x([1-9]\d?)", re.IGNORECASE)
+_KEPT = 1 << 29
+"""Bytes of decoded pairs that stay in memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photographs:
+    """Some photographs of a source, as stored; with given pairs the small ones too."""
+
+    name: str
+    large: Files
+    small: Mapping[int, Files]
+    """The given small images by how many times smaller they are; none where pairs are made."""
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """Of each photograph a digest of its content."""
+        return [self.large.keys[row] for row in self.rows.tolist()]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every file's name and content."""
+        files = [self.large, *(self.small[scale] for scale in sorted(self.small))]
+        lines = [f"{f.prefix}{f.name(row)}\0{f.keys[row]}\n" for f in files for row in self.rows.tolist()]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def take(self, positions: NDArray[np.int64], name: str) -> Photographs:
+        return replace(self, name=name, rows=self.rows[positions])
+
+    def check(self) -> None:
+        """Raise as decoding does for broken files, as far as they are found in a second or two."""
+        for files in (self.large, *self.small.values()):
+            files.check(self.rows)
+
+    def pair(self, index: int, scale: int, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A small image and its large one, C x H x W and C x sH x sW.
+
+        Where pairs are made: antialiased bicubic, a = -0.5 (Pillow's), of the large one cropped top left to what
+        divides. Raises UsageError naming the file where there is no such pair.
+        """
+        row = int(self.rows[index])
+        large = whole(self.large.read(row), channels, self.large.where(row))
+        if self.small:
+            small = whole(self.small[scale].read(row), channels, self.small[scale].where(row))
+            height, width = (scale * side for side in small.shape[1:])
+            spare = (large.shape[1] - height, large.shape[2] - width)
+            if not (min(spare) >= 0 and max(spare) < scale):
+                sizes = " and ".join(f"{i.shape[2]} x {i.shape[1]}" for i in (small, large))
+                raise UsageError(
+                    f"{self.small[scale].where(row)} and {self.large.where(row)} are of {sizes} pixels: "
+                    f"not one image, {scale} times smaller",
+                    mend=f"make LR_x{scale} of HR anew, or remove both",
+                )
+            return small, np.ascontiguousarray(large[:, :height, :width])
+        height, width = (side // scale * scale for side in large.shape[1:])
+        if not height or not width:
+            raise UsageError(
+                f"{self.large.where(row)} has {large.shape[2]} x {large.shape[1]} pixels: "
+                f"nothing of it is {scale} times smaller",
+                mend="remove it",
+            )
+        large = np.ascontiguousarray(large[:, :height, :width])
+        image = Image.fromarray(large[0] if channels == 1 else large.transpose(1, 2, 0))
+        reduced = np.asarray(image.resize((width // scale, height // scale), Image.Resampling.BICUBIC))
+        return reduced[None] if channels == 1 else np.ascontiguousarray(reduced.transpose(2, 0, 1)), large
+
+
+@dataclass(frozen=True, eq=False)
+class PhotographSource:
+    """Photographs to learn from and to judge on. Stands where `compressor.data.Source` does."""
+
+    train: Photographs | None
+    evaluate: Photographs
+    notes: tuple[str, ...]
+
+    task: Literal["super-resolution"] = "super-resolution"
+    classes: tuple[str, ...] = ()
+    size: None = None
+
+    def prepare(self, input: InputSpec, normalization: Normalization, enlarges: int | None = None) -> PreparedSource:
+        """The pairs for a network that enlarges so many times.
+
+        Raises UsageError where it is no such network, or the given pairs are for others.
+        """
+        if enlarges is None:
+            raise UsageError(
+                f"{self.evaluate.name} is for super-resolution, and the model is a classifier",
+                mend="give one folder of images a class, or a model that makes images",
+            )
+        for split in (self.train, self.evaluate):
+            if split is not None and split.small and enlarges not in split.small:
+                known = ", ".join(f"x{scale}" for scale in sorted(split.small))
+                raise UsageError(
+                    f"{split.name} has pairs for {known}, the model enlarges x{enlarges}",
+                    mend=f"add LR_x{enlarges}, or give a folder of photographs: pairs are made of those",
+                )
+        train = None if self.train is None else PreparedPhotographs(self.train, enlarges, input, normalization)
+        evaluate = PreparedPhotographs(self.evaluate, enlarges, input, normalization)
+        made = [s.name for s in (self.train, self.evaluate) if s is not None and not s.small]
+        notes = self.notes
+        if made:
+            notes += (f"pairs of {' and '.join(made)} are made: antialiased bicubic, {enlarges} times smaller",)
+        return PreparedSource(train, evaluate, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSource:
+    """Satisfies `compressor.core.Data`."""
+
+    train: PreparedPhotographs | None
+    evaluate: PreparedPhotographs
+    notes: tuple[str, ...]
+
+    task: Literal["super-resolution"] = "super-resolution"
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPhotographs:
+    """Pairs as a network takes them. Satisfies `compressor.core.Split`; a sample of that is a crop of one image."""
+
+    raw: Photographs
+    enlarges: int
+    input: InputSpec
+    normalization: Normalization
+
+    @property
+    def name(self) -> str:
+        return self.raw.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        said = f"{self.raw.fingerprint} x{self.enlarges} {'given' if self.raw.small else 'bicubic'}"
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Photographs have no class: 0 for all."""
+        return np.zeros(len(self), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def take(self, indices: NDArray[np.int64]) -> PreparedPhotographs:
+        """The photographs at ``indices``, with a name and a fingerprint of their own."""
+        return replace(self, raw=self.raw.take(indices, f"{len(indices):,} of {self.name}"))
+
+    def pairs(self) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Each photograph's name, its small image and the large one, whole."""
+        for index in range(len(self)):
+            yield self.raw.large.name(int(self.raw.rows[index])), *self._pair(index)
+
+    def pixels(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """The middles of small images, N x C x H x W of the input's size; what is smaller is mirrored at its edges."""
+        rows = range(len(self)) if indices is None else indices.tolist()
+        return np.stack([_middle(self._pair(row)[0], self.input.height, self.input.width) for row in rows])
+
+    def batches(
+        self, size: int, indices: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield (N x C x H x W as `pixels` has them, normalised; N zeros)."""
+        order = np.arange(len(self), dtype=np.int64) if indices is None else indices
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            yield normalize(self.pixels(part), self.normalization), self.labels[part]
+
+    def _pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        if (kept := self._kept.get(index)) is None:
+            kept = self.raw.pair(index, self.enlarges, self.input.channels)
+            if sum(each.nbytes for pair in self._kept.values() for each in pair) < _KEPT:
+                self._kept[index] = kept
+        return kept
+
+    @cached_property
+    def _kept(self) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        return {}
+
+
+def read_photographs(source: str) -> Photographs | None:
+    """A folder or zip of photographs: ``HR/`` beside ``LR_x<scale>/``, or images and no folders of them.
+
+    None where it is anything else. Raises UsageError for pairs that do not match.
+    """
+    path = Path(source)
+    if source == f"{BUILTIN}photographs":
+        path = _bundled()
+    try:
+        archive = path.is_file() and path.suffix.lower() != ".npz" and zipfile.is_zipfile(path)
+        if not source or not (archive or path.is_dir()):
+            return None
+    except OSError:  # whoever reads it as something else says what is wrong
+        return None
+    tree = Tree.of(Folder(path) if path.is_dir() else Archive(path))
+    where = "photographs" if source.startswith(BUILTIN) else shown(path.resolve().name)
+    while len(tree.top_folders) == 1 and tree.images and tree.tops == tree.top_folders and not _loose(tree):
+        if _LARGE in {top.lower() for top in tree.tops} or any(n.count("/") == 1 for n in tree.images):
+            break  # that folder is HR alone, or one class
+        tree = tree.below(next(iter(tree.tops)))
+    tops = {top.lower(): top for top in tree.tops}
+    small = {int(m[1]): top for top in tree.tops if (m := _SMALL.fullmatch(top))}
+    if _LARGE in tops and small:
+        return _given(tree, tops[_LARGE], small, where)
+    if _loose(tree) and not tree.tops:
+        names = tuple(sorted(tree.images))
+        return Photographs(where, Files(tree.store, tree.prefix, names), {}, np.arange(len(names), dtype=np.int64))
+    return None
+
+
+def _bundled() -> Path:
+    """Scikit-learn's two photographs, as its wheel has them: of a temple and of a flower, 640 x 427."""
+    import sklearn
+
+    return Path(sklearn.__file__).parent / "datasets" / "images"
+
+
+def halves(photographs: Photographs) -> tuple[Photographs, Photographs]:
+    """(train, held out): a fifth, at least one; always the same ones. Raises UsageError where there is but one."""
+    if len(photographs) < 2:
+        raise UsageError(
+            f"{photographs.name} has one photograph only, none would be left to train on",
+            mend="add photographs, or name others to judge on with --eval",
+        )
+    order = np.random.default_rng(0).permutation(len(photographs))
+    held = np.sort(order[: max(1, round(HELD_OUT * len(order)))])
+    rest = np.setdiff1d(np.arange(len(order)), held)
+    name = photographs.name
+    return photographs.take(rest, f"{name} without the held-out 20 %"), photographs.take(held, f"{name} held-out 20 %")
+
+
+def _loose(tree: Tree) -> list[str]:
+    return [name for name in tree.images if "/" not in name]
+
+
+def _given(tree: Tree, large: str, small: Mapping[int, str], where: str) -> Photographs:
+    def files(top: str) -> Files:
+        below = tree.below(top)
+        return Files(below.store, below.prefix, tuple(sorted(below.images)))
+
+    ours = files(large)
+    theirs = {scale: files(top) for scale, top in small.items()}
+    for scale, other in theirs.items():
+        if alone := sorted(set(ours.names) ^ set(other.names)):
+            raise UsageError(
+                f"{where}: {large} and {small[scale]} have not the same file names: {alone[0]} is in one only",
+                mend="give each image the same name in both",
+            )
+    return Photographs(where, ours, theirs, np.arange(len(ours.names), dtype=np.int64))
+
+
+def _middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    missing = [max(0, wanted - side) for wanted, side in zip((height, width), image.shape[1:], strict=True)]
+    if any(missing):
+        edges = [(0, 0), *((gap // 2, gap - gap // 2) for gap in missing)]
+        image = np.pad(image, edges, "symmetric")
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]

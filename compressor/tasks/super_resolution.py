@@ -1,0 +1,153 @@
+"""Super-resolution: judged by PSNR and SSIM on luma, by the protocol that the published figures are by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.core import Json, Metric, Progress, Session, UsageError
+from compressor.data import PreparedPhotographs
+from compressor.preprocessing import normalize
+from compressor.tasks._picture import picture
+
+__all__ = ["SuperResolution"]
+
+_LUMA = np.array([65.481, 128.553, 24.966])
+"""BT.601's weights of 8-bit red, green and blue, times 255; black is 16."""
+_WINDOW, _SIGMA = 11, 1.5
+_SHOWN, _CROP = 3, 72
+"""Photographs that a report shows crops of, and their sides in large pixels."""
+_STEADY = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
+
+
+class SuperResolution:
+    """Small photographs are enlarged, and compared with the large ones that they were made of.
+
+    Outputs are rounded to 8 bits; luma stays in floats (rounding it costs up to 0.09 dB, as much as rivals
+    differ by); as many pixels as the image is enlarged times are left out at each edge; the mean is over images.
+    """
+
+    metric_name: ClassVar[str] = "psnr"
+
+    @staticmethod
+    def evaluate(
+        session: Session, split: PreparedPhotographs, batch: int, progress: Progress
+    ) -> tuple[Metric, NDArray[np.float64]]:
+        """PSNR in dB and SSIM over all of ``split``, whole images one by one, and each image's PSNR.
+
+        Raises UsageError if the network enlarges otherwise than the split's pairs.
+        """
+        psnrs, ssims = [], []
+        for number, (name, small, large) in enumerate(split.pairs()):
+            progress(f"evaluating on {split.name}", number, len(split))
+            made = session(normalize(small[None], split.normalization))
+            if made.shape != (1, *large.shape):
+                raise UsageError(
+                    f"the model makes {made.shape[-1]} x {made.shape[-2]} pixels of {name}, "
+                    f"the pair has {large.shape[2]} x {large.shape[1]}",
+                    mend="give pairs of the model's own scale",
+                )
+            pair = [_cut(_luma(image), split.enlarges) for image in (rounded(made[0]), large)]
+            psnrs.append(psnr(*pair))
+            ssims.append(ssim(*pair))
+        also = {} if np.isnan(ssims).any() else {"ssim": float(np.mean(ssims))}
+        value = float(np.mean(psnrs))
+        metric = Metric(SuperResolution.metric_name, value, len(split), split.fingerprint, split.name, also)
+        return metric, np.array(psnrs)
+
+    @staticmethod
+    def samples(
+        split: PreparedPhotographs,
+        classes: Sequence[str],
+        outcomes: Mapping[str, NDArray[np.float64]],
+        sessions: Mapping[str, Session],
+        seed: int,
+    ) -> Json:
+        """What the teacher and the result make of some photographs, where the two differ most, for the report.
+
+        ``outcomes`` and ``sessions`` are of ``teacher`` and ``result``; the outcomes, what `evaluate` gave.
+        ``shown`` are up to three: those that the result loses most on. Of each, ``name``, ``teacher_db`` and
+        ``result_db`` of the whole image, and of one crop the pixels in base64, as PNG: ``low``, the network's input;
+        ``teacher``, ``result`` and ``truth``; and ``difference`` of the former two, eight times as large, around grey.
+        """
+        lost = np.argsort(outcomes["result"] - outcomes["teacher"], kind="stable")[:_SHOWN]
+        shown: list[dict[str, Json]] = []
+        for row in lost.tolist():
+            ((name, small, large),) = split.take(np.array([row])).pairs()
+            batch = normalize(small[None], split.normalization)
+            made = {side: rounded(session(batch)[0]) for side, session in sessions.items()}
+            difference = made["result"].astype(np.int32) - made["teacher"]
+            place = _worst(difference, split.enlarges)
+            low = small[:, *(slice(at.start // split.enlarges, at.stop // split.enlarges) for at in place)]
+            images = {
+                "low": low,
+                **{side: image[:, *place] for side, image in (*made.items(), ("truth", large))},
+                "difference": np.clip(8 * difference[:, *place] + 128, 0, 255).astype(np.uint8),
+            }
+            decibels = {f"{side}_db": float(outcomes[side][row]) for side in made}
+            shown.append({"name": name, **decibels, **{kind: picture(image, _CROP) for kind, image in images.items()}})
+        return {"task": "super-resolution", "judged_on": split.name, "scale": split.enlarges, "shown": shown}
+
+
+def _worst(difference: NDArray[np.int32], scale: int) -> tuple[slice, slice]:
+    """Where a square crop, on the small image's pixels, has the largest mean squared ``difference``."""
+    height, width = difference.shape[1:]
+    side = max(scale, min(_CROP, height, width) // scale * scale)
+    places = [
+        (slice(top, top + side), slice(left, left + side))
+        for top in range(0, height - side + 1, side)
+        for left in range(0, width - side + 1, side)
+    ]
+    return max(places, key=lambda place: float(np.square(difference[:, *place], dtype=np.float64).mean()))
+
+
+def rounded(made: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A network's output in [0, 1], C x H x W, as 8 bits; what is not a number is black."""
+    return np.rint(np.clip(np.nan_to_num(made, nan=0.0), 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def psnr(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Peak signal-to-noise ratio of two H x W images of 0 to 255, in dB; at most 100."""
+    error = float(np.mean((one - other) ** 2)) if one.size else 0.0
+    return min(100.0, 10 * float(np.log10(255**2 / max(error, 1e-10))))
+
+
+def ssim(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Structural similarity of two H x W images of 0 to 255 (Wang et al. 2004, section III.B).
+
+    A Gaussian window of 11 x 11, sigma 1.5, wherever it lies within the image. NaN where it does nowhere.
+    """
+    if min(one.shape) < _WINDOW:
+        return float("nan")
+    offsets = np.arange(_WINDOW) - _WINDOW // 2
+    bell = np.exp(-(offsets**2) / (2 * _SIGMA**2))
+    bell /= bell.sum()
+
+    def mean(image: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = sum(w * image[i : image.shape[0] - _WINDOW + 1 + i] for i, w in enumerate(bell))
+        assert not isinstance(rows, int)
+        seen: NDArray[np.float64] = sum(w * rows[:, i : rows.shape[1] - _WINDOW + 1 + i] for i, w in enumerate(bell))
+        return seen
+
+    a, b = mean(one), mean(other)
+    spread_a, spread_b, both = mean(one**2) - a**2, mean(other**2) - b**2, mean(one * other) - a * b
+    c1, c2 = _STEADY
+    similarity = ((2 * a * b + c1) * (2 * both + c2)) / ((a**2 + b**2 + c1) * (spread_a + spread_b + c2))
+    return float(similarity.mean())
+
+
+def _luma(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """BT.601 luma of 8-bit RGB, C x H x W, in floats; of a grey image its own values."""
+    if len(image) == 1:
+        grey: NDArray[np.float64] = image[0].astype(np.float64)
+        return grey
+    luma: NDArray[np.float64] = np.tensordot(_LUMA / 255, image.astype(np.float64), 1) + 16
+    return luma
+
+
+def _cut(image: NDArray[np.float64], border: int) -> NDArray[np.float64]:
+    """Without its border; whole where nothing would be left."""
+    return image[border:-border, border:-border] if border and min(image.shape) > 2 * border else image
