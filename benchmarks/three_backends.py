@@ -17,7 +17,8 @@ import dataclasses
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,7 @@ def at_hand_bits() -> int:
 
 
 def timed(sessions: Mapping[str, Session], image: Images, blocks: int) -> Any:
-    runners: dict[str, Callable[[], object]] = {
-        name: (lambda session=session: session(image)) for name, session in sessions.items()
-    }
+    runners = {name: partial(session, image) for name, session in sessions.items()}
     return interleave(
         runners, blocks=blocks, inferences=20, seed=0, seconds=300, progress=lambda message, done, total: None
     )
