@@ -286,6 +286,38 @@ def test_a_shell_that_greets_does_no_harm(board: Loopback) -> None:
         assert session.run(["sleep", "30"], 0.2).code is None
 
 
+def _target() -> str:
+    from compressor import catalog
+    from compressor.bench.machine import fits, machine
+
+    names = [name for name in ("x86-vnni", "x86-avx2") if fits(catalog.find_target(name), machine()) is None]
+    if not names:
+        pytest.skip("this machine is no target that a board of it could be")
+    return names[0]
+
+
+@pytest.mark.slow
+def test_a_run_is_timed_and_verified_on_the_board(board: Loopback, compress: Any, tmp_path: Path) -> None:
+    teacher = Path(__file__).parents[1] / "examples" / "digits" / "teacher.pt"
+    settings = ("--set", "measure.blocks=5", "--set", "measure.inferences=4", "-o", tmp_path / "run", "--json")
+    done = compress("run", teacher, "--target", _target(), "--board", board.url(), *settings)
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    passes = {record["kind"]: record["metrics"] for record in report["passes"]}
+    assert passes["measure"]["timed_on"] == passes["verify"]["verified_on"] == board.url()
+    assert report["result"]["latency_ms"]["samples"] == 20
+    assert report["engine"] == "ready"
+
+
+def test_a_run_refuses_a_board_that_is_not_its_target(board: Loopback, compress: Any, tmp_path: Path) -> None:
+    teacher = Path(__file__).parents[1] / "examples" / "digits" / "teacher.pt"
+    flags = ("--board", board.url(), "-o", tmp_path / "run", "--dry-run")
+    done = compress("run", teacher, "--target", "raspberry-pi-5", *flags)
+    assert (done.code, "is not the target" in done.err) == (5, True)
+    assert compress("run", teacher, "--target", "host", *flags).code == 2
+    assert not (tmp_path / "run").exists()
+
+
 # -- what goes wrong --------------------------------------------------------------------------
 
 

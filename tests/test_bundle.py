@@ -344,8 +344,8 @@ def test_the_runner_is_python_3_6() -> None:
         for name in node.names
     }
     assert imported == {
-        "functools", "gc", "hashlib", "json", "lzma", "os", "pathlib", "random", "sys", "time", "typing", "zlib",
-        "numpy", "onnxruntime", "PIL",
+        "functools", "gc", "hashlib", "importlib", "json", "lzma", "os", "pathlib", "random", "sys", "time", "typing",
+        "zlib", "numpy", "onnxruntime", "PIL",
     }  # fmt: skip
     assert "from __future__" not in source  # `annotations` came with 3.7
 
@@ -508,7 +508,7 @@ def test_a_file_that_cannot_be_read_is_told_without_a_traceback(good: Path, tmp_
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--no-such-flag",), ("--verify", "x")])
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--no-such-flag",), ("--unpack", "x")])
 def test_wrong_arguments_get_the_usage(good: Path, arguments: tuple[str, ...]) -> None:
     done = run(good, *arguments)
     assert done.returncode == 2

@@ -103,13 +103,10 @@ class Verify:
             layers = _drift(chain[0].path, chain[-1].path, batch[:golden])
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
-        if (
-            context.board is not None
-            and artifact.engine.status == "pending"
-            and artifact.engine.path == artifact.onnx.path
-        ):
+        graph, engine = artifact.onnx, artifact.engine
+        if context.board is not None and engine.path == graph.path:
             # What is left to do on the board is done below: the bundle is good there, or none is made.
-            artifact = replace(artifact, engine=replace(artifact.engine, status="ready", todo=None))
+            artifact = replace(artifact, engine=replace(engine, status="ready", todo=None))
         bundle = self._bundle(artifact, context, batch[:golden], result[:golden])
         if context.board is not None:
             from compressor.bench.ssh import Board
@@ -119,8 +116,7 @@ class Verify:
             verify_there(Board.parse(context.board), Subject.read(bundle.path), context.progress)
             metrics["verified_on"] = context.board
         if self.packed:
-            assert artifact.onnx is not None
-            sizes = [path.stat().st_size for path in (artifact.onnx.path, bundle.path / _PACKED)]
+            sizes = [path.stat().st_size for path in (graph.path, bundle.path / _PACKED)]
             metrics |= {"packed_bytes_before": sizes[0], "packed_bytes": sizes[1]}
         return Result(replace(artifact, bundle=bundle), metrics, tuple(warnings))
 
