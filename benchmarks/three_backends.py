@@ -34,7 +34,7 @@ from ptq_rivals import Reader, read_zip
 
 from compressor import catalog
 from compressor.bench.statistics import ratio, summarise
-from compressor.bench.timing import interleave
+from compressor.bench.timing import Rounds, interleave
 from compressor.core import InputSpec, Session
 from compressor.export import export, save
 from compressor.ingest import ingest
@@ -79,9 +79,7 @@ def at_hand_bits() -> int:
 
 def timed(sessions: Mapping[str, Session], image: Images, blocks: int) -> Any:
     runners = {name: partial(session, image) for name, session in sessions.items()}
-    return interleave(
-        runners, blocks=blocks, inferences=20, seed=0, seconds=300, progress=lambda message, done, total: None
-    )
+    return interleave(runners, Rounds(blocks, 20, seconds=300), progress=lambda message, done, total: None)
 
 
 def main() -> None:
