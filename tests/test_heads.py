@@ -57,7 +57,7 @@ HEADS: list[dict[str, Any]] = [
     {"width": 32, "blocks": 1},
     {"width": 24, "blocks": 2, "distil": 8, "attention": False},
 ]
-WALKED = 25
+WALKED = 10
 
 every_body = pytest.mark.parametrize("name", list(BODIES))
 every_head = pytest.mark.parametrize("head", HEADS, ids=["attention", "none"])
@@ -218,7 +218,7 @@ def test_without_a_choice_of_heads_a_space_is_its_family(name: str) -> None:
     assert arch == ours
 
 
-@pytest.mark.parametrize("multiple", [1, 8, 16])
+@pytest.mark.parametrize("multiple", [8, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("heads", ["imdn", "any"])
 @every_body
 def test_steps_stay_in_the_space_and_on_the_grid(name: str, heads: Any, multiple: int) -> None:
@@ -302,7 +302,7 @@ def decibels(signal: Any, other: Any) -> float:
     return 10 * math.log10(np.mean(signal**2) / np.mean((signal - other) ** 2))
 
 
-@pytest.mark.parametrize("name", ["cifar-resnet", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["cifar-resnet", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
 def test_an_int8_head_keeps_its_statistics_in_float(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = settled(headed(name, HEADS[0]).build(), SMALL)
@@ -337,7 +337,7 @@ def test_a_pool_before_a_classifier_stays_in_integers(tmp_path: Path) -> None:
     assert [use.node.op_type for use in pool.outputs[0].uses()] == ["QuantizeLinear"]
 
 
-@every_head
+@pytest.mark.parametrize("head", [HEADS[0], pytest.param(HEADS[1], marks=pytest.mark.slow)], ids=["attention", "none"])
 def test_quantisers_that_train_are_where_the_graphs_are(head: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = settled(headed("cifar-resnet", head).build(), SMALL)
@@ -463,6 +463,7 @@ kind = "verify"
 """
 
 
+@pytest.mark.slow
 def test_a_swapped_head_goes_all_the_way(compress: Callable[..., Any], tmp_path: Path) -> None:
     profile = tmp_path / "headed.toml"
     profile.write_text(PROFILE.format(minutes=0.05))
@@ -532,6 +533,7 @@ def test_the_passes_bounds_are_the_spaces() -> None:
     assert (head_pass._WIDEST, head_pass._DEEPEST) == (_head._WIDEST, _head._DEEPEST)
 
 
+@pytest.mark.slow
 def test_a_search_takes_heads(compress: Callable[..., Any], tmp_path: Path) -> None:
     common = ("run", TEACHER, "--data", "builtin:digits", "--target", "host", "--profile", "search")
     quick = ("search.evaluations=10", "search.finalists=2", "search.inits=1", "search.head=imdn")
