@@ -404,7 +404,7 @@ def _kill(board: Loopback, *having: str) -> threading.Thread:
     """Kill the first process on the board with these words, as soon as there is one."""
 
     def find() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             if found := board.processes(*having):
                 with contextlib.suppress(ProcessLookupError):
@@ -428,7 +428,7 @@ def test_a_session_that_is_killed_in_the_middle(board: Loopback, bundle: Path) -
     """Even the far end that would have tidied up: its work ends with it, and its folder is fetched."""
 
     def find() -> None:
-        _await(lambda: _running(board), seconds=120)
+        _await(lambda: _running(board), seconds=300)
         for number, words in board.processes("-u", "-c"):
             if "run.py" not in words:
                 os.kill(number, signal.SIGKILL)
@@ -451,9 +451,11 @@ def test_a_client_that_is_killed_in_the_middle(board: Loopback, bundle: Path) ->
         "bench(Bench.of(Path(sys.argv[1]), board=sys.argv[2]), lambda *_: None, Rounds(50000, 100, 0, 60.0))"
     )
     client = subprocess.Popen([sys.executable, "-c", code, str(bundle), board.url()])
-    _await(lambda: _running(board), seconds=120)
-    client.kill()
-    client.wait()
+    try:
+        _await(lambda: _running(board), seconds=300)
+    finally:
+        client.kill()
+        client.wait()
 
 
 def test_two_clients_at_once_take_turns(board: Loopback, bundle: Path) -> None:
