@@ -87,10 +87,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--blocks", type=int, default=30)
+    parser.add_argument("--samples", type=int, default=10_000, help="to judge accuracy on, drawn by chance")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     train, _ = read_zip(arguments.data / "train.zip", MEAN, STD)
     test, labels = read_zip(arguments.data / "test.zip", MEAN, STD)
+    judged_on = np.sort(np.random.default_rng(1).permutation(len(test))[: arguments.samples])
+    test, labels = test[judged_on], labels[judged_on]
     calibration = train[np.sort(np.random.default_rng(0).choice(len(train), 300, replace=False))]
 
     work = Path(tempfile.mkdtemp())

@@ -127,6 +127,8 @@ def test_a_network_goes_through_for_every_target(
         assert not tensorrt_faults(model, target.runtime_version)
         assert engine.todo is not None
         assert target.title in engine.todo
+        told = engine.facts.get("accelerators")
+        assert (told is not None) == bool(target.chip and target.chip.accelerators)
     if target.int8_share:
         assert result.metrics["int8_share"] >= target.int8_share
         assert result.metrics["precisions_from"] == "the graph, not an engine"

@@ -28,6 +28,7 @@ from compressor.export import export, save
 from compressor.legality import tensorrt_faults
 from compressor.quant.audit import audit
 from compressor.quant.half import halve, halved
+from compressor.quant.placement import Placement
 
 TEN = tensorrt_rules(integer_weights=True, half=False)
 HALF = tensorrt_rules(integer_weights=True, half=True)
@@ -463,3 +464,38 @@ def test_an_engine_for_rtx_is_built_here(name: str, tmp_path: Path) -> None:
     assert engine.facts["compute_capability"] == target.chip.compute_capability  # type: ignore[union-attr]
     assert "NVIDIA's parser" in engine.facts["judged_by"]
     json.dumps(dict(engine.facts))
+
+
+@with_rtx
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["resnet56", "mobilenetv2"])
+def test_a_jetsons_graphs_are_taken_in_silence_and_build_for_two_gpus(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    """INT8 and FP16 of the real teacher and of a student, for SM86 and SM89."""
+    from compressor.ingest import ingest
+    from compressor.quant.ranges import activation_ranges
+
+    if name == "resnet56":
+        module = ingest(shared_data / "teachers" / "resnet56_cifar10.pt").build().eval()
+    else:
+        blocks = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 2, 2], [6, 64, 2, 2]]
+        family = catalog.find("models", "mobilenetv2")
+        module = family.decode({"blocks": blocks, "last": 256}, InputSpec(3, 32, 32), 10).build().eval()
+    exact = save(export(module, InputSpec(3, 32, 32), JETSON.opset), tmp_path / "exact.onnx", "fp32")
+    graph = ir.load(exact.path)
+    placement = Placement(graph, catalog.find("backends", "tensorrt")().rules(JETSON))
+    batch = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
+    placement.apply(activation_ranges(graph, placement.tensors, [batch], "minmax", lambda *_: None))
+    halved(graph)
+    integers = save(graph, tmp_path / "int8.onnx", "int8")
+    for made in (integers, halve(exact, tmp_path / "half.onnx")):
+        accepted(onnx.load(str(made.path)), "10.3")
+        for gpu in ("rtx-3060", "rtx-4090"):
+            work = tmp_path / f"{made.precision}-{gpu}"
+            work.mkdir()
+            engine = catalog.find("backends", "tensorrt-rtx")().build(made, catalog.find_target(gpu), work)
+            print(name, made.precision, gpu, f"{engine.facts['engine_bytes']:,} bytes")
+            assert engine.status == "ready"
+    assert audit(onnx.load(str(integers.path)), (3, 32, 32)).int8_share > JETSON.int8_share

@@ -51,6 +51,8 @@ class Tensorrt:
 
         facts = judge(onnx.path.read_bytes(), _wanted(target))
         facts["runtime_version"] = _wanted(target)
+        if target.chip is not None and target.chip.accelerators:
+            facts["accelerators"] = _accelerated(onnx.path, _wanted(target))
         files = []
         for name, module in (("build_engine.py", recipe), ("session.py", _tensorrt_session)):
             assert module.__file__ is not None
@@ -83,6 +85,18 @@ class Tensorrt:
         except recipe.Failed as error:
             raise VerificationFailed(str(error), mend=error.mend) from error
         return plan
+
+
+def _accelerated(path: Path, version: str) -> str:
+    """What the board's deep-learning accelerators could take; the recipe builds for the GPU."""
+    import onnx
+
+    from compressor.legality import accelerator_coverage
+
+    told = accelerator_coverage(onnx.load(str(path)), version)
+    if not told.supported:
+        return f"TensorRT {version} drives none"
+    return f"could take {told.taken} of {told.nodes} nodes" + (f", not {told.left[0]}" if told.left else "")
 
 
 def _wanted(target: Target) -> str:
