@@ -40,6 +40,7 @@ from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
 from compressor.quant.signs import unsign
 
+SLOW = pytest.mark.slow
 SHAPES = [(4, 3, 3, 3), (16, 16, 3, 3), (10, 37), (300,)]
 
 
@@ -338,14 +339,14 @@ EDGES = ["conv1.weight", "linear.weight"]
 @pytest.mark.parametrize(
     ("bits", "points", "bucket", "stochastic"),
     [
-        (2, 0, None, False),
+        (2, 0, None, True),
         (3, 0, 256, True),
-        (4, 0, 100, False),
-        (8, 0, None, True),
-        (8, 0, 256, False),
-        (8, 4, None, False),
         (8, 7, 256, False),
-        (8, 16, 100, False),
+        pytest.param(4, 0, 100, False, marks=SLOW),
+        pytest.param(8, 0, None, False, marks=SLOW),
+        pytest.param(8, 0, 256, False, marks=SLOW),
+        pytest.param(8, 4, None, False, marks=SLOW),
+        pytest.param(8, 16, 100, False, marks=SLOW),
     ],
 )
 def test_weights_alone_come_back_from_their_codes(
@@ -482,8 +483,10 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
         chosen(9_000)
 
 
-@pytest.mark.parametrize("bucket", [None, 256])
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize(
+    ("learned", "bucket"),
+    [(False, None), (True, 256), pytest.param(False, 256, marks=SLOW), pytest.param(True, None, marks=SLOW)],
+)
 def test_codes_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_path: Path) -> None:
     made, network = fake({}, {})
     asked = Asked(8, 8, learned, 26_000, form=Form(False, bucket))
