@@ -171,7 +171,7 @@ class Quantize:
             asked = self._asked(artifact.reference)
             bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
         placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
-        packed = pack(graph) if rules.unfolds else {}
+        packed = pack(graph) if rules.unfolds and bits else {}
         if rules.rest == "float16":
             halved(graph)
         quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)

@@ -82,7 +82,7 @@ def _size(exported: ir.Model, rules: QdqRules, asked: Asked, bits: Mapping[str, 
     # No two ranges alike: the scales of a trained network are not stored once for all either.
     ranges = {name: (-1.0 - number, 2.0 + number) for number, name in enumerate(placement.tensors)}
     placement.apply(ranges, bits)
-    if rules.unfolds:
+    if rules.unfolds and min(bits.values()) < rules.weight_bits:
         pack(graph)
     return file_bytes(graph)
 

@@ -122,7 +122,7 @@ class _Prepared:
         """The graph as it is deployed, and what `pack` says of it."""
         graph = ir.from_proto(ir.to_proto(self.exact))
         Placement(graph, rules, floats).apply(self.seen.ranges, self.bits, means=self.seen.means)
-        packed: Json = pack(graph) if rules.unfolds else {}
+        packed: Json = pack(graph) if rules.unfolds and self.bits else {}
         if rules.rest == "float16":
             halved(graph)
         return graph, packed

@@ -89,7 +89,7 @@ def distil_quantised(
     exact, graph = fake.lowered(network)
     if images:
         exact, graph = guarded(exact), guarded(graph)
-    packed = pack(graph) if rules.unfolds else {}
+    packed = pack(graph) if rules.unfolds and (levels.bits or levels.points) else {}
     if rules.rest == "float16":
         halved(graph)
     made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
