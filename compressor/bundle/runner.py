@@ -76,7 +76,7 @@ class Model:
         content: Optional[bytes] = None,
     ) -> None:
         self.manifest = _manifest(Path(folder)) if manifest is None else manifest
-        if content is None and "session.py" in self.manifest["files"]:
+        if content is None and "session.py" in self.manifest.get("files", ()):
             self._run = _other_runtime(Path(folder), self.manifest)  # type: Callable[[Any], Any]
             return
         import onnxruntime
@@ -86,7 +86,7 @@ class Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised
-        if "session.py" in self.manifest["files"]:  # another runtime's graph: judged in floats, as it was made
+        if "session.py" in self.manifest.get("files", ()):  # another runtime's graph: judged in floats, as it was made
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(
             (Path(folder) / "model.onnx").read_bytes() if content is None else content,
