@@ -184,7 +184,7 @@ def _followed(module: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module
     return graph
 
 
-def clean(model: ir.Model, opset: int) -> ir.Model:
+def clean(model: ir.Model, opset: int = OLDEST_EXPORT) -> ir.Model:
     """Put the exporter's graph into the form that quantisers and runtimes know best. Changes ``model``.
 
     An ``opset`` that the exporter does not write is lowered to here. Raises UsageError where it cannot be.
