@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
+import os
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
@@ -101,7 +104,12 @@ class OnnxRuntime:
 
         with TemporaryDirectory() as folder:
             rewritten = Path(folder) / "model.onnx"
-            _CpuSession(path, 1, exact=False, rewritten=rewritten)
+            try:
+                _CpuSession(path, 1, exact=False, rewritten=rewritten)
+            except Exception as error:
+                if shutil.disk_usage(folder).free < path.stat().st_size:  # which ONNX Runtime does not say
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(rewritten)) from error
+                raise
             constants = onnx.load(str(rewritten)).graph.initializer
         return sum(int(onnx.numpy_helper.to_array(each).nbytes) for each in constants)
 
