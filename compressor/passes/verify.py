@@ -235,15 +235,16 @@ def _rung(below: str, above: str, expected: Batch, got: Batch) -> dict[str, Json
     }
 
 
-def _decibels(signal: Batch, noisy: Batch) -> float:
-    """Signal-to-noise ratio in dB, at most 200."""
+def _decibels(signal: Batch, noisy: Batch, source: Batch | None = None) -> float:
+    """Signal-to-noise ratio in dB, at most 200; the signal is the stronger of ``signal`` and ``source``."""
     import numpy as np
 
-    power, noise = (
-        float(np.mean(np.square(signal, dtype=np.float64))),
-        float(np.mean(np.square(noisy - signal, dtype=np.float64))),
-    )
-    return min(200.0, 10 * float(np.log10(max(power, 1e-30) / max(noise, 1e-30))))
+    def power(values: Batch) -> float:
+        return float(np.mean(np.square(values, dtype=np.float64)))
+
+    noise = power(noisy - signal)
+    strongest = max(power(signal), 0.0 if source is None else power(source))
+    return min(200.0, 10 * float(np.log10(max(strongest, 1e-30) / max(noise, 1e-30))))
 
 
 def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]:
@@ -279,12 +280,19 @@ def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]
         return values
 
     ops = {name: node.op_type for node in first.graph.node for name in node.output}
+    # Of a rectifier that shuts nearly all, what it was given is the measure: of hardly any signal all noise is much.
+    given = {node.output[0]: node.input[0] for node in first.graph.node if node.op_type == "Relu"}
+    given = {name: source for name, source in given.items() if name in twins and source in ops}
     stored = _stored(first.graph, last.graph)
-    exact, lowered = run(first, list(twins)), run(last, list(twins.values()))
+    exact, lowered = run(first, [*twins, *given.values()]), run(last, list(twins.values()))
+    sources = dict(zip(given, exact[len(twins) :], strict=True))
+
+    def decibels(name: str, signal: Batch, noisy: Batch) -> float:
+        return round(_decibels(signal.astype(np.float32), noisy.astype(np.float32), sources.get(name)), 2)
+
     return [
-        {"tensor": name, "op": ops[name], "db": round(_decibels(a.astype(np.float32), b.astype(np.float32)), 2)}
-        | stored.get(name, {})
-        for name, a, b in zip(twins, exact, lowered, strict=True)
+        {"tensor": name, "op": ops[name], "db": decibels(name, a, b)} | stored.get(name, {})
+        for name, a, b in zip(twins, exact[: len(twins)], lowered, strict=True)
         if a.dtype.kind == "f" and a.shape == b.shape
     ]
 

@@ -10,6 +10,9 @@ from compressor.report.charts._drawing import COLOURS, drawing
 
 __all__ = ["bits", "drift"]
 
+_PERFECT = 100.0
+"""Decibels that the chart has room for: a tensor that is kept to the bit would flatten all others."""
+
 
 def drift(decibels: Sequence[float], limit: float | None, lowest: str) -> Markup:
     """How well each tensor of the graph is kept, and the limit under which one is said to drift.
@@ -28,9 +31,9 @@ def drift(decibels: Sequence[float], limit: float | None, lowest: str) -> Markup
                 textcoords="offset points", ha="right", color=COLOURS["bad"],
             )  # fmt: skip
         floor = min(*decibels, limit) if limit is not None else min(decibels)
-        axes.set(
-            xlabel="tensor, from the input to the output", ylabel="signal to noise, dB", ylim=(max(0, floor - 5), None)
-        )
+        ceiling = min(max(decibels), _PERFECT)
+        axes.set(xlabel="tensor, from the input to the output", ylabel="signal to noise, dB")
+        axes.set(ylim=(max(0, floor - 5), max(ceiling, floor) + 5))
         told = f"signal to noise of {len(decibels)} tensors, from {max(decibels):.0f} down to {min(decibels):.0f} dB"
         return chart.svg(f"{told}, the least at {lowest}")
 

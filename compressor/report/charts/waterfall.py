@@ -12,6 +12,8 @@ from compressor.report.charts._drawing import COLOURS, drawing, short, ticks
 __all__ = ["waterfall"]
 
 _ROWS = 14
+_NARROWEST = 0.1
+"""Points or dB that an axis of marks spans at least: it would make a mountain of a rounding error."""
 
 
 def waterfall(
@@ -45,7 +47,6 @@ def waterfall(
         reached.append(reached[-1] + change)
     labels = ["teacher", *(short(label) for label, _ in changes), "result"]
     low, high = min(reached), max(reached)
-    room = (high - low) or abs(high) or 1.0
     with drawing(0.75 + 0.34 * len(labels), f"waterfall {name}") as chart:
         axes = chart.axes
         for row, value in ((0, teacher), (len(labels) - 1, result)):
@@ -65,7 +66,12 @@ def waterfall(
         ends = [teacher, *(max(pair) for pair in pairwise(reached)), result]
         for row, (text, end) in enumerate(zip(said, ends, strict=True)):
             axes.annotate(text, (end, row), xytext=(7, 0), textcoords="offset points", va="center")
-        left = 0.0 if lower_is_better else low - 0.15 * room
+        if lower_is_better:
+            left = 0.0
+        else:
+            widened = max(0.0, _NARROWEST - (high - low)) / 2
+            low, high = low - widened, high + widened
+            left = low - 0.15 * (high - low)
         axes.set(xlim=(left, high + 0.34 * (high - left)), ylim=(len(labels) - 0.5, -0.5))
         axes.set_yticks(range(len(labels)), labels, color=COLOURS["ink"])
         axes.xaxis.set_major_formatter(ticks(marks))

@@ -82,6 +82,6 @@ def _crop(sample: Json) -> Picture:
              "difference": "difference of the two, 8x"}  # fmt: skip
     sources = [(picture(sample.get(side)), f"{name}: {word}", word) for side, word in sides.items()]
     images = tuple((source, told, word) for source, told, word in sources if source is not None)
-    difference = sample["result_db"] - sample["teacher_db"]
+    difference = round(sample["result_db"] - sample["teacher_db"], 2) + 0.0  # no minus before a zero
     decibels = f"teacher {sample['teacher_db']:.2f} dB, result {sample['result_db']:.2f} dB ({difference:+.2f})"
     return Picture(images, (("", name), ("", decibels)))
