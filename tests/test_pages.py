@@ -203,6 +203,13 @@ def test_many_steps_are_drawn_as_few() -> None:
     assert "quantize -31" in drawn
 
 
+def test_a_rounding_error_is_no_mountain() -> None:
+    """An axis of marks spans a tenth of a point at least: 32.2101 to 32.2102 dB is a hair's breadth on it."""
+    drawn = str(waterfall("psnr", 32.2101, [("lower", 32.2102)], str, str, "{:.2f}".format, lower_is_better=False))
+    assert "32.20" in drawn
+    assert "32.24" in drawn
+
+
 # -- other sections -------------------------------------------------------------------------------
 
 

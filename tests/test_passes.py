@@ -603,6 +603,29 @@ def test_the_drift_list_names_the_layer_that_was_sabotaged(
     assert all(layer["db"] > 15 for layer in before)
 
 
+def test_a_rectifier_that_shuts_nearly_all_does_not_drift(tmp_path: Path) -> None:
+    """Of a signal of next to nothing any noise is as much again: what the rectifier was given is the measure."""
+    from compressor.passes.verify import _drift
+
+    def model(name: str, bias: float) -> Path:
+        nodes = [
+            onnx.helper.make_node("Add", ["input", "bias"], ["sum"]),
+            onnx.helper.make_node("Relu", ["sum"], ["output"]),
+        ]
+        ends = [[onnx.helper.make_tensor_value_info(n, 1, ["batch", 4])] for n in ("input", "output")]
+        graph = onnx.helper.make_graph(nodes, "g", *ends, [numpy_helper.from_array(np.float32(bias), "bias")])
+        opsets = [onnx.helper.make_opsetid("", 21)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), str(tmp_path / name))
+        return tmp_path / name
+
+    batch = -np.ones((2, 4), np.float32)
+    batch[0, 0] = 1e-4
+    before, after = model("before.onnx", 0.0), model("after.onnx", -1e-4)
+    told = {layer["tensor"]: layer["db"] for layer in _drift(before, after, batch)}
+    assert told["output"] > 80
+    assert abs(told["sum"] - 80) < 1
+
+
 def test_verify_speaks_of_labels_that_changed(
     lowered: Artifact, context: Callable[..., Context], tmp_path: Path
 ) -> None:
