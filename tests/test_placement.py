@@ -162,9 +162,10 @@ def quantise(
     rules: QdqRules,
     batch: np.ndarray,
     widen: Mapping[str, tuple[float, float]] | None = None,
+    floats: frozenset[str] = frozenset(),
 ) -> Quantised:
     graph = ir.from_proto(model)
-    placement = Placement(graph, rules)
+    placement = Placement(graph, rules, floats)
     values = float_values(model, placement.tensors, batch)
     ranges = {n: (float(values[n].min()), float(values[n].max())) for n in placement.tensors} | dict(widen or {})
     placement.apply(ranges)
@@ -600,6 +601,28 @@ def test_padding_with_another_value_is_no_move() -> None:
     assert pad.input[0] == "b_dequantized"
     assert pad.input[2] == "fill"
     assert q.maker("p_quantized").op_type == "QuantizeLinear"
+
+
+def test_what_is_left_in_float_reads_what_is_made_in_float_as_it_is() -> None:
+    """A long chain of sums would else be rounded at every link."""
+    net = Net()
+    net.conv("input", "a")
+    net.op("Add", net.conv("a", "b"), "a", out="c")
+    net.op("Add", net.conv("c", "d"), "c", out="e")
+    net.conv("e", "y")
+    model = net.model("y")
+    sums = [node.name for node in model.graph.node if node.op_type == "Add"]
+    first = model.graph.node[0].name
+    q = quantise(model, ORT, net.batch(), floats=frozenset({first, *sums}))
+    added = [list(node.input) for node in q.proto.graph.node if node.op_type == "Add"]
+    assert added == [["b_dequantized", "a"], ["d_dequantized", "c"]]
+    read = [node.input[0] for node in q.proto.graph.node if node.op_type == "Conv"]
+    assert read == ["input", "a_dequantized", "c_dequantized", "e_dequantized"]
+    rounded = quantise(model, ORT, net.batch(), floats=frozenset({first}))
+    exact = run(model, net.batch())[0]
+    assert decibels(exact, run(q.proto, net.batch(), exact=True)[0]) > decibels(
+        exact, run(rounded.proto, net.batch(), exact=True)[0]
+    )
 
 
 def test_an_output_that_is_read_inside_keeps_its_name_and_is_a_float() -> None:

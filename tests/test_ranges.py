@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compressor.core import UsageError
-from compressor.quant.ranges import Estimator, activation_ranges
+from compressor.quant.ranges import Estimator, activation_ranges, seen_ranges
 
 TENSORS = ("input", "a", "r", "left", "right", "p", "flat", "y")
 
@@ -134,3 +134,39 @@ def test_calibration_opens_no_connection(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     activation_ranges(ir.from_proto(model), ("r",), [samples[:2]], "minmax", _nothing)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_least_squared_error_of_what_is_stored(model: onnx.ModelProto, samples: np.ndarray, symmetric: bool) -> None:
+    """No range of those that are tried rounds the tensor better; the graph's input keeps its own."""
+    graph = ir.from_proto(model)
+    seen = seen_ranges(graph, [("input",), ("a",), ("r", "left", "right")], symmetric, [samples], _nothing)
+    assert seen.ranges["input"] == (min(0.0, samples.min()), max(1.0, samples.max()))
+    assert seen.ranges["left"] == seen.ranges["right"] == seen.ranges["r"]
+    values = ReferenceEvaluator(_watched(model, "a", "r")).run(["a", "r"], {"input": samples})
+    for name, value in zip(("a", "r"), values, strict=True):
+        exact = value.astype(np.float64)
+
+        def error(low: float, high: float, exact: np.ndarray = exact) -> float:
+            if symmetric:
+                step, zero = max(-low, high) / 127, 128
+            else:
+                step, zero = (high - low) / 255, round(-low / ((high - low) / 255))
+            return float(np.mean(((np.clip(np.rint(exact / step) + zero, 0, 255) - zero) * step - exact) ** 2))
+
+        low, high = seen.ranges[name]
+        least = error(low, high)
+        bottom, top = min(0.0, exact.min()), max(0.0, exact.max())
+        assert least <= error(bottom, top) * 1.001
+        if symmetric:
+            tried = [error(-max(-bottom, top) * part, max(-bottom, top) * part) for part in (0.92, 0.84, 0.6, 0.36)]
+        else:
+            tried = [error(low, top * part) for part in (0.92, 0.84, 0.6, 0.36)]
+        assert least <= min(tried) * 1.001
+
+
+def _watched(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy

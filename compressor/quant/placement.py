@@ -6,7 +6,7 @@ The rules (`compressor.core.QdqRules`) come from the target's backend. The algor
 2. A group is quantised where an integer op reads it; or writes it, if the rules quantise outputs. Statistics
    (how far a map is from its own mean, as a contrast-aware attention asks) are no integer op's.
 3. A group is quantised once, at its source; ops that only move it work on the integers, and every
-   other reader gets it through a DequantizeLinear.
+   other reader gets it through a DequantizeLinear; but what is left in float reads what is made in float as it is.
 4. A Relu or Clip before a QuantizeLinear is dropped where the integers' own range clamps as it does.
 5. Weights become int8 initialisers, symmetric, one scale each output channel or each tensor.
 
@@ -228,10 +228,11 @@ class Placement:
         return {value: quantise.outputs[0]}
 
     def _dequantise(self, value: ir.Value, integer: ir.Value, grid: _Grid) -> None:
-        """Give every reader of the float ``value`` its dequantised twin."""
-        graph, maker = self._model.graph, integer.producer()
+        """Give the readers of the float ``value`` its dequantised twin."""
+        graph, maker, producer = self._model.graph, integer.producer(), value.producer()
         assert maker is not None
-        readers = [use for use in value.uses() if use.node is not maker]
+        exact = self._floats if producer is not None and producer.name in self._floats else frozenset()
+        readers = [use for use in value.uses() if use.node is not maker and use.node.name not in exact]
         if not readers and not value.is_graph_output():
             return
         dequantise = ir.node("DequantizeLinear", [integer, grid.scale, grid.zero_point])

@@ -34,8 +34,9 @@ Estimator = Literal["minmax", "mean-minmax"]
 """``minmax``: the extremes over all samples. ``mean-minmax``: the mean of each sample's extremes."""
 
 
-_SAMPLED = 1 << 12
-"""Values of a tensor that are looked at, a batch."""
+_SAMPLED, _KEPT = 1 << 15, 1 << 20
+"""Values of a tensor that are looked at, of one sample and of all: outliers are few, and make the edges of what is
+drawn."""
 _PARTS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.52, 0.44, 0.36)
 """Of an end of a tensor's range, what is tried."""
 
@@ -121,7 +122,7 @@ class Seen:
 def seen_ranges(
     model: ir.Model,
     grids: Sequence[tuple[str, ...]],
-    dtype: str,
+    symmetric: bool,
     batches: Sequence[NDArray[np.float32]],
     progress: Progress,
 ) -> Seen:
@@ -147,11 +148,12 @@ def seen_ranges(
     values: dict[str, list[NDArray[np.float32]]] = {}
     sums: dict[str, NDArray[np.float64]] = {}
     samples = [sample[np.newaxis] for batch in batches for sample in batch]  # one by one: all tensors are kept
+    sampled = min(_SAMPLED, _KEPT // len(samples))
     for number, sample in enumerate(samples):
         progress("calibrate", number, len(samples))
         for name, made in zip(watched, session.run(watched, {"input": sample}), strict=True):
             if name in firsts:
-                values.setdefault(name, []).append(made.reshape(-1)[:: max(1, made.size // _SAMPLED)])
+                values.setdefault(name, []).append(made.reshape(-1)[:: max(1, made.size // sampled)])
             if name in read:
                 sums[name] = sums.get(name, np.zeros(made.shape[1])) + made.mean((0, 2, 3), dtype=np.float64)
     ranges: dict[str, tuple[float, float]] = {}
@@ -163,22 +165,25 @@ def seen_ranges(
                     f"the network's values are not finite on the calibration samples, first in {grid[0]}",
                     mend="look at the weights and the input normalisation",
                 )
-            low_high = _least_error(taken, dtype)
+            low_high = _least_error(taken, symmetric)
         else:
             low_high = (min(0.0, *(float(b.min()) for b in batches)), max(1.0, *(float(b.max()) for b in batches)))
         ranges |= dict.fromkeys(grid, low_high)
     return Seen(ranges, {name: total / len(samples) for name, total in sums.items()})
 
 
-def _least_error(values: NDArray[np.float32], dtype: str) -> tuple[float, float]:
+def _least_error(values: NDArray[np.float32], symmetric: bool) -> tuple[float, float]:
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
 
     def error(ends: tuple[float, float]) -> float:
-        step = (ends[1] - ends[0]) / 255 or 1.0
-        zero = np.rint(-ends[0] / step)
+        step = (max(-ends[0], ends[1]) / 127 if symmetric else (ends[1] - ends[0]) / 255) or 1.0
+        zero = 128 if symmetric else np.rint(-ends[0] / step)
         rounded = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
         return float(np.mean((rounded - values) ** 2))
 
+    if symmetric:
+        bounds = (max(-low, high) * part for part in _PARTS)
+        return min(((max(low, -bound), min(high, bound)) for bound in bounds), key=error)
     best = (low, high)
     for _ in range(2):
         best = min(((best[0], high * part) for part in _PARTS), key=error)

@@ -67,7 +67,7 @@ def restored(
         full = guarded(export(network, input, opset, any_size=True))
         levels = bits(network)
         placement = Placement(ir.from_proto(ir.to_proto(full)), rules)
-        seen = seen_ranges(full, placement.grids, rules.activation_dtype, batches, progress)
+        seen = seen_ranges(full, placement.grids, rules.symmetric_activations, batches, progress)
         return _Prepared(full, levels, seen, blocks)
 
     def parity(made: _Prepared, floats: frozenset[str]) -> float:

@@ -40,7 +40,7 @@ def latencies(samples: Mapping[str, Sequence[float]]) -> Markup:
                 textcoords="offset points", ha="right" if far else "left", va="center",
             )  # fmt: skip
         axes.set_xscale("log")
-        axes.set(xlabel="milliseconds, batch 1", xlim=(low, high), ylim=(0, 1.3 * len(samples)))
+        axes.set(xlabel="milliseconds, batch 1, logarithmic", xlim=(low, high), ylim=(0, 1.3 * len(samples)))
         axes.set_yticks(
             [1.3 * (len(samples) - 1 - i) + 0.5 for i in range(len(samples))], [short(name) for name in samples]
         )
