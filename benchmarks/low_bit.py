@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=12, help="of the float student")
     parser.add_argument("--more", type=int, default=2, help="epochs with quantisers")
-    parser.add_argument("--rate", type=float, nargs=2, default=[0.02, 0.002], help="of weights, of points")
+    parser.add_argument("--rate", type=float, nargs=2, default=[0.02, 0.002], help="of weights, of a channel's points")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
@@ -99,7 +99,9 @@ def main() -> None:
         torch.save(student.state_dict(), kept)
     student.eval()
     rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
-    some = [samples.plain(np.arange(i, i + 64)) for i in range(0, 320, 64)]
+    drawn = np.random.default_rng(0).permutation(len(samples))[:4992]  # as they lie there, they are of one class
+    plain = [np.sort(rows) for rows in np.split(drawn, 78)]
+    some = [samples.plain(rows) for rows in plain[:5]]
     folder = Path(mkdtemp())
 
     def told(form: str, method: str, bits: int | None, graph: ir.Model) -> None:
@@ -124,8 +126,10 @@ def main() -> None:
         )
         fake = FakeQuantised(network, rules, INPUT, OPSET, some, levels)
         if method != METHODS[0]:
-            learn(fake.module, taught, options.more * epoch, rate=options.rate[learned])
-            fake.recalibrate(samples.plain(np.arange(i, i + 64)) for i in range(0, 4992, 64))
+            # From a bucket's least to its largest weight is twice as far as from zero: points, and their gradients.
+            rate = options.rate[learned] / (4 if learned and held.bucket else 1)
+            learn(fake.module, taught, options.more * epoch, rate=rate)
+            fake.recalibrate(samples.plain(rows) for rows in plain)
             network.load_state_dict(fake.weights(network))
         told(form, method, bits, fake.lowered(network)[1])
     print("\n| form | method | bits | top1 | bytes | Huffman-coded |\n|---|---|---|---|---|---|")

@@ -291,6 +291,21 @@ def test_search(compress, tmp_path: Path) -> None:
     assert rerun["metrics"] == metrics
 
 
+def test_what_scales_and_the_graph_take_counts_as_bytes(compress, tmp_path: Path) -> None:
+    """All parameters that a budget of bytes would hold leave no room for them: smaller students are measured then."""
+    settings = ("--set", "search.evaluations=40", "--set", "search.finalists=2", "--set", "search.inits=1")
+    ran = compress(
+        "run", TEACHER, "--target", "host", "--profile", "search", *settings, "--budget", "bytes=40k",
+        "-o", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    (record,) = json.loads(ran.out)["passes"]
+    finalists = record["metrics"]["finalists"]
+    assert finalists
+    assert all(each["bytes"] <= 40_000 for each in finalists)
+    assert all(each["params"] > 10_000 for each in finalists)  # within it, but near it
+
+
 def test_a_budget_that_nothing_obeys(compress, tmp_path: Path) -> None:
     ran = compress(
         "run", TEACHER, "--target", "host", "--profile", "search", "--budget", "params=100", "-o", tmp_path / "run"

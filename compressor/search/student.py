@@ -205,9 +205,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
                 "or keep the network: --profile ptq",
             )
         ranked = [found[i] for i in order(found)]
-        saved = 1 - settings.bits / 8 if precision == "int8" else 0.0
         measured = partial(_finalists, input=input, limits=limits, table=table, teacher=(name, graph), context=context,
-                           saved=saved)  # fmt: skip
+                           each=each_bytes)  # fmt: skip
         if settings.trial_minutes:
             own, others = ([c for c in ranked if heir(c.architecture) is wanted] for wanted in (True, False))
             finalists = measured(_varied(others, input), settings.finalists // 2)
@@ -308,27 +307,38 @@ def _finalists(
     table: LatencyTable,
     teacher: tuple[str, ir.Model],
     context: Context,
-    saved: float,
+    each: float,
 ) -> list[Finalist]:
     """Up to ``wanted`` of the best that obey the budgets when measured whole beside the teacher, as ``ranked``.
 
-    ``saved`` bytes of each parameter are stored away later. Where measuring shows that the table was too
-    kind, the others' predictions are corrected by as much.
+    ``each`` parameter takes so many bytes where it is stored, 1 or 4 in the file that is measured. Where measuring
+    shows that the table was too kind, or what scales and the graph take on top, the others are judged by that.
     """
     passed: list[Finalist] = []
     tried: set[int] = set()
-    correction = 1.0
+    correction, on_top = 1.0, 0.0
+    held = 1.0 if table.precision == "int8" else 4.0
     for _ in range(_HEATS):
-        hopeful = [i for i, c in enumerate(ranked) if i not in tried and c.latency * correction <= limits.latency]
+        hopeful = [
+            i
+            for i, c in enumerate(ranked)
+            if i not in tried
+            and c.latency * correction <= limits.latency
+            and c.params * each + on_top <= limits.bytes
+        ]
         heat = hopeful[: wanted - len(passed)]
         if not heat:
             break
         tried |= set(heat)
         measured = _whole([ranked[i] for i in heat], input, table, teacher, context)
+        rests = [f.bytes - held * f.candidate.params for f in measured]
         passed += [
-            f for f in measured if f.latency <= limits.latency and f.bytes - saved * f.candidate.params <= limits.bytes
+            f
+            for f, rest in zip(measured, rests, strict=True)
+            if f.latency <= limits.latency and f.candidate.params * each + rest <= limits.bytes
         ]
         correction = max(correction, median(f.latency / f.candidate.latency for f in measured))
+        on_top = max(on_top, median(rests))
     return sorted(passed, key=lambda f: ranked.index(f.candidate))
 
 
