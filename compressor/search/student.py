@@ -322,9 +322,7 @@ def _finalists(
         hopeful = [
             i
             for i, c in enumerate(ranked)
-            if i not in tried
-            and c.latency * correction <= limits.latency
-            and c.params * each + on_top <= limits.bytes
+            if i not in tried and c.latency * correction <= limits.latency and c.params * each + on_top <= limits.bytes
         ]
         heat = hopeful[: wanted - len(passed)]
         if not heat:
