@@ -81,6 +81,28 @@ def test_a_power_mode_that_changes_is_another_device(tmp_path: Path, tools: Any)
     assert fingerprint(facts, before) == fingerprint(facts, {**before, "load": [9, 9, 9], "temperatures": {}})
 
 
+@pytest.mark.parametrize(
+    ("alias", "machine", "emulated"),
+    [
+        ("cpu:type:x86,ven0002fam001Amod0002:feature:,0000,0001", "x86_64", None),
+        ("cpu:type:x86,ven0002fam001Amod0002:feature:,0000,0001", "aarch64", "x86"),
+        ("cpu:type:aarch64:feature:,0000,0001,0002", "aarch64", None),
+        ("cpu:type:aarch64:feature:,0000,0001,0002", "armv7l", None),
+        ("cpu:type:aarch64:feature:,0000,0001,0002", "x86_64", "aarch64"),
+        ("cpu:type:riscv64:feature:", "riscv64", None),
+        ("", "aarch64", None),
+    ],
+)
+def test_a_latency_on_an_emulated_cpu_means_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alias: str, machine: str, emulated: str | None
+) -> None:
+    lay(tmp_path, {"sys/devices/system/cpu/modalias": alias})
+    monkeypatch.setattr(probe.platform, "machine", lambda: machine)
+    state = probe.state(tmp_path)
+    assert state["emulated_on"] == emulated
+    assert probe.changed(state, state) == ([f"the CPU is emulated on {emulated}"] if emulated else [])
+
+
 def test_a_raspberry_pi_that_throttles(tmp_path: Path, tools: Any) -> None:
     tools("vcgencmd", "throttled=0x50005")
     hot = probe.state(tmp_path)

@@ -192,8 +192,8 @@ def judge(taken: Taken, limits: Limits) -> list[Check]:
     if limits.regression is not None:
         checks.append(_regression(taken, limits.regression))
     if taken.changed:
-        what = "; ".join(taken.changed)
-        checks = [dataclasses.replace(check, verdict=INVALID, why=f"the device changed: {what}") for check in checks]
+        why = f"what was timed is invalid: {'; '.join(taken.changed)}"
+        checks = [dataclasses.replace(check, verdict=INVALID, why=why) for check in checks]
     return checks
 
 

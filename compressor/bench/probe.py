@@ -15,6 +15,8 @@ __all__ = ["changed", "facts", "state", "throttled"]
 _VALID = ("power_mode", "governors", "limits_mhz", "gpu_limits_mhz", "driver", "runtime")
 """What of a state must stay as it was for a latency to mean anything; heat and load are only recorded."""
 
+_CPUS = {"x86": ("x86_64", "i686", "i386"), "aarch64": ("aarch64", "armv8l", "armv7l")}
+"""What the kernel calls a CPU, and how programs that run on it call themselves."""
 _SMI = "driver_version,pstate,clocks.sm,temperature.gpu,clocks_throttle_reasons.active"
 
 
@@ -40,7 +42,8 @@ def facts(root: Path = Path("/")) -> Dict[str, Any]:
 def state(root: Path = Path("/")) -> Dict[str, Any]:
     """What of a machine changes: power mode, clocks and their limits, temperatures, throttling, load, driver.
 
-    Clocks in MHz, temperatures in degrees Celsius; None or empty where the machine does not say.
+    And the CPU that another one is emulated on, if it is: no latency means anything there. Clocks in MHz, temperatures
+    in degrees Celsius; None or empty where the machine does not say.
     """
     policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
     if not policies:
@@ -52,6 +55,7 @@ def state(root: Path = Path("/")) -> Dict[str, Any]:
     ]
     smi = _said("nvidia-smi", "--query-gpu=" + _SMI, "--format=csv,noheader,nounits")
     return {
+        "emulated_on": _emulated_on(root),
         "power_mode": _power_mode(),
         "governors": sorted({_text(path / "scaling_governor") for path in policies} - {""}),
         "limits_mhz": [_mhz(path / "scaling_min_freq", path / "scaling_max_freq") for path in policies],
@@ -68,8 +72,9 @@ def state(root: Path = Path("/")) -> Dict[str, Any]:
 
 
 def changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
-    """What became another between two states and makes what was timed between them invalid, in words."""
-    return [
+    """What became another between two states, or was there all along, and makes what was timed invalid, in words."""
+    emulated = [f"the CPU is emulated on {after['emulated_on']}"] if after.get("emulated_on") else []
+    return emulated + [
         f"{name.replace('_', ' ')} was {before.get(name)}, then {after.get(name)}"
         for name in _VALID
         if before.get(name) != after.get(name)
@@ -80,6 +85,12 @@ def throttled(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
     """Whether the device slowed itself down in between, for heat or for want of current."""
     bits = int(after.get("throttled_now") or "0", 0) & 0xF  # the Raspberry Pi's bits of this very moment
     return bool(bits) or after.get("throttle_events", 0) > before.get("throttle_events", 0)
+
+
+def _emulated_on(root: Path) -> Optional[str]:
+    """Emulators of programs alone, such as QEMU's user mode, show them the files of the real machine."""
+    kind = _text(root / "sys/devices/system/cpu/modalias").replace(",", ":").split(":")[2:3]
+    return next((each for each in kind if platform.machine() not in _CPUS.get(each, (platform.machine(),))), None)
 
 
 def _power_mode() -> Optional[str]:

@@ -229,7 +229,7 @@ class Measure:
             taken = device.take(rounds, context.progress)
         if taken.changed:
             raise Inconclusive(
-                f"the device changed while it was measured: {'; '.join(taken.changed)}",
+                f"what was timed is invalid: {'; '.join(taken.changed)}",
                 mend="leave power mode, governor and runtime as they are; the same command goes on from there",
             )
         blocks = taken.blocks
