@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from compressor.quant.ranges import Seen, seen_ranges
 
 __all__ = ["Restored", "attention", "decibels", "parts", "restored"]
 
-_WORTH = 0.1
-"""Decibels of parity that a part must gain to be left in float: each costs a little time."""
+_WORTH = 0.2
+"""Decibels of parity that may be lost in all by what need not be left in float: each part of it costs a little time."""
 _JUDGED = 8
 """Calibration images that parity is judged on."""
 _TRIAL = "trial.onnx"
@@ -57,8 +57,9 @@ def restored(
 
     Ranges are those of least squared error (an outlier that is cut off costs less than a coarser grid); biases make
     up for what rounding weights adds on average; channels within blocks are equalised where parity is the better
-    for it. Then each of the network's `parts` is left in float, the one that costs least first, where that brings
-    the integer output `_WORTH` dB nearer to the float one on the target's own kernels (``exact``: in floats).
+    for it. Of the network's `parts` only those are left in float, the dearest asked first, without which the integer
+    output is not as near to the float one, but for `_WORTH` dB, on the target's own kernels (``exact``: in floats):
+    from all of them downwards, as one part's rounding hides what another's costs.
     """
 
     def prepared(share: float) -> _Prepared:
@@ -81,30 +82,31 @@ def restored(
     session = backend.open(first.path, threads=1, exact=exact)
     wanted = [session(batch) for batch in batches[:_JUDGED]]
     found = parts(plain.exact)
-    start = found.get("attention", frozenset())
-    reached = {"all": parity(plain, frozenset())}
-    best, share = parity(plain, start), 0.0
-    made = plain
+    kept = list(found)
+
+    def nodes(names: Iterable[str]) -> frozenset[str]:
+        return frozenset().union(*(found[name] for name in names))
+
+    best, made, share = parity(plain, nodes(kept)), plain, 0.0
     equalised = prepared(0.5)
-    if equalised.blocks and (dB := parity(equalised, start)) > best:  # noqa: N806 - the unit's own spelling
-        best, share, made = dB, 0.5, equalised
+    if equalised.blocks and (dB := parity(equalised, nodes(kept))) > best:  # noqa: N806 - the unit's own spelling
+        best, made, share = dB, equalised, 0.5
         first = save(made.exact, workdir / "float.onnx", "fp32")
-    floats, kept = frozenset[str](), list[str]()
-    if best > reached["all"] + _WORTH and start:
-        floats, kept = start, ["attention"]
-    reached["attention"] = best
-    for number, name in enumerate(name for name in found if name != "attention"):
+    without = {"any": parity(made, frozenset())}
+    parity_db = best
+    for number, name in enumerate(reversed(found)):
         progress("what to leave in float", number, len(found))
-        reached[name] = parity(made, floats | found[name])
-        if reached[name] > best + _WORTH:
-            floats, best = floats | found[name], reached[name]
-            kept.append(name)
+        fewer = [each for each in kept if each != name]
+        without[name] = parity(made, nodes(fewer))
+        if without[name] >= best - _WORTH:
+            kept, parity_db, best = fewer, without[name], max(best, without[name])
+    floats = nodes(kept)
     (workdir / _TRIAL).unlink()
     graph, packed = made.placed(rules, floats)
     metrics: dict[str, Json] = {
-        "parity_db": best,
+        "parity_db": parity_db,
         "in_float": kept,
-        "tried_in_float": reached,
+        "parity_db_without": without,
         "equalised": share,
         **({"bits": dict(made.bits), "packed": packed} if made.bits else {}),
     }
