@@ -84,3 +84,29 @@ def test_resnet56_without_data(shared_data: Path, tmp_path: Path) -> None:
     assert report["why_no_metric"]
     assert report["result"]["latency_ms"]["median"] > 0
     assert accuracy(tmp_path / "run" / "bundle", shared_data / "cifar10/test.zip") == pytest.approx(0.890, abs=0.001)
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """BT.601 of H x W x C in 0 to 255, in floats, as super-resolution is judged on."""
+    return np.asarray(16 + (pixels.astype(np.float64) @ [65.481, 128.553, 24.966]) / 255)
+
+
+def test_imdn_x4_in_int8_keeps_its_decibels(shared_data: Path, tmp_path: Path) -> None:
+    report = compress(
+        shared_data / "teachers/IMDN_x4.pth", "--target", "host", "--profile", "ptq", "--data", shared_data / "photos",
+        "--eval", shared_data / "set5", "-o", tmp_path / "run",
+    )  # fmt: skip
+    teacher, result = report["teacher"]["metric"], report["result"]["metric"]
+    assert teacher["value"] == pytest.approx(32.21, abs=0.01)
+    assert result["value"] >= teacher["value"] - 0.15
+    session = onnxruntime.InferenceSession(str(tmp_path / "run/bundle/model.onnx"), providers=["CPUExecutionProvider"])
+    found = []
+    for small in sorted((shared_data / "set5/LR_x4").iterdir()):
+        large = shared_data / "set5/HR" / small.name
+        pixels = np.asarray(Image.open(small).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
+        made = np.rint(session.run(None, {"input": pixels})[0][0].clip(0, 1) * 255).transpose(1, 2, 0)
+        wanted = np.asarray(Image.open(large).convert("RGB"))[: made.shape[0], : made.shape[1]]
+        error = (luma(made) - luma(wanted))[4:-4, 4:-4]
+        found.append(10 * np.log10(255**2 / np.mean(error**2)))
+    assert len(found) == 5
+    assert np.mean(found) == pytest.approx(result["value"], abs=0.005)
