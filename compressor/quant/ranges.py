@@ -148,7 +148,7 @@ def seen_ranges(
     values: dict[str, list[NDArray[np.float32]]] = {}
     sums: dict[str, NDArray[np.float64]] = {}
     samples = [sample[np.newaxis] for batch in batches for sample in batch]  # one by one: all tensors are kept
-    sampled = min(_SAMPLED, _KEPT // len(samples))
+    sampled = max(1, min(_SAMPLED, _KEPT // len(samples)))
     for number, sample in enumerate(samples):
         progress("calibrate", number, len(samples))
         for name, made in zip(watched, session.run(watched, {"input": sample}), strict=True):
