@@ -230,7 +230,8 @@ class Measure:
         if taken.changed:
             raise Inconclusive(
                 f"what was timed is invalid: {'; '.join(taken.changed)}",
-                mend="leave mode, governor and runtime of a real device as they are; the same command goes on from there",
+                mend="leave mode, governor and runtime of a real device as they are; "
+                "the same command goes on from there",
             )
         blocks = taken.blocks
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
