@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,10 +43,13 @@ class Scoring:
         # loky starts clean interpreters: a fork would inherit torch's threads, a spawn run the caller's script again.
         workers = Parallel(n_jobs=min(self.processes, len(chunks)) or 1, backend="loky", return_as="generator")
         scored: list[dict[str, float]] = []
-        for part in workers(delayed(_score)(self, chunk) for chunk in chunks):
-            scored += part
-            if progress is not None:
-                progress("score", len(scored), len(architectures))
+        with warnings.catch_warnings():
+            # Loky replaces a worker that has grown, as torch's do, and sends its job again: nothing to tell.
+            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+            for part in workers(delayed(_score)(self, chunk) for chunk in chunks):
+                scored += part
+                if progress is not None:
+                    progress("score", len(scored), len(architectures))
         return scored
 
     def one(self, architecture: Architecture) -> dict[str, float]:
