@@ -60,7 +60,7 @@ class Asked:
     def told(self, kernels: int) -> dict[str, Json]:
         """For the report: how the artifact's weights are held; ``kernels`` are the bits of the integer kernels."""
         bucket = "output channel" if self.form.bucket is None else f"{self.form.bucket} weights"
-        bits = kernels if self.form.integers else self.bits
+        bits = min(self.bits, kernels) if self.form.integers else self.bits
         return {"weight_bits": bits, "scale_for_each": bucket, "computes_in": self.form.precision}
 
 
