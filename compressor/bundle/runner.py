@@ -158,7 +158,7 @@ def cropped(run: Any, image: Any, scale: int, divisor: int = 1, overlap: int = 3
     ``most`` pixels, runs whole. Else four corners, half as high and wide and ``overlap`` pixels more, go in one batch
     and give a quadrant each; corners that are too large are quartered in their turn. What is too small for that is
     mirrored at its edges up to sides that divide. Parts of an image know less than the whole:
-    benchmarks/super_resolution.py measures by how much that shows.
+    benchmarks/tiling.py measures by how much that shows.
     """
     sides = image.shape[1:]
     if sides[0] * sides[1] <= most and not any(side % divisor for side in sides):
