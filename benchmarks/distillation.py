@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from compressor.core import Data, InputSpec
 from compressor.data import Prepared, load_data
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.passes.distill import Distill
@@ -48,7 +48,7 @@ ROUNDS = 12
 
 
 @dataclass(frozen=True)
-class Asked:
+class WeightQuantSpec:
     """The rival: the teacher runs in every step, on images that are augmented anew in every epoch."""
 
     samples: Samples
@@ -65,7 +65,7 @@ def quiet(message: str, done: int, total: int) -> None:
 
 def learn(student: nn.Module, taught: Taught, steps: int, seed: int) -> nn.Module:
     distil(
-        student, taught, objective(LESSONS.losses), LESSONS.recipe, Budget(steps=steps), seed=seed, device="cpu",
+        student, taught, objective(LESSONS.losses), LESSONS.optimizer_config, Budget(steps=steps), seed=seed, device="cpu",
         checkpoint=None, remember=lambda compute: compute(), progress=quiet,
     )  # fmt: skip
     return student
@@ -84,7 +84,7 @@ def seconds(student: nn.Module, rivals: list[Taught]) -> list[list[float]]:
     taken: list[list[float]] = [[] for _ in rivals]
     for _ in range(ROUNDS):
         for kept, taught in zip(taken, rivals, strict=True):
-            kept.append(trial_seconds(student, taught, objective(LESSONS.losses), LESSONS.recipe, "cpu"))
+            kept.append(trial_seconds(student, taught, objective(LESSONS.losses), LESSONS.optimizer_config, "cpu"))
     return taken
 
 
@@ -121,7 +121,7 @@ def main() -> None:
         "| stored, top1 | asked, top1 |"
     )
     print("|---|---|---|---|---|---|", flush=True)
-    rivals: list[Taught] = [stored, Asked(samples, answer)]
+    rivals: list[Taught] = [stored, WeightQuantSpec(samples, answer)]
     for name, architecture in () if options.only == "inherited" else STUDENTS.items():
         quick, slow = seconds(untrained(architecture, 0), rivals)
         ratios = [b / a for a, b in zip(quick, slow, strict=True)]
@@ -141,7 +141,7 @@ def main() -> None:
         "\n| student | minutes | steps | inherited | from the teacher, top1 | random, top1 |\n|---|---|---|---|---|---|"
     )
     for name, architecture in ((n, STUDENTS[n]) for n in ("ResNet-20", "ResNet-8")):
-        each = trial_seconds(untrained(architecture, 0), stored, objective(LESSONS.losses), LESSONS.recipe, "cpu")
+        each = trial_seconds(untrained(architecture, 0), stored, objective(LESSONS.losses), LESSONS.optimizer_config, "cpu")
         for minutes in options.minutes:
             length, shares = max(1, int(60 * minutes / each)), []
             reached = [[], []]

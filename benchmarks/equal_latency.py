@@ -24,7 +24,7 @@ import torch
 from compressor import catalog
 from compressor.core import InputSpec
 from compressor.data import Prepared, load_data
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.losses import objective
 from compressor.models._family import Family
 from compressor.models._layers import count
@@ -114,7 +114,7 @@ def main() -> None:
             continue
         student = untrained(catalog.find("models", row["space"]).decode(json.loads(row["student"]), INPUT, 10), 0)
         distil(
-            student, taught, objective(lessons.losses), lessons.recipe, Budget(epochs=options.epochs),
+            student, taught, objective(lessons.losses), lessons.optimizer_config, Budget(epochs=options.epochs),
             seed=0, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
         )  # fmt: skip
         right = 0

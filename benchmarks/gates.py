@@ -26,8 +26,8 @@ from onnx import TensorProto, helper, numpy_helper, save
 from compressor.bench.compare import Bench
 from compressor.bench.gate import Limits, gate
 from compressor.bench.machine import machine
-from compressor.bench.place import here
-from compressor.bench.timing import Rounds
+from compressor.bench.device import here
+from compressor.bench.timing import TimingConfig
 
 WIDTH, SIDE = 16, 8
 TOLERANCE = 0.05
@@ -68,7 +68,7 @@ def naive(plan: Bench) -> tuple[str, float]:
     medians = []
     for subject in plan.subjects.values():
         with tempfile.TemporaryDirectory() as folder, here({"it": subject.resident(Path(folder))}, 1) as place:
-            taken = place.take(Rounds(1, 300), lambda message, done, total: None)
+            taken = place.take(TimingConfig(1, 300), lambda message, done, total: None)
             medians.append(statistics.median(taken.blocks["it"][0]))
     ratio = medians[1] / medians[0]
     return ("fail" if ratio > 1 + TOLERANCE else "pass"), ratio

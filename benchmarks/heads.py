@@ -26,7 +26,7 @@ from compressor import catalog
 from compressor.core import Data, InputSpec, Session, Split, Target
 from compressor.data import Prepared, load_data
 from compressor.export import export, save
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.losses import objective
 from compressor.models._family import Architecture
 from compressor.models._head import ImdnHead
@@ -138,7 +138,7 @@ def main() -> None:
         for seed in range(options.seeds):
             network = untrained(architecture, seed)
             distil(
-                network, taught, objective(LESSONS.losses), LESSONS.recipe, Budget(epochs=options.epochs),
+                network, taught, objective(LESSONS.losses), LESSONS.optimizer_config, Budget(epochs=options.epochs),
                 seed=seed, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
             )  # fmt: skip
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from compressor import catalog
 from compressor.core import InputSpec
 from compressor.data import Source, load_data
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.preprocessing import normalize, parse_normalization
 
 IMAGES, BATCH, TEMPERATURE = 10_000, 128, 4.0
@@ -129,8 +129,8 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         rows.append({"space": space, "arch": encoding, "accuracy": reached})
         print(f"{space} {encoding}: {reached:.4f} in {seconds:.0f} s", flush=True)
-        recipe = {"images": IMAGES, "input": str(HALF), "epochs": options.epochs, "batch": BATCH}
-        options.out.write_text(json.dumps({"recipe": recipe, "rows": rows}, indent=1) + "\n")
+        optimizer_config = {"images": IMAGES, "input": str(HALF), "epochs": options.epochs, "batch": BATCH}
+        options.out.write_text(json.dumps({"recipe": optimizer_config, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from compressor.bundle.storage import stored
 from compressor.core import Data, InputSpec
 from compressor.data import load_data
 from compressor.export import export, save
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.passes.distill import Distill
@@ -37,9 +37,9 @@ from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
-from compressor.quant.levels import Asked, Form, Levels
+from compressor.quant.levels import WeightQuantSpec, Form, BitAllocation
 from compressor.quant.packing import pack
-from compressor.quant.signs import unsign
+from compressor.quant.positive_scales import make_scales_positive
 from compressor.scores._probe import untrained
 from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, Taught, answering, distil
@@ -60,7 +60,7 @@ def quiet(message: str, done: int, total: int) -> None:
 def learn(module: nn.Module, taught: Taught, steps: int, **changed: float) -> None:
     lessons = Distill(warmup=0.15, **changed)  # type: ignore[arg-type]
     distil(
-        module, taught, objective(lessons.losses), lessons.recipe, Budget(steps=steps), seed=0, device="cpu",
+        module, taught, objective(lessons.losses), lessons.optimizer_config, Budget(steps=steps), seed=0, device="cpu",
         checkpoint=None, remember=lambda compute: compute(), progress=quiet,
     )  # fmt: skip
 
@@ -119,9 +119,9 @@ def main() -> None:
             continue
         network, learned = copy.deepcopy(student), method == METHODS[2]
         if learned:
-            unsign(network)
-        asked = Asked(bits, 8, learned, redistributed=not held.integers, form=held)
-        levels: Levels = choose(
+            make_scales_positive(network)
+        asked = WeightQuantSpec(bits, 8, learned, redistributed=not held.integers, form=held)
+        levels: BitAllocation = choose(
             asked, network, rules, INPUT, OPSET, some[0], loss_of(network, taught, objective(Distill().losses), 128, 0)
         )
         fake = FakeQuantised(network, rules, INPUT, OPSET, some, levels)

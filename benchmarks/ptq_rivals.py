@@ -36,8 +36,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from PIL import Image
 
 from compressor.bench.statistics import ratio, summarise
-from compressor.bench.timing import Rounds, interleave
-from compressor.ingest import ingest
+from compressor.bench.timing import TimingConfig, interleave
+from compressor.frontend import ingest
 
 Images = NDArray[np.float32]
 
@@ -144,7 +144,7 @@ def main() -> None:
     image = test[:1]
     models = {name: session(path, threads=1) for name, path in files.items()}
     runners = {name: (lambda m=model: m.run(None, {"input": image})) for name, model in models.items()}
-    blocks = interleave(runners, Rounds(arguments.blocks, 20, seconds=600), progress=lambda message, done, total: None)
+    blocks = interleave(runners, TimingConfig(arguments.blocks, 20, seconds=600), progress=lambda message, done, total: None)
     base = blocks["fp32 export, bare"]
     print("| model | bytes | top1 | median ms | against the bare fp32 export (90 %) |")
     print("|---|---|---|---|---|")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compressor.core import InputSpec
 from compressor.data import load_data
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.preprocessing import NORMALIZATIONS
 from compressor.quant.levels import rounded
 from compressor.tasks.super_resolution import SuperResolution

@@ -26,7 +26,7 @@ from compressor import catalog
 from compressor.core import InputSpec
 from compressor.data import load_data
 from compressor.export import export
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.models._family import Family
 from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization

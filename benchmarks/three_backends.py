@@ -34,10 +34,10 @@ from ptq_rivals import Reader, read_zip
 
 from compressor import catalog
 from compressor.bench.statistics import ratio, summarise
-from compressor.bench.timing import Rounds, interleave
+from compressor.bench.timing import TimingConfig, interleave
 from compressor.core import InputSpec, Session
 from compressor.export import export, save
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.plan import at_hand
 from compressor.quant.half import halved
 from compressor.quant.placement import Placement
@@ -66,7 +66,7 @@ def placed(source: Path, backend: str, calibration: Images, path: Path) -> Path:
     placement = Placement(graph, rules)
     batches = [calibration[i : i + 10] for i in range(0, len(calibration), 10)]
     placement.apply(activation_ranges(graph, placement.tensors, batches, "minmax", lambda *_: None))
-    if rules.rest == "float16":
+    if rules.float_dtype == "float16":
         halved(graph)
     return save(graph, path, "int8").path
 
@@ -79,7 +79,7 @@ def at_hand_bits() -> int:
 
 def timed(sessions: Mapping[str, Session], image: Images, blocks: int) -> Any:
     runners = {name: partial(session, image) for name, session in sessions.items()}
-    return interleave(runners, Rounds(blocks, 20, seconds=300), progress=lambda message, done, total: None)
+    return interleave(runners, TimingConfig(blocks, 20, seconds=300), progress=lambda message, done, total: None)
 
 
 def main() -> None:

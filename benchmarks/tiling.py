@@ -21,9 +21,9 @@ from compressor.bundle.runner import cropped
 from compressor.core import InputSpec
 from compressor.data import PreparedPhotographs, load_data
 from compressor.export import export, guarded, save
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.preprocessing import NORMALIZATIONS, normalize
-from compressor.quant.restoration import decibels
+from compressor.quant.mixed_precision import decibels
 
 INPUT, OPSET = InputSpec(3, 120, 120), 21
 OVERLAPS = (0, 4, 8, 16, 32)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         PassSpec,
         Profile,
         Progress,
-        Prospect,
+        PlanContext,
         QdqRules,
         Record,
         Result,

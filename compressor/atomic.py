@@ -66,9 +66,9 @@ def refusals(folder: Path) -> Iterator[None]:
         if error.errno in FULL:
             raise CompressError(
                 f"the disk is full: {folder if ours or not names else names[0]}",
-                mend="free some space; the same command goes on from there",
+                hint="free some space; the same command goes on from there",
             ) from error
         if not ours:
             raise
         named = next((name for name in names if name.is_relative_to(folder)), folder)
-        raise UsageError(f"cannot write to {named}: {error.strerror}", mend="name a writable folder with -o") from error
+        raise UsageError(f"cannot write to {named}: {error.strerror}", hint="name a writable folder with -o") from error

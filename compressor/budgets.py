@@ -37,7 +37,7 @@ class Budget:
         units = _UNITS[name]
         if match is None or match[2].lower() not in units or float(match[1]) <= 0:
             shown = ", ".join(f"{name}=25{unit}" for unit in units)
-            raise UsageError(f"not a budget: {text!r}", mend=f"write a number above 0 and its unit, such as {shown}")
+            raise UsageError(f"not a budget: {text!r}", hint=f"write a number above 0 and its unit, such as {shown}")
         return cls(name, float(match[1]) * units[match[2].lower()], match[2] == "%", text)
 
 

@@ -29,8 +29,8 @@ T = TypeVar("T")
 def unknown(what: str, name: str, known: Sequence[str]) -> UsageError:
     """The error for a name that is not in a list: the nearest match, then the list."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    mend = f"did you mean {near[0]!r}? " if near else ""
-    return UsageError(f"unknown {what}: {name!r}", mend=f"{mend}known: {', '.join(known) or 'none'}")
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {what}: {name!r}", hint=f"{hint}known: {', '.join(known) or 'none'}")
 
 
 # -- module catalogues ------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def find_profile(name: str) -> Profile:
     passes = table.pop("pass", None)
     if not isinstance(passes, list) or not all(isinstance(p, dict) and "kind" in p for p in passes):
         raise UsageError(
-            f"profile {name!r} has no passes", mend='give it one [[pass]] table with a "kind" for each pass'
+            f"profile {name!r} has no passes", hint='give it one [[pass]] table with a "kind" for each pass'
         )
     specs = tuple(PassSpec(kind=str(p["kind"]), settings={k: v for k, v in p.items() if k != "kind"}) for p in passes)
     known = {"name", "title", "options", "resolved"}
@@ -82,7 +82,7 @@ def find_profile(name: str) -> Profile:
             raise unknown(f"key in profile {name!r}", key, sorted(known | {"pass"}))
     options = table.get("options", {})
     if not isinstance(options, dict):
-        raise UsageError(f"profile {name!r}: options is not a table", mend="write [options] with one key a line")
+        raise UsageError(f"profile {name!r}: options is not a table", hint="write [options] with one key a line")
     name, title = str(table.get("name", stem)), str(table.get("title", stem))
     return Profile(name, title, specs, options, resolved=table.get("resolved") is True)
 
@@ -92,9 +92,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}", mend="name a readable TOML file") from error
+        raise UsageError(f"cannot read {path}: {error}", hint="name a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", mend="mend the line named") from error
+        raise UsageError(f"{path} is not valid TOML: {error}", hint="mend the line named") from error
 
 
 def _toml_folder(folder: str) -> Any:
@@ -127,7 +127,7 @@ def make(cls: type[T], table: Mapping[str, Json], where: str) -> T:
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in table:
-            raise UsageError(f"{where} lacks {name!r}", mend=f"add {name} = …")
+            raise UsageError(f"{where} lacks {name!r}", hint=f"add {name} = …")
     hints = typing.get_type_hints(cls)
     return cls(**{key: coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()})
 
@@ -171,4 +171,4 @@ def coerce(hint: Any, value: Json, where: str) -> Any:
     elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "") if not args else str(hint)
-    raise UsageError(f"{where} = {value!r} is not of the right kind", mend=f"it takes {wanted}")
+    raise UsageError(f"{where} = {value!r} is not of the right kind", hint=f"it takes {wanted}")

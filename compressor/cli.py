@@ -116,7 +116,7 @@ def run(
     err = _stderr()
     with err.status("reading the model") as status:
         outcome = pipeline.run(plan, folder, ["compress", *sys.argv[1:]], _watcher(err, status), fresh=fresh)
-    if not workers.first():
+    if not workers.is_main_process():
         return
     if as_json:
         print(json.dumps(outcome.report, indent=2))
@@ -290,7 +290,7 @@ def upscale(
     if done.failed:
         raise Incomplete(
             f"{len(done.failed)} of {len(done.failed) + len(done.made)} images are left out; first: {done.failed[0]}",
-            mend=f"replace or remove them; the others are in {out}",
+            hint=f"replace or remove them; the others are in {out}",
         )
 
 
@@ -381,7 +381,7 @@ def _root(
     try:
         Path.cwd()
     except FileNotFoundError as error:  # no library that is loaded from here on copes with that
-        raise UsageError("the working directory is not there any more", mend="cd to one that is") from error
+        raise UsageError("the working directory is not there any more", hint="cd to one that is") from error
 
 
 def main() -> NoReturn:
@@ -416,7 +416,7 @@ def _stderr() -> Console:
 
     from compressor.train import workers
 
-    return Console(stderr=True, highlight=False, quiet=not workers.first())
+    return Console(stderr=True, highlight=False, quiet=not workers.is_main_process())
 
 
 def _shown(status: Any) -> Progress:

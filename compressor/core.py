@@ -48,10 +48,10 @@ class CompressError(Exception):
 
     code: ClassVar[Exit] = Exit.INTERNAL
 
-    def __init__(self, what: str, *, mend: str | None = None) -> None:
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
         super().__init__(what)
         self.what = what
-        self.mend = mend
+        self.hint = hint
 
 
 class UsageError(CompressError):
@@ -112,7 +112,7 @@ class InputSpec:
         if len(parts) != 3 or not all(p.isdecimal() and 0 < int(p) <= 16384 for p in parts):
             raise UsageError(
                 f"not an input size: {text!r}",
-                mend="write CHANNELSxHEIGHTxWIDTH, such as 3x224x224",
+                hint="write CHANNELSxHEIGHTxWIDTH, such as 3x224x224",
             )
         return cls(*(int(p) for p in parts))
 
@@ -240,12 +240,12 @@ class Chip:
         if set(self.ops) - set(PRECISIONS) or not self.ops or not numbers:
             raise UsageError(
                 f"chip.ops = {dict(self.ops)!r}",
-                mend=f"give operations a unit and clock, each above 0, of {', '.join(PRECISIONS)}",
+                hint=f"give operations a unit and clock, each above 0, of {', '.join(PRECISIONS)}",
             )
         if self.units < 1 or self.bandwidth_gbs <= 0 or not self.modes or any(m.clock_mhz <= 0 for m in self.modes):
             raise UsageError(
                 "a chip has units, bandwidth_gbs and at least one of modes, with numbers above 0",
-                mend='write units = 16, bandwidth_gbs = 204.8 and [[chip.modes]] with name = "MAXN", clock_mhz = 1300',
+                hint='write units = 16, bandwidth_gbs = 204.8 and [[chip.modes]] with name = "MAXN", clock_mhz = 1300',
             )
 
     def peak(self, precision: str) -> float | None:
@@ -294,27 +294,27 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.builds not in ("here", "on-device"):
-            raise UsageError(f'target {self.name}: builds = "{self.builds}"', mend='write "here" or "on-device"')
+            raise UsageError(f'target {self.name}: builds = "{self.builds}"', hint='write "here" or "on-device"')
         if not 1 <= self.width_multiple <= 64:
             raise UsageError(
-                f"target {self.name}: width_multiple = {self.width_multiple}", mend="write a whole number from 1 to 64"
+                f"target {self.name}: width_multiple = {self.width_multiple}", hint="write a whole number from 1 to 64"
             )
         for precision in (*self.precisions, self.native_float):
             if precision not in PRECISIONS:
                 raise UsageError(
                     f"target {self.name}: unknown precision {precision!r}",
-                    mend=f"the precisions are {', '.join(PRECISIONS)}",
+                    hint=f"the precisions are {', '.join(PRECISIONS)}",
                 )
         if not 0 <= self.int8_share <= 1:
-            raise UsageError(f"target {self.name}: int8_share = {self.int8_share}", mend="write a share from 0 to 1")
+            raise UsageError(f"target {self.name}: int8_share = {self.int8_share}", hint="write a share from 0 to 1")
         for key, version in {"runtime_version": self.runtime_version or "0", **self.releases}.items():
             if not isinstance(version, str) or not all(part.isdecimal() for part in version.split(".")):
-                raise UsageError(f"target {self.name}: {key} = {version!r}", mend='write a version such as "10.3"')
+                raise UsageError(f"target {self.name}: {key} = {version!r}", hint='write a version such as "10.3"')
         keys = {f.name for f in fields(self)} - {"name", "title", "sources"}
         if strange := [key for key, text in self.sources.items() if key not in keys or not isinstance(text, str)]:
             raise UsageError(
                 f"target {self.name}: a source for {strange[0]!r}, which is no key of a target",
-                mend='write [sources] with lines such as chip = "the data sheet that says so"',
+                hint='write [sources] with lines such as chip = "the data sheet that says so"',
             )
 
 
@@ -539,7 +539,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class PlanContext:
     """What is known of a run before any work: all that a pass may judge its plan by."""
 
     target: Target
@@ -554,7 +554,7 @@ class Pass(Protocol):
 
     kind: ClassVar[str]
     needs: ClassVar[frozenset[str]]
-    gives: ClassVar[frozenset[str]]
+    produces: ClassVar[frozenset[str]]
     volatile: ClassVar[bool]
     """True where the device's state changes the outcome: never answered from the cache."""
 
@@ -563,7 +563,7 @@ class Pass(Protocol):
         """Whether all processes of a run work on it together; else the first does, and the others read the result."""
         ...
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         """What stands in the way, each with its mend; empty where the pass can run."""
         ...
 
@@ -580,11 +580,11 @@ class QdqRules:
     The placement pass (`compressor.quant.placement`) reads this table and knows no runtime.
     """
 
-    compute: frozenset[str]
+    quantizable_ops: frozenset[str]
     """Ops that run in integers: their float inputs are quantised."""
     quantize_outputs: frozenset[str]
     """Those of them whose outputs are quantised too (after a fused activation)."""
-    moves: frozenset[str]
+    passthrough_ops: frozenset[str]
     """Ops that only move values: they run on the integers, with their input's scale."""
     activation_dtype: str
     """``uint8`` or ``int8``."""
@@ -599,21 +599,21 @@ class QdqRules:
     """Whether a Relu or Clip that the quantiser's own clamping does anyway is dropped."""
     keep_float_outputs: bool
     """Whether the graph's outputs stay float, unquantised."""
-    moves_in_integers: bool = True
-    """Whether ``moves`` are done on the integers; else they keep their grid, and each reader has its own pair."""
+    passthrough_in_integers: bool = True
+    """Whether ``passthrough_ops`` are done on the integers; else they keep their grid, and each reader has its own pair."""
     skip_branch: frozenset[str] = frozenset()
     """Ops that a convolution's kernel does in passing: only the branch that it does not make is quantised."""
-    one_grid: frozenset[str] = frozenset()
+    shared_scale_ops: frozenset[str] = frozenset()
     """Ops whose inputs and output share one grid, where an integer op reads the output."""
-    thinnest: int = 0
+    min_channels: int = 0
     """Convolutions of fewer channels stay float, unless those are a multiple of 8."""
-    single_rows: bool = True
+    quantize_gemv: bool = True
     """Whether products of one row a sample (a classifier's) are done in integers."""
     integer_weights: bool = True
     """Whether weights are stored as integers; else as floats, with a QuantizeLinear of their own."""
-    unfolds: bool = True
+    folds_packed_weights: bool = True
     """Whether the runtime unfolds weights that are stored as codes of a few bits."""
-    rest: str = "float32"
+    float_dtype: str = "float32"
     """What everything else computes in, and what scales are stored in: ``float32`` or ``float16``."""
 
 

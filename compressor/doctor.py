@@ -20,7 +20,7 @@ def examine() -> Json:
         try:
             runtime = f"{target.backend} {catalog.find('backends', target.backend)().version()}"
         except Unavailable as error:
-            runtime = f"{error.what} ({error.mend})"
+            runtime = f"{error.what} ({error.hint})"
         targets.append({"target": name, "runtime": runtime, "measured here": fits(target, here) or "yes"})
     return {
         "gpu": here.gpu,

@@ -35,14 +35,14 @@ def heed_signals() -> None:
     and an exception out of a signal handler would get lost in the libraries that are at work.
     """
     program = os.getpid()
-    what, mend = "stopped", "the same command goes on from where it was"
+    what, hint = "stopped", "the same command goes on from where it was"
 
     def stop(*_: object) -> NoReturn:
         if os.getpid() == program and _speaks():  # a forked worker has nothing to say
             if "--json" in sys.argv:
-                _put(1, _document(what, mend, Exit.STOPPED))
+                _put(1, _document(what, hint, Exit.STOPPED))
             # The progress line is wiped away, and its hidden cursor shown again.
-            _put(2, ("\r\x1b[K\x1b[?25h" if os.isatty(2) else "") + _message(what, mend))
+            _put(2, ("\r\x1b[K\x1b[?25h" if os.isatty(2) else "") + _message(what, hint))
         os._exit(Exit.STOPPED)
 
     _on_signal(stop)
@@ -58,11 +58,11 @@ def end(code: int) -> NoReturn:
 
 def fail(error: Exception) -> NoReturn:
     """Tell what was wrong, with its mend, and leave with its exit code."""
-    what, mend, code = _verdict(error)
+    what, hint, code = _verdict(error)
     # With a missed limit, or work that is done in part, stdout has its one document already, which names the shortfall.
     if "--json" in sys.argv and not isinstance(error, BudgetMissed | Incomplete | Inconclusive) and _speaks():
-        _say(sys.stdout, _document(what, mend, code))
-    _say(sys.stderr, _message(what, mend))
+        _say(sys.stdout, _document(what, hint, code))
+    _say(sys.stderr, _message(what, hint))
     end(code)
 
 
@@ -87,19 +87,19 @@ def _verdict(error: Exception) -> tuple[str, str | None, Exit]:
 
     causes = list(_causes(error))
     if any(map(_out_of_memory, causes)) and not isinstance(error, UnsafeInput):
-        mend = "end other programs, or take a machine with more memory: the same command goes on from there"
-        return "out of memory", mend, Exit.INTERNAL
+        hint = "end other programs, or take a machine with more memory: the same command goes on from there"
+        return "out of memory", hint, Exit.INTERNAL
     if homeless := next((str(each) for each in causes if "No usable temporary directory" in str(each)), None):
         return homeless, "free some space in /tmp, or name another folder with TMPDIR", Exit.INTERNAL
     if isinstance(error, CompressError):
-        return error.what, error.mend, error.code
+        return error.what, error.hint, error.code
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
         return error.format_message(), f"{context.command_path if context else 'compress'} --help", Exit.USAGE
     if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk is full: {error.filename or 'stdout'}", "free some space", Exit.INTERNAL
-    mend = "this is a fault of compress: the run's logs/run.log has the traceback"
-    return f"internal error: {type(error).__name__}: {error}", mend, Exit.INTERNAL
+    hint = "this is a fault of compress: the run's logs/run.log has the traceback"
+    return f"internal error: {type(error).__name__}: {error}", hint, Exit.INTERNAL
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -115,14 +115,14 @@ def _out_of_memory(error: BaseException) -> bool:
     return refused or isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY)
 
 
-def _message(what: str, mend: str | None) -> str:
-    lines = [f"error: {what.strip()}"] + ([f"  mend: {mend}"] if mend else [])
+def _message(what: str, hint: str | None) -> str:
+    lines = [f"error: {what.strip()}"] + ([f"  hint: {hint}"] if hint else [])
     # A file's name may hold escape codes and newlines: they are shown, not obeyed.
     return "".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) + "\n" for line in lines)
 
 
-def _document(what: str, mend: str | None, code: Exit) -> str:
-    document: Json = {"error": {"what": what, "mend": mend, "exit": int(code)}}
+def _document(what: str, hint: str | None, code: Exit) -> str:
+    document: Json = {"error": {"what": what, "hint": hint, "exit": int(code)}}
     return json.dumps(document, indent=2) + "\n"
 
 

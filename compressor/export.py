@@ -115,7 +115,7 @@ def _exported(module: torch.nn.Module, input: InputSpec, opset: int, any_size: b
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UsageError(
             f"the model cannot be exported to ONNX: {reason}",
-            mend="make its forward traceable by torch.export (no data-dependent control flow, batch first)",
+            hint="make its forward traceable by torch.export (no data-dependent control flow, batch first)",
         ) from error
     assert program is not None
     model = program.model
@@ -123,7 +123,7 @@ def _exported(module: torch.nn.Module, input: InputSpec, opset: int, any_size: b
         if value.shape is None or value.shape.rank() == 0 or isinstance(value.shape[0], int):
             raise UsageError(
                 "the model cannot be exported to ONNX: it does not give one output row for each sample of any batch",
-                mend="make its forward keep the batch, its first axis, free (torch.export: no fixed batch size)",
+                hint="make its forward keep the batch, its first axis, free (torch.export: no fixed batch size)",
             )
     model.producer_name, model.producer_version = "compressor", None
     return model
@@ -178,7 +178,7 @@ def _followed(module: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"the TorchScript program cannot be lowered: torch's converter fails: {reason}",
-            mend="give the module that it was made from: its state dict with --arch package.module:callable, "
+            hint="give the module that it was made from: its state dict with --arch package.module:callable, "
             "or the module itself, saved with torch.save, with --trust",
         ) from error
     return graph

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.core import InputSpec, Json
-from compressor.teacher import family_default, take_in
+from compressor.teacher import family_default, load_teacher
 
 __all__ = ["inspect_model"]
 
 
 def inspect_model(path: Path, arch: str | None, input: InputSpec | None, *, trust: bool = False) -> Json:
     """Family, parameters, MACs, input, and what a run would do with no further flag."""
-    taken = take_in(path, arch, input, None, trust=trust)
+    taken = load_teacher(path, arch, input, None, trust=trust)
     default = family_default(taken.ingested, taken.input.channels)
     return {
         "model": str(path),

@@ -59,7 +59,7 @@ def _no_older(node: ir.Node, opset: int, attribute: str | None) -> UsageError:
     what = f"{node.op_type} with {attribute}" if attribute else node.op_type
     return UsageError(
         f"{what} ({node.name or node.outputs[0].name}) has no form in ONNX opset {opset}, which this target reads",
-        mend="write the module without it, or take a target with a newer runtime",
+        hint="write the module without it, or take a target with a newer runtime",
     )
 
 
@@ -71,7 +71,7 @@ def _axes_to_attribute(node: ir.Node) -> None:
     if known is None:
         raise UsageError(
             f"{node.op_type} ({node.name or node.outputs[0].name}) computes its axes, which no older opset can",
-            mend="give the reduction fixed dimensions",
+            hint="give the reduction fixed dimensions",
         )
     node.resize_inputs(1)
     node.attributes["axes"] = ir.AttrInt64s("axes", [int(a) for a in known.numpy().reshape(-1)])

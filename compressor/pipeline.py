@@ -92,11 +92,11 @@ class Compressed:
 
 def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     """Read the model and refuse what cannot be run, or not into ``folder``, before anything is written."""
-    from compressor.teacher import take_in
+    from compressor.teacher import load_teacher
 
     store = Store(folder.resolve())
     store.vacant()
-    teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
+    teacher = load_teacher(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
     teacher.known_normalization(plan)
     _check_board(plan)
     store.admit(_inputs(plan, teacher), fresh=fresh)
@@ -110,7 +110,7 @@ def _check_board(plan: Plan) -> None:
     with Board.parse(plan.options.board).session() as session:
         found = machine_of(session.facts, session.state())
     if why := fits(plan.target, found):
-        raise Unavailable(f"{plan.options.board} is not the target: {why}", mend="--target, the board's own")
+        raise Unavailable(f"{plan.options.board} is not the target: {why}", hint="--target, the board's own")
 
 
 def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Compressed:
@@ -118,31 +118,31 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
 
     Of several processes (``torchrun``) the first does what is written here; they share ``folder`` and train together.
     """
-    if not workers.first():
+    if not workers.is_main_process():
         return _follow(plan, folder, watcher)
     fresh = fresh and not workers.restarted()
     teacher = check(plan, folder, fresh=fresh)
     store = Store(folder.resolve())
     with store.claimed(_inputs(plan, teacher), fresh=fresh), _logged(store.folder):
         model, data, notes = teacher.settle(plan, store, watcher.progress)
-        workers.together(plan.device)
+        workers.barrier(plan.device)
         artifact = run_passes(plan, Artifact(model), data, store, watcher)
         outcomes = _outcomes(plan, artifact)
         report = _publish(plan, artifact, notes, outcomes, store, command)
-        workers.together(plan.device)
+        workers.barrier(plan.device)
     return Compressed(report, folder, _missed(outcomes, folder))
 
 
 def _follow(plan: Plan, folder: Path, watcher: Watcher) -> Compressed:
     """A further process's share of a run: it trains where the first does, reads what that writes, writes nothing."""
-    from compressor.teacher import take_in
+    from compressor.teacher import load_teacher
 
-    teacher = take_in(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
+    teacher = load_teacher(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
     store = Store(folder.resolve())
-    workers.together(plan.device)
+    workers.barrier(plan.device)
     model, data, _ = teacher.settle(plan, store, watcher.progress)
     artifact = run_passes(plan, Artifact(model), data, store, watcher)
-    workers.together(plan.device)
+    workers.barrier(plan.device)
     report = json.loads((store.folder / "report.json").read_text(encoding="utf-8"))
     return Compressed(report, folder, _missed(_outcomes(plan, artifact), folder))
 
@@ -155,7 +155,7 @@ def _missed(outcomes: Sequence[Outcome], folder: Path) -> BudgetMissed | None:
     shortfalls = [o.shortfall for o in outcomes if not o.met and o.shortfall]
     if not shortfalls:
         return None
-    return BudgetMissed("; ".join(shortfalls), mend=f"the bundle is kept in {folder}; loosen the limit or shrink more")
+    return BudgetMissed("; ".join(shortfalls), hint=f"the bundle is kept in {folder}; loosen the limit or shrink more")
 
 
 def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher) -> Artifact:
@@ -169,12 +169,12 @@ def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, 
         except Exception as error:
             if gone := store.missing(artifact):
                 raise UsageError(
-                    f"{gone} was deleted during the run", mend="the same command makes it again"
+                    f"{gone} was deleted during the run", hint="the same command makes it again"
                 ) from error
             if workers.lost(error):
                 raise CompressError(
                     "another process of this run ended",
-                    mend="its own message says why; torchrun --max-restarts N goes on by itself from where it was",
+                    hint="its own message says why; torchrun --max-restarts N goes on by itself from where it was",
                 ) from error
             if not isinstance(error, CompressError):
                 raise
@@ -211,20 +211,20 @@ def _run_pass(
 ) -> tuple[Artifact, Record]:
     key = _key(each, artifact, plan, data)
     kept = None if each.volatile else store.finished(each.kind, key, artifact)
-    cached = workers.agreed(lambda: kept is not None, plan.device)
-    if not cached and workers.first():
+    cached = workers.broadcast(lambda: kept is not None, plan.device)
+    if not cached and workers.is_main_process():
         with store.workdir(each.kind, key) as workdir:
             result, record = _perform(each, artifact, plan, data, store, progress, workdir)
-            store.finish(each.kind, key, each.gives, result, record)
+            store.finish(each.kind, key, each.produces, result, record)
         kept = result, record
     elif not cached and each.collective:
         with TemporaryDirectory() as scratch:
             _perform(each, artifact, plan, data, store, progress, Path(scratch))
-    workers.together(plan.device)
+    workers.barrier(plan.device)
     if kept is None and (kept := store.finished(each.kind, key, artifact)) is None:
         raise UsageError(
             f"process {workers.rank()} does not see what the first one wrote to {store.folder}",
-            mend="name a folder with -o that all processes share",
+            hint="name a folder with -o that all processes share",
         )
     result, record = kept
     return result.artifact, replace(record, cached=cached)

@@ -17,8 +17,8 @@ from compressor import catalog
 from compressor.bench.machine import machine
 from compressor.bench.ssh import Board
 from compressor.budgets import Budget
-from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, Prospect, Target, Unavailable, UsageError
-from compressor.ingest import opened
+from compressor.core import SLOTS, InputSpec, Json, Pass, PassSpec, Profile, PlanContext, Target, Unavailable, UsageError
+from compressor.frontend import opened
 
 if TYPE_CHECKING:
     from compressor.data import PhotographSource, Source
@@ -92,7 +92,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     if options.target is None:
         options = replace(options, target=default_target)
     if options.target is None:
-        raise UsageError("no target is named", mend=f"--target {' | '.join(catalog.toml_names('targets'))}")
+        raise UsageError("no target is named", hint=f"--target {' | '.join(catalog.toml_names('targets'))}")
     target = at_hand(catalog.find_target(options.target))
     profile = replace(profile, passes=_with_settings(profile.passes, options.set or ()))
     passes = tuple(_make_pass(spec, profile.name, options) for spec in profile.passes)
@@ -101,20 +101,20 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     if options.device not in (None, "cpu", "cuda"):
         raise catalog.unknown("device", options.device, ["cpu", "cuda"])
     if options.device == "cuda" and not _has_gpu():
-        raise Unavailable("there is no GPU here that PyTorch can use", mend="--device cpu")
+        raise Unavailable("there is no GPU here that PyTorch can use", hint="--device cpu")
     if options.board is not None:
         Board.parse(options.board)
         if catalog.find_target(options.target).arch == "any":
-            raise UsageError(f"target {target.name} is this machine, and no board", mend="--target, the board's own")
+            raise UsageError(f"target {target.name} is this machine, and no board", hint="--target, the board's own")
     source = _source(options)
     if options.max_drop is not None and not math.isfinite(options.max_drop):
-        raise UsageError(f"max-drop {options.max_drop} is no limit", mend="give a number of points, such as 1.0")
+        raise UsageError(f"max-drop {options.max_drop} is no limit", hint="give a number of points, such as 1.0")
     if options.seed is not None and options.seed < 0:
-        raise UsageError(f"seed {options.seed} is below 0", mend="give 0 or a whole number above")
+        raise UsageError(f"seed {options.seed} is below 0", hint="give 0 or a whole number above")
     if options.max_drop is not None and source is None:
-        raise UsageError("--max-drop needs samples to judge on", mend="give --data or --eval")
-    prospect = Prospect(target, source.task if source else "classification", _has_train(source), source is not None)
-    _check(passes, prospect)
+        raise UsageError("--max-drop needs samples to judge on", hint="give --data or --eval")
+    plan_context = PlanContext(target, source.task if source else "classification", _has_train(source), source is not None)
+    _check(passes, plan_context)
     if target.builds == "here":
         catalog.find("backends", target.backend)().version()
         _check_versions(target)
@@ -177,7 +177,7 @@ def _with_settings(specs: Sequence[PassSpec], settings: Sequence[str]) -> tuple[
         field, deeper, inner = field.partition(".")
         if not (equals and dot and field):
             raise UsageError(
-                f"not a setting: {text!r}", mend="write --set pass.field=value, such as quantize.samples=100"
+                f"not a setting: {text!r}", hint="write --set pass.field=value, such as quantize.samples=100"
             )
         at = [i for i, spec in enumerate(changed) if spec.kind == kind]
         if not at:
@@ -246,16 +246,16 @@ def _check_versions(target: Target) -> None:
             found = importlib.metadata.version(name)
         except InvalidSpecifier as error:
             raise UsageError(
-                f"target {target.name}: runtime {name} = {wanted!r} is no version", mend='write such as ">=1.20"'
+                f"target {target.name}: runtime {name} = {wanted!r} is no version", hint='write such as ">=1.20"'
             ) from error
         except importlib.metadata.PackageNotFoundError as error:
             raise Unavailable(
                 f"target {target.name} takes {name} {wanted}, which is not installed",
-                mend=f"pip install '{name}{wanted}'",
+                hint=f"pip install '{name}{wanted}'",
             ) from error
         if found not in accepted:
             raise Unavailable(
-                f"target {target.name} takes {name} {wanted}, here is {found}", mend=f"pip install '{name}{wanted}'"
+                f"target {target.name} takes {name} {wanted}, here is {found}", hint=f"pip install '{name}{wanted}'"
             )
 
 
@@ -280,19 +280,19 @@ def _has_train(source: Source | PhotographSource | None) -> bool:
     return source is not None and source.train is not None and len(source.train) > 0
 
 
-def _check(passes: Sequence[Pass], prospect: Prospect) -> None:
+def _check(passes: Sequence[Pass], plan_context: PlanContext) -> None:
     """Fold needs and gives over the whole list; collect what the passes themselves object to."""
     have = {"teacher"}
     for index, each in enumerate(passes):
-        assert each.needs | each.gives <= set(SLOTS)
+        assert each.needs | each.produces <= set(SLOTS)
         if missing := sorted(each.needs - have):
-            givers = [k for k in catalog.names("passes") if catalog.find("passes", k).gives & set(missing)]
+            givers = [k for k in catalog.names("passes") if catalog.find("passes", k).produces & set(missing)]
             raise UsageError(
                 f"pass {index + 1} ({each.kind}) needs {', '.join(missing)}, which no pass before it makes",
-                mend=f"put one of {', '.join(givers)} before it in the profile",
+                hint=f"put one of {', '.join(givers)} before it in the profile",
             )
-        have |= each.gives
-    problems = [problem for each in passes for problem in each.check(prospect)]
+        have |= each.produces
+    problems = [problem for each in passes for problem in each.check(plan_context)]
     if problems:
-        what, _, mend = problems[0].partition(": ")
-        raise UsageError(what, mend="; ".join([mend or "change this setting", *problems[1:]]))
+        what, _, hint = problems[0].partition(": ")
+        raise UsageError(what, hint="; ".join([hint or "change this setting", *problems[1:]]))

@@ -75,7 +75,7 @@ def parse_normalization(text: str, channels: int) -> Normalization:
     if fitted is None:
         raise UsageError(
             f"normalisation {text!r} has {len(known.mean)} channels, the network {channels}",
-            mend=f"name one of {', '.join(n.name for n in candidates(channels))}, or MEAN/STD",
+            hint=f"name one of {', '.join(n.name for n in candidates(channels))}, or MEAN/STD",
         )
     return fitted
 
@@ -109,7 +109,7 @@ def infer_normalization(
     if not above_chance or not all(_clearly_better(right[best], r) for n, r in right.items() if n not in group):
         raise UsageError(
             f"no normalisation is clearly the network's own; right on {len(labels)} samples of training data: {table}",
-            mend="name it with --normalize"
+            hint="name it with --normalize"
             + ("" if above_chance else ", and check that the data's classes are the network's, in its order"),
         )
     taken = family_default if family_default in group else best
@@ -127,22 +127,22 @@ def _for_channels(known: Normalization, channels: int) -> Normalization | None:
 
 
 def _statistics(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mend = f"write MEAN/STD with {channels} comma-separated numbers each, such as " + "/".join(
+    hint = f"write MEAN/STD with {channels} comma-separated numbers each, such as " + "/".join(
         ",".join([number] * channels) for number in ("0.5", "0.25")
     )
     try:
         mean, std = (tuple(map(float, half.split(","))) for half in text.split("/"))
     except ValueError as error:
-        raise UsageError(f"not a normalisation: {text!r}", mend=mend) from error
+        raise UsageError(f"not a normalisation: {text!r}", hint=hint) from error
     if len(mean) != channels or len(std) != channels:
         raise UsageError(
             f"normalisation {text!r} has {len(mean)} means and {len(std)} deviations, the network {channels} channels",
-            mend=mend,
+            hint=hint,
         )
     if not all(abs(m) <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
         raise UsageError(
             f"normalisation {text!r} is not on the [0, 1] scale",
-            mend="divide means and deviations of 0-255 pixels by 255; deviations are above 0",
+            hint="divide means and deviations of 0-255 pixels by 255; deviations are above 0",
         )
     return mean, std
 

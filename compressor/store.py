@@ -46,7 +46,7 @@ class Store:
         except UnicodeEncodeError as error:
             raise UsageError(
                 f"cannot write to {self.folder}: its name is no UTF-8, which the runtimes need",
-                mend="name another folder with -o",
+                hint="name another folder with -o",
             ) from error
         with refusals(self.folder):
             nearest = next(p for p in (self.folder, *self.folder.parents) if p.exists())
@@ -66,7 +66,7 @@ class Store:
         if changed and not fresh:
             raise UsageError(
                 f"{self.folder} was begun with other inputs: {', '.join(changed)} changed",
-                mend="--fresh starts over there, or name another -o",
+                hint="--fresh starts over there, or name another -o",
             )
 
     @contextlib.contextmanager
@@ -105,11 +105,11 @@ class Store:
         try:
             fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"another run is using {self.folder}", mend="wait for it, or name another -o") from error
+            raise UsageError(f"another run is using {self.folder}", hint="wait for it, or name another -o") from error
         except OSError as error:
             raise UsageError(
                 f"the file system of {self.folder} knows no locks: {error.strerror}",
-                mend="name a folder on a local disk with -o",
+                hint="name a folder on a local disk with -o",
             ) from error
 
     def _check_place(self, lock: BinaryIO) -> None:
@@ -118,7 +118,7 @@ class Store:
                 return
         raise UsageError(
             f"{self.folder} was deleted or moved while the run was writing to it",
-            mend="leave it where it is until the run has ended",
+            hint="leave it where it is until the run has ended",
         )
 
     def _begun(self) -> Mapping[str, Json] | None:
@@ -134,7 +134,7 @@ class Store:
             # Many a folder has an inputs.json; ours names these two.
             others = not isinstance(begun, Mapping) or not {"model", "target"} <= begun.keys()
         if others:
-            raise UsageError(f"{self.folder} holds something other than a run", mend="name an empty folder with -o")
+            raise UsageError(f"{self.folder} holds something other than a run", hint="name an empty folder with -o")
         return None if begun is None else dict(begun)
 
     def _clear(self) -> None:

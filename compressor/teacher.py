@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Model, Normalization, Progress, UsageError
-from compressor.ingest import Ingested, ingest
+from compressor.frontend import Ingested, ingest
 from compressor.plan import Plan
 from compressor.store import Store, file_sha256
 from compressor.train import workers
@@ -50,12 +50,12 @@ class Teacher:
         Returns the model, the data, and sentences for the report.
         Raises UsageError where data and model do not fit, or no normalisation is clearly right.
         """
-        from compressor.ingest import save
+        from compressor.frontend import save
 
         normalization, said = self._normalization(plan, store, progress)
         weights = store.folder / "teacher" / "model.safetensors"
         weights.parent.mkdir(exist_ok=True)
-        sha256 = save(self.ingested.state, weights) if workers.first() else file_sha256(weights)
+        sha256 = save(self.ingested.state, weights) if workers.is_main_process() else file_sha256(weights)
         model = Model(
             family=self.ingested.family,
             settings=self.ingested.settings,
@@ -84,7 +84,7 @@ class Teacher:
             if self.enlarges is not None and given.range[1] != 1.0:
                 raise UsageError(
                     f"--normalize {given.name}: a network that makes images must make them in [0, 1]",
-                    mend="wrap it in a module that scales what it takes and gives, and name that with --arch",
+                    hint="wrap it in a module that scales what it takes and gives, and name that with --arch",
                 )
             return given, f"normalisation {given.name} as given"
         if self.enlarges is not None:
@@ -97,7 +97,7 @@ class Teacher:
             raise UsageError(
                 f"how {plan.options.arch or self.ingested.family} wants its pixels scaled is not known, "
                 "and there is no training data to find out with",
-                mend="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD",
+                hint="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD",
             )
         return parse_normalization(default, channels), f"normalisation {default}: the family's default, not checked"
 
@@ -134,7 +134,7 @@ class Teacher:
         return parse_normalization(found["name"], channels), found["note"]
 
 
-def take_in(
+def load_teacher(
     path: Path,
     arch: str | None,
     given: InputSpec | None,
@@ -159,7 +159,7 @@ def take_in(
     if source is not None and enlarges is None and outputs != len(source.classes):
         raise UsageError(
             f"the model tells {outputs} classes apart, the data has {len(source.classes)}",
-            mend="give the data that the model was trained for",
+            hint="give the data that the model was trained for",
         )
     return Teacher(ingested, file_sha256(path), input, counted.params, counted.macs, outputs, enlarges)
 
@@ -180,13 +180,13 @@ def _input(ingested: Ingested, given: InputSpec | None, source: Source | Photogr
 
     if ingested.input is not None:
         if given not in (None, ingested.input):
-            raise UsageError(f"--input is {given}, the model takes {ingested.input} alone", mend="leave out --input")
+            raise UsageError(f"--input is {given}, the model takes {ingested.input} alone", hint="leave out --input")
         return ingested.input
     if given is not None:
         if ingested.channels is not None and given.channels != ingested.channels:
             raise UsageError(
                 f"--input {given} has {given.channels} channels, the model takes {ingested.channels}",
-                mend="mend --input",
+                hint="mend --input",
             )
         return given
     family, size = _family(ingested), default_size(source)
@@ -196,7 +196,7 @@ def _input(ingested: Ingested, given: InputSpec | None, source: Source | Photogr
     elif side is not None:
         height = width = side
     else:
-        raise UsageError("the model's input size is not known", mend="--input CHANNELSxHEIGHTxWIDTH, such as 3x224x224")
+        raise UsageError("the model's input size is not known", hint="--input CHANNELSxHEIGHTxWIDTH, such as 3x224x224")
     stored = source.size.channels if source is not None and source.size is not None else 3
     return InputSpec(ingested.channels or stored, height, width)
 
@@ -221,7 +221,7 @@ def _made(module: nn.Module, input: InputSpec) -> tuple[int, int | None]:
             scores = module(torch.zeros(2, *input.shape))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"the model does not take an input of {input}: {reason}", mend="mend --input") from error
+        raise UsageError(f"the model does not take an input of {input}: {reason}", hint="mend --input") from error
     if isinstance(scores, torch.Tensor) and scores.ndim == 4 and scores.shape[:2] == (2, input.channels):
         times, rest = divmod(scores.shape[2], input.height)
         if times >= 1 and not rest and scores.shape[3] == times * input.width:
@@ -230,6 +230,6 @@ def _made(module: nn.Module, input: InputSpec) -> tuple[int, int | None]:
         shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise UsageError(
             f"the model maps 2 images to {shape}, not to a score a class",
-            mend="give a classifier's forward one output; a network that makes images takes and gives as many channels",
+            hint="give a classifier's forward one output; a network that makes images takes and gives as many channels",
         )
     return int(scores.shape[1]), None

@@ -50,12 +50,12 @@ def upscale(
     folder = verify_bundle(bundle).path
     model = Model(folder, threads)
     if model.scale is None:
-        raise UsageError(f"{bundle} holds a classifier", mend="name a bundle for super-resolution")
+        raise UsageError(f"{bundle} holds a classifier", hint="name a bundle for super-resolution")
     if min(threads, most) < 1 or overlap < 0:
-        raise UsageError("a number is too low", mend="give 1 thread, 1 pixel, and an overlap of 0, or more")
+        raise UsageError("a number is too low", hint="give 1 thread, 1 pixel, and an overlap of 0, or more")
     found = pictures(source)
     if out.resolve() == source.resolve():
-        raise UsageError(f"{out} is where the images come from", mend="name another folder for the results")
+        raise UsageError(f"{out} is where the images come from", hint="name another folder for the results")
     made: list[Path] = []
     notes: list[str] = []
     failed: list[str] = []
@@ -85,7 +85,7 @@ def _enlarged(model: Model, picture: Picture, channels: int, overlap: int, most:
     if grey and channels == 3:
         pixels = np.repeat(pixels, 3, axis=2)
     elif channels == 1 and not grey:
-        raise UsageError(f"{picture.where} is coloured, and the model is for grey images", mend="convert it")
+        raise UsageError(f"{picture.where} is coloured, and the model is for grey images", hint="convert it")
     made: NDArray[np.uint8] = model.enlarge(np.ascontiguousarray(pixels), overlap, most)
     image = Image.fromarray(made[:, :, 0] if made.shape[2] == 1 else made)
     if grey:

@@ -24,7 +24,7 @@ def call(source: str) -> Any:
         except (Exception, SystemExit) as error:  # it may raise anything
             raise UsageError(
                 f"{source} failed: {type(error).__name__}: {error}",
-                mend=f"make `python -c 'import {name}; {name}.{attribute}()'` work in this folder",
+                hint=f"make `python -c 'import {name}; {name}.{attribute}()'` work in this folder",
             ) from error
 
 

@@ -36,14 +36,14 @@ class Done(NamedTuple):
 def compress() -> Callable[..., Done]:
     """``compress ARGUMENTS...`` in this process, which has imported everything already, and reads models itself."""
     from compressor.cli import main
-    from compressor.ingest._child import read_weights
+    from compressor.frontend._child import read_weights
 
     def run(*arguments: object) -> Done:
         out, err, argv = io.StringIO(), io.StringIO(), sys.argv
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         sys.argv = ["compress", *map(str, arguments)]
         try:
-            here = patch("compressor.ingest._ingest.read", read_weights)
+            here = patch("compressor.frontend._loader.read", read_weights)
             with here, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
                 main()
         finally:

@@ -11,7 +11,7 @@ import pytest
 from compressor import catalog
 from compressor.bench.machine import Machine, fits, machine
 from compressor.bench.statistics import ratio, summarise
-from compressor.bench.timing import Blocks, Rounds, interleave
+from compressor.bench.timing import Blocks, TimingConfig, interleave
 from compressor.bundle import runner as bundled
 
 
@@ -45,7 +45,7 @@ def take(
     clock: Clock, *, blocks: int = 6, inferences: int = 4, seed: int = 0, seconds: float = 30.0, warmup: int = 10
 ) -> dict[str, Blocks]:
     runners = {"a": clock.runner("a", 2.0), "b": clock.runner("b", 1.0)}
-    return interleave(runners, Rounds(blocks, inferences, seed, seconds), warmup=warmup, progress=silent)
+    return interleave(runners, TimingConfig(blocks, inferences, seed, seconds), warmup=warmup, progress=silent)
 
 
 # -- timing -----------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_less_than_the_floor_is_kept_as_asked(clock: Clock) -> None:
 
 def test_no_garbage_is_collected_while_timing_and_it_is_on_again_after() -> None:
     seen: list[bool] = []
-    interleave({"a": lambda: seen.append(gc.isenabled())}, Rounds(5, 4), warmup=2, progress=silent)
+    interleave({"a": lambda: seen.append(gc.isenabled())}, TimingConfig(5, 4), warmup=2, progress=silent)
     assert not any(seen[2:])
     assert gc.isenabled()
 
@@ -104,13 +104,13 @@ def test_no_garbage_is_collected_while_timing_and_it_is_on_again_after() -> None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interleave({"a": lambda: None}, Rounds(5, 4), progress=broken)
+        interleave({"a": lambda: None}, TimingConfig(5, 4), progress=broken)
     assert gc.isenabled()
 
 
 def test_progress_counts_the_blocks() -> None:
     seen: list[tuple[int, int]] = []
-    interleave({"a": lambda: None}, Rounds(5, 4), progress=lambda message, done, total: seen.append((done, total)))
+    interleave({"a": lambda: None}, TimingConfig(5, 4), progress=lambda message, done, total: seen.append((done, total)))
     assert seen == [(i, 5) for i in range(6)]
 
 

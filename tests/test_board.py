@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.bench import serve
+from compressor.bench import remote_agent
 from compressor.bench.compare import Bench, bench
 from compressor.bench.ssh import Board
-from compressor.bench.timing import Rounds
+from compressor.bench.timing import TimingConfig
 from compressor.bundle import write_bundle
 from compressor.core import CompressError, Exit, Unavailable, UsageError
 
@@ -229,8 +229,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).path
 
 
-QUICK = Rounds(blocks=5, inferences=4)
-LONG = Rounds(blocks=50_000, inferences=100, seconds=60)
+QUICK = TimingConfig(blocks=5, inferences=4)
+LONG = TimingConfig(blocks=50_000, inferences=100, seconds=60)
 
 
 def silent(message: str, done: int, total: int) -> None:
@@ -330,7 +330,7 @@ def refused(error: type[CompressError], code: Exit, *words: str) -> Any:
         def __exit__(self, *of: Any) -> bool:
             handled = self.raises.__exit__(*of)
             assert self.caught.value.code == code
-            assert self.caught.value.mend
+            assert self.caught.value.hint
             for word in words:
                 assert word in self.caught.value.what, self.caught.value.what
             return bool(handled)
@@ -524,7 +524,7 @@ def test_an_address(url: str, host: str, user: str | None, port: int | None, pyt
 def test_no_address(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         Board.parse(url)
-    assert caught.value.mend
+    assert caught.value.hint
     assert "secret" not in caught.value.what
 
 
@@ -535,7 +535,7 @@ def test_what_runs_on_boards_is_python_3_6() -> None:
 
     for module, imported in (
         (probe, {"os", "platform", "subprocess", "pathlib", "typing"}),
-        (serve, {
+        (remote_agent, {
             "contextlib", "ctypes", "hashlib", "json", "os", "pathlib", "select", "shutil", "signal", "socket",
             "subprocess", "sys", "tarfile", "tempfile", "time", "typing",
         }),

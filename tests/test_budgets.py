@@ -100,14 +100,14 @@ def test_a_budget_is_read(text: str, limit: float, relative: bool) -> None:
 def test_what_is_no_budget_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match="not a budget") as caught:
         Budget.parse(text)
-    assert f"{text.partition('=')[0]}=25" in (caught.value.mend or "")
+    assert f"{text.partition('=')[0]}=25" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(("text", "near"), [("latnecy=5ms", "latency"), ("byte=5k", "bytes"), ("Params=1", "params")])
 def test_an_unknown_cost_gets_the_nearest(text: str, near: str) -> None:
     with pytest.raises(UsageError, match="unknown budget") as caught:
         Budget.parse(text)
-    assert f"did you mean {near!r}?" in (caught.value.mend or "")
+    assert f"did you mean {near!r}?" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def refused(bundle: Path, *words: str) -> None:
     with pytest.raises(VerificationFailed) as caught:
         verify_bundle(bundle)
     assert caught.value.code == Exit.VERIFICATION == 6
-    assert caught.value.mend
+    assert caught.value.hint
     for word in words:
         assert word in caught.value.what, caught.value.what
     if (bundle / "run.py").is_file() and (bundle / "run.py").read_bytes() == Path(runner.__file__).read_bytes():
@@ -147,7 +147,7 @@ def test_a_folder_without_a_manifest_is_a_usage_error(tmp_path: Path, place: str
     with pytest.raises(UsageError, match="is not a bundle") as caught:
         verify_bundle(tmp_path / place)
     assert caught.value.code == 2
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 # -- tampering --------------------------------------------------------------------------------
@@ -469,7 +469,7 @@ def test_a_missing_runtime_is_named_with_its_install_line(good: Path, library: s
     done = run(good, argument, without=(library,))
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr.startswith(f"error: {name} cannot be imported: {library} is not on this board\n")
-    assert done.stderr.endswith("  mend: python3 -m pip install numpy onnxruntime\n")
+    assert done.stderr.endswith("  hint: python3 -m pip install numpy onnxruntime\n")
 
 
 @pytest.mark.parametrize(("suffix", "keep"), [("png", 60), ("jpg", 300), ("png", 0)])

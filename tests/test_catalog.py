@@ -38,9 +38,9 @@ def make(**table: Any) -> Settings:
 def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
     error = catalog.unknown("target", "hots", ["host", "x86-avx2"])
     assert error.what == "unknown target: 'hots'"
-    assert error.mend == "did you mean 'host'? known: host, x86-avx2"
-    assert catalog.unknown("target", "zzz", ["host"]).mend == "known: host"
-    assert catalog.unknown("target", "zzz", []).mend == "known: none"
+    assert error.hint == "did you mean 'host'? known: host, x86-avx2"
+    assert catalog.unknown("target", "zzz", ["host"]).hint == "known: host"
+    assert catalog.unknown("target", "zzz", []).hint == "known: none"
 
 
 def test_a_module_catalogue_lists_without_importing() -> None:
@@ -53,7 +53,7 @@ def test_an_entry_is_its_modules_one_public_thing() -> None:
     assert catalog.find("backends", "null").name == "null"
     with pytest.raises(UsageError, match="unknown backend: 'nul'") as caught:
         catalog.find("backends", "nul")
-    assert "did you mean 'null'?" in (caught.value.mend or "")
+    assert "did you mean 'null'?" in (caught.value.hint or "")
 
 
 # -- what ships -------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_a_broken_profile_is_refused_with_its_mend(text: str, message: str, tmp_
     own.write_text(text)
     with pytest.raises(UsageError, match=message) as caught:
         catalog.find_profile(str(own))
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("multiple", ["0", "65", "8.0"])
@@ -114,7 +114,7 @@ def test_a_target_whose_widths_fit_no_network_is_refused(multiple: str, tmp_path
     own.write_text(re.sub(r"width_multiple = \d+", f"width_multiple = {multiple}", shipped))
     with pytest.raises(UsageError, match="width_multiple") as caught:
         catalog.find_target(str(own))
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 def test_a_shipped_name_is_never_guessed() -> None:
     with pytest.raises(UsageError, match="unknown target: 'hosts'") as caught:
         catalog.find_target("hosts")
-    assert "did you mean 'host'?" in (caught.value.mend or "")
+    assert "did you mean 'host'?" in (caught.value.hint or "")
 
 
 # -- making -----------------------------------------------------------------------------------
@@ -162,13 +162,13 @@ def test_nothing_else_bends(table: dict[str, Any]) -> None:
         make(**table)
     assert "pass 'demo'" in caught.value.what
     assert next(iter(table)) in caught.value.what
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_an_unknown_setting_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown setting of pass 'demo': 'metod'") as caught:
         make(metod="ptq")
-    assert "did you mean 'method'?" in (caught.value.mend or "")
+    assert "did you mean 'method'?" in (caught.value.hint or "")
 
 
 def test_a_missing_setting_is_named() -> None:

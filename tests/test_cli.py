@@ -68,9 +68,9 @@ def check_failure(done: Any, code: int) -> None:
     assert lines[0].startswith("error: ")
     assert lines[0] != "error: "
     assert done.err.count("error: ") == 1 or "RuntimeError: " in done.err
-    assert done.err.count("  mend: ") == 1
-    assert lines[-1].startswith("  mend: ")
-    assert len(lines[-1]) > len("  mend: ")
+    assert done.err.count("  hint: ") == 1
+    assert lines[-1].startswith("  hint: ")
+    assert len(lines[-1]) > len("  hint: ")
     assert "Traceback" not in done.err
     assert "internal error" not in done.err
 
@@ -186,7 +186,7 @@ def test_a_failure_as_json_is_one_document(
     done = compress(*arguments, "--json")
     error = json.loads(done.out)["error"]
     assert error["exit"] == done.code != 0
-    assert f"error: {error['what']}\n  mend: {error['mend']}\n" == done.err
+    assert f"error: {error['what']}\n  hint: {error["hint"]}\n" == done.err
 
 
 def test_no_traceback_from_a_process_of_its_own(odd: Path) -> None:
@@ -194,7 +194,7 @@ def test_no_traceback_from_a_process_of_its_own(odd: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=odd, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: there is no file none.pt\n  mend: ")
+    assert done.stderr.startswith("error: there is no file none.pt\n  hint: ")
 
 
 @pytest.mark.parametrize("name", ["[red]x.pt", "[/bold]/x.pt", "[link=a]x.pt", "{x}%s.pt"])

@@ -64,7 +64,7 @@ def pixels(seed: int, n: int = 20, shape: tuple[int, ...] = (8, 8)) -> np.ndarra
 def refused(source: str | None, *words: str, evaluate: str | None = None) -> None:
     with pytest.raises(UsageError) as caught:
         load_data(source, evaluate=evaluate)
-    assert caught.value.mend
+    assert caught.value.hint
     for word in words:
         assert word in caught.value.what
 

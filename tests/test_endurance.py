@@ -24,7 +24,7 @@ from compressor.bundle import verify_bundle
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ROOT / "examples" / "digits" / "teacher.pt"
-STOPPED = ["error: stopped", "  mend: the same command goes on from where it was"]
+STOPPED = ["error: stopped", "  hint: the same command goes on from where it was"]
 
 
 def start(folder: Path, *more: str, profile: str = "ptq") -> subprocess.Popen[str]:

@@ -20,7 +20,7 @@ from compressor.core import CompressError, UnsafeInput, UsageError
 from compressor.exits import fail
 
 ROOT = Path(__file__).parents[1]
-STOPPED = "error: stopped\n  mend: the same command goes on from where it was\n"
+STOPPED = "error: stopped\n  hint: the same command goes on from where it was\n"
 
 BUSY = """
 import os, subprocess, sys, threading, time
@@ -70,7 +70,7 @@ def test_with_json_it_says_so_in_one_document() -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert json.loads(out) == {
-        "error": {"what": "stopped", "mend": "the same command goes on from where it was", "exit": 130}
+        "error": {"what": "stopped", "hint": "the same command goes on from where it was", "exit": 130}
     }
     assert err == STOPPED
 
@@ -191,7 +191,7 @@ def test_memory_that_ran_out_is_said_in_one_way(
     for raised in (error, caused(UsageError("the model cannot be exported"), error)):
         code, err = told(raised, capsys, monkeypatch)
         assert code == 1
-        assert err.startswith("error: out of memory\n  mend: ")
+        assert err.startswith("error: out of memory\n  hint: ")
     code, err = told(caused(UnsafeInput("it claims more than it holds"), error), capsys, monkeypatch)
     assert (code, err) == (7, "error: it claims more than it holds\n"), "that was the file's doing"
 
@@ -200,7 +200,7 @@ def test_memory_that_ran_out_is_said_in_one_way(
 def test_a_full_disk_is_named(number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, err = told(OSError(number, "no room", "/there/file"), capsys, monkeypatch)
     assert code == 1
-    assert err.startswith("error: the disk is full: /there/file\n  mend: ")
+    assert err.startswith("error: the disk is full: /there/file\n  hint: ")
 
 
 def test_no_room_for_temporary_files(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +214,8 @@ def test_no_room_for_temporary_files(capsys: pytest.CaptureFixture[str], monkeyp
 def test_a_message_is_one_line_and_its_mend_another(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = CompressError("no \x1b[31m\n  mend: rm -r /\n", mend="one\ntwo")
-    assert told(error, capsys, monkeypatch) == (1, "error: no \\x1b[31m\\n  mend: rm -r /\n  mend: one\\ntwo\n")
+    error = CompressError("no \x1b[31m\n  hint: rm -r /\n", hint="one\ntwo")
+    assert told(error, capsys, monkeypatch) == (1, "error: no \\x1b[31m\\n  hint: rm -r /\n  hint: one\\ntwo\n")
 
 
 @pytest.mark.parametrize(
@@ -255,4 +255,4 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
         ["bash", "-c", command], capture_output=True, text=True, cwd=gone, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 2
-    assert done.stderr == "error: the working directory is not there any more\n  mend: cd to one that is\n"
+    assert done.stderr == "error: the working directory is not there any more\n  hint: cd to one that is\n"

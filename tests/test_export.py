@@ -140,7 +140,7 @@ def test_a_module_that_cannot_be_exported_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=r"the model cannot be exported to ONNX: .") as caught:
         export(module.eval(), INPUT, 21)
-    assert "torch.export" in (caught.value.mend or "")
+    assert "torch.export" in (caught.value.hint or "")
     assert "\n" not in caught.value.what
     assert capfd.readouterr() == ("", "")
 

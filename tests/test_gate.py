@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.bench import place
 from compressor.bench.gate import Limits, judge
-from compressor.bench.place import Taken
-from compressor.bench.shelf import Shelf
+from compressor.bench.device import TimingRun
+from compressor.bench.cache import ResultCache
 from compressor.bench.statistics import detectable, enough, quantile
-from compressor.bench.timing import Blocks, Rounds
+from compressor.bench.timing import Blocks, TimingConfig
 from compressor.bundle import write_bundle
 from compressor.core import UsageError
 from compressor.report.github import annotate
@@ -40,9 +40,9 @@ def samples(scale: float, noise: float, seed: int, blocks: int = 15, inferences:
     return tuple(map(tuple, drawn.tolist()))
 
 
-def taken(ratio: float, noise: float = 0.01, after: Any = STATE, **more: Any) -> Taken:
+def taken(ratio: float, noise: float = 0.01, after: Any = STATE, **more: Any) -> TimingRun:
     both = {"baseline": samples(1.0, noise, 0, **more), "candidate": samples(ratio, noise, 1, **more)}
-    return Taken(both, 1, (0,), "onnxruntime 1", STATE, after)
+    return TimingRun(both, 1, (0,), "onnxruntime 1", STATE, after)
 
 
 # -- verdicts ---------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_the_smallest_change_that_can_be_told() -> None:
 
 
 def test_a_shelf_keeps_by_key_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = ResultCache(tmp_path / "shelf")
     assert shelf.find("things", {"a": 1}) is None
     shelf.put("things", {"a": 1}, [1.5])
     assert shelf.find("things", {"a": 1})["value"] == [1.5]
@@ -140,8 +140,8 @@ def test_a_shelf_keeps_by_key_and_stays_small(tmp_path: Path, monkeypatch: pytes
         path.write_text("{broken")
     assert shelf.find("things", {"a": 1}) is None
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert Shelf.of_user().folder == Path.home() / ".cache" / "compressor"
-    Shelf(Path("/dev/null/nowhere")).put("things", 1, 2)  # what cannot be kept is no failure
+    assert ResultCache.of_user().folder == Path.home() / ".cache" / "compressor"
+    ResultCache(Path("/dev/null/nowhere")).put("things", 1, 2)  # what cannot be kept is no failure
 
 
 # -- the command ------------------------------------------------------------------------------
@@ -194,9 +194,9 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             self.ratio, self.noise = 1.0, 0.01
             self.quiet_after = 0
             self.states: list[Any] = [STATE]
-            self.calls: list[Rounds] = []
+            self.calls: list[TimingConfig] = []
 
-        def take(self, runners: Any, rounds: Rounds, *, progress: Any) -> dict[str, Blocks]:
+        def take(self, runners: Any, rounds: TimingConfig, *, progress: Any) -> dict[str, Blocks]:
             """Blocks that are as far over as under what the ratio says, by up to the noise."""
             noise = self.noise if not self.quiet_after or len(self.calls) < self.quiet_after else 0.0
             self.calls.append(rounds)
@@ -321,7 +321,7 @@ def test_exit_7_where_a_file_is_hostile(device: Any, compress: Any, tmp_path: Pa
 def test_exit_2_for_flags_that_make_no_gate(pair: Any, compress: Any, flags: Any) -> None:
     done = compress("gate", pair[0], *flags)
     assert done.code == 2, done.out
-    assert "mend: " in done.err
+    assert "hint: " in done.err
 
 
 def test_exit_2_where_there_is_nothing_to_compare_with(pair: Any, compress: Any, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from compressor.plan import at_hand
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.placement import Placement
 from compressor.quant.ranges import activation_ranges
-from compressor.quant.signs import unsign
+from compressor.quant.positive_scales import make_scales_positive
 from compressor.scores._probe import Batch, Probe, View, gaussian
 from compressor.scores.width import Width
 from compressor.train.inherit import inherit
@@ -169,7 +169,7 @@ BAD: list[tuple[Any, str]] = [
 def test_a_bad_head_is_refused_with_its_mend(head: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         space("cifar-resnet").decode({**BODIES["cifar-resnet"], "head": head}, SMALL, 10)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_what_is_no_classifier_takes_no_head() -> None:
@@ -342,7 +342,7 @@ def test_a_pool_before_a_classifier_stays_in_integers(tmp_path: Path) -> None:
 def test_quantisers_that_train_are_where_the_graphs_are(head: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = settled(headed("cifar-resnet", head).build(), SMALL)
-    unsign(network)
+    make_scales_positive(network)
     rules = BACKEND.rules(TARGET)
     images = [torch.from_numpy(batch) for batch in batches(SMALL)]
     fake = FakeQuantised(network, rules, SMALL, TARGET.opset, images)

@@ -103,7 +103,7 @@ def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) 
     lines = outcome.err.splitlines()
     assert len(lines) == 2, outcome.err
     assert lines[0].startswith("error: ")
-    assert lines[1].startswith("  mend: ")
+    assert lines[1].startswith("  hint: ")
     assert case.says in outcome.err
     assert "Traceback" not in outcome.err
     assert "internal error" not in outcome.err

@@ -17,7 +17,7 @@ from compressor import catalog
 from compressor.core import InputSpec, UsageError
 from compressor.data import load_data
 from compressor.export import export, guarded, save
-from compressor.ingest import ingest
+from compressor.frontend import ingest
 from compressor.models._cost import cost
 from compressor.models._imdb import IMDB, ContrastAttention
 from compressor.models._layers import count
@@ -129,7 +129,7 @@ def test_an_encoding_comes_back() -> None:
 def test_a_bad_encoding_is_refused_with_its_key_and_mend(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         IMDN.decode({**ENCODING, **change}, SMALL, 3)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("multiple", [1, 8, 16, 64])

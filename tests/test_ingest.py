@@ -24,11 +24,11 @@ from hostile.models import archive, legacy
 from torch import Tensor, nn
 
 from compressor.core import CompressError, Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
-from compressor.ingest import Ingested, ingest, load, save
-from compressor.ingest._child import read_weights
-from compressor.ingest._claims import CALLS, CONSTANTS, STORAGES
-from compressor.ingest._pickle import _READ
-from compressor.ingest._scan import Contents, scan
+from compressor.frontend import Ingested, ingest, load, save
+from compressor.frontend._child import read_weights
+from compressor.frontend._claims import CALLS, CONSTANTS, STORAGES
+from compressor.frontend._pickle import _READ
+from compressor.frontend._scan import Contents, scan
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.mobilenetv2 import MobileNetV2
 from compressor.models.resnet import ResNet
@@ -40,7 +40,7 @@ ARCH = CifarResNet((1, 2, 1), (4, 6, 8), outputs=5, channels=1)
 @pytest.fixture(autouse=True)
 def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process read what a child would: each takes its seconds, and has tests of its own."""
-    monkeypatch.setattr("compressor.ingest._ingest.read", read_weights)
+    monkeypatch.setattr("compressor.frontend._loader.read", read_weights)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def refusal(path: Path, code: Exit, **options: Any) -> str:
     with pytest.raises(CompressError) as caught:
         ingest(path, **options)
     assert caught.value.code == code
-    assert caught.value.mend
+    assert caught.value.hint
     assert type(caught.value) in (UsageError, UnsafeInput)
     return caught.value.what
 
@@ -431,7 +431,7 @@ def test_the_unrecognised_are_told_the_families(path: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(2, 2)).state_dict(), path)
     with pytest.raises(UsageError, match=r"not recognised.*0\.weight.*cifar-resnet.*shufflenetv2") as caught:
         ingest(path)
-    assert "--arch package.module:callable" in str(caught.value.mend)
+    assert "--arch package.module:callable" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,7 @@ def test_artifacts_that_were_damaged(state: dict[str, Tensor], tmp_path: Path) -
             kept.write_bytes(content)
         with pytest.raises(UsageError) as caught:
             load(artifact("cifar-resnet", settings, kept))
-        assert caught.value.mend
+        assert caught.value.hint
 
 
 def test_the_users_own_artifact(zoo: str, path: Path, tmp_path: Path) -> None:

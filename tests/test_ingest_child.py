@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from compressor.core import CompressError, UnsafeInput, UsageError
-from compressor.ingest import _sandbox
+from compressor.frontend import _sandbox
 from compressor.models.cifar_resnet import CifarResNet
 
 ROOT = Path(__file__).parents[1]
-LIMITED = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from compressor.ingest import _child\n"
+LIMITED = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from compressor.frontend import _child\n"
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_errors_come_back_as_they_were(path: Path) -> None:
     torch.save({"w": torch.tensor([float("nan")])}, path)
     with pytest.raises(UsageError, match=r"model\.pt: w has values that are not finite") as caught:
         read(path)
-    assert caught.value.mend == "give a checkpoint from before the training diverged"
+    assert caught.value.hint == "give a checkpoint from before the training diverged"
 
 
 def test_from_a_thread_in_a_folder_of_modules(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_what_takes_too_much_is_unsafe(does: str, says: str, path: Path, monkeyp
     monkeypatch.setattr(_sandbox, "_START", LIMITED + read_it + run)
     with pytest.raises(UnsafeInput, match=says) as caught:
         read(path)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_what_takes_too_long_is_unsafe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_file(path: Path, monkeypat
 def test_stopping_leaves_no_child(path: Path) -> None:
     """SIGINT while the child reads."""
     code = (
-        "from pathlib import Path\nfrom compressor.ingest import _sandbox\n"
+        "from pathlib import Path\nfrom compressor.frontend import _sandbox\n"
         "_sandbox._START = 'import time; time.sleep(600)'\n"
         f"path = Path({str(path)!r}); _sandbox.read(path.open('rb'), path)"
     )

@@ -87,17 +87,17 @@ TRAPS = {
 
 @pytest.mark.parametrize("name", TRAPS)
 def test_a_fault_names_the_node_and_the_mend(name: str) -> None:
-    rule, node, mend = TRAPS[name]
+    rule, node, hint = TRAPS[name]
     fault = next(f for f in tensorrt_faults(CORPUS[name](), NEWEST) if f.rule == rule)
     assert fault.node == node
-    assert mend in fault.mend
+    assert hint in fault.hint
     assert node in str(fault)
 
 
 def test_the_judge_refuses_with_the_nodes_name() -> None:
     with pytest.raises(VerificationFailed, match="DequantizeLinear_b") as caught:
         judge(CORPUS["int32 bias"]().SerializeToString(), NEWEST)
-    assert "float" in (caught.value.mend or "")
+    assert "float" in (caught.value.hint or "")
     said = judge(CORPUS["int8 conv"]().SerializeToString(), NEWEST)
     assert said["graph_for"] == NEWEST
     assert "own rules" in said["judged_by"]

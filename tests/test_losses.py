@@ -440,7 +440,7 @@ def test_settings_that_mean_nothing_are_refused(name: str, settings: dict[str, A
     with pytest.raises(UsageError) as caught:
         catalog.make(catalog.find("losses", name), settings, name)
     assert name in caught.value.what
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_settings_that_mean_nothing_are_refused(name: str, settings: dict[str, A
 def test_a_stage_that_is_not_there_is_named(loss: Loss) -> None:
     with pytest.raises(UsageError, match="has 3 stages") as caught:
         loss(outputs(1), outputs(2), None)
-    assert caught.value.mend
+    assert caught.value.hint
     if isinstance(loss, Adapting):
         with pytest.raises(UsageError, match="has 3 stages"):
             loss.adapter(SHAPES, SHAPES)
@@ -470,7 +470,7 @@ def test_attention_transfer_does_not_guess_which_stages_match() -> None:
 def test_an_unknown_loss_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown loss: 'simularity'") as caught:
         catalog.find("losses", "simularity")
-    assert "did you mean 'similarity'?" in (caught.value.mend or "")
+    assert "did you mean 'similarity'?" in (caught.value.hint or "")
 
 
 # -- the sum -------------------------------------------------------------------------------------------
@@ -478,9 +478,9 @@ def test_an_unknown_loss_gets_the_nearest() -> None:
 
 def test_hintons_recipe_is_a_sum_of_two() -> None:
     student, teacher = outputs(1), outputs(2)
-    recipe = Objective(((CrossEntropy(), 0.1), (KullbackLeibler(4.0), 0.9)))
-    adapters = recipe.adapters(student.shapes, teacher.shapes)
-    total, parts = recipe(adapters, student, teacher, labels())
+    optimizer_config = Objective(((CrossEntropy(), 0.1), (KullbackLeibler(4.0), 0.9)))
+    adapters = optimizer_config.adapters(student.shapes, teacher.shapes)
+    total, parts = optimizer_config(adapters, student, teacher, labels())
     soft = F.kl_div(
         F.log_softmax(student.logits / 4, 1), F.softmax(teacher.logits / 4, 1), reduction="batchmean"
     )  # fmt: skip
@@ -488,7 +488,7 @@ def test_hintons_recipe_is_a_sum_of_two() -> None:
     assert total.requires_grad
     assert not any(part.requires_grad for part in parts)
     torch.testing.assert_close(0.1 * parts[0] + 0.9 * parts[1], total.detach())
-    assert recipe.needs == {"logits", "labels"}
+    assert optimizer_config.needs == {"logits", "labels"}
     assert not list(adapters.parameters())
 
 

@@ -35,10 +35,10 @@ from compressor.quant.codebook import Codebook
 from compressor.quant.coded import code, coded
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import encode, lengths
-from compressor.quant.levels import Asked, Form, Levels, fitting, inner, shared
+from compressor.quant.levels import WeightQuantSpec, Form, BitAllocation, fitting, inner, shared
 from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
-from compressor.quant.signs import unsign
+from compressor.quant.positive_scales import make_scales_positive
 
 SLOW = pytest.mark.slow
 SHAPES = [(4, 3, 3, 3), (16, 16, 3, 3), (10, 37), (300,)]
@@ -292,7 +292,7 @@ def fake(
                 module.weight[3] = 0
     batches = [torch.randn(16, 1, 16, 16) for _ in range(3)]
     return FakeQuantised(
-        network, rules, InputSpec(1, 16, 16), 21, batches, Levels(bits, points, form or Form())
+        network, rules, InputSpec(1, 16, 16), 21, batches, BitAllocation(bits, points, form or Form())
     ), network
 
 
@@ -429,7 +429,7 @@ def test_signs_go_into_the_convolutions() -> None:
     images = torch.randn(8, 1, 16, 16)
     with torch.inference_mode():
         before = network(images)
-        unsign(network)
+        make_scales_positive(network)
         assert torch.allclose(network(images), before, atol=1e-5)
     assert all(bool((m.weight >= 0).all()) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
@@ -466,17 +466,17 @@ def test_bits_go_where_they_are_missed() -> None:
 def test_levels_are_chosen_to_fit(learned: bool) -> None:
     made, network = fake({}, {})
     if learned:
-        unsign(network)
+        make_scales_positive(network)
     images = torch.randn(64, 1, 16, 16)
 
-    def chosen(limit: int | None, bits: int = 8) -> Levels:
-        asked = Asked(bits, 8, learned, limit)
+    def chosen(limit: int | None, bits: int = 8) -> BitAllocation:
+        asked = WeightQuantSpec(bits, 8, learned, limit)
         return choose(asked, network, made.rules, made.input, 21, images)
 
-    assert chosen(None) == Levels({}, {})
+    assert chosen(None) == BitAllocation({}, {})
     some = chosen(None, 3)
     assert (some.points if learned else some.bits) == dict.fromkeys(INNER, 8 if learned else 3)
-    assert chosen(10**6) == Levels({}, {})
+    assert chosen(10**6) == BitAllocation({}, {})
     fitted = chosen(26_000)
     assert len(set((fitted.points or fitted.bits).values())) > 1 or len(fitted.points or fitted.bits) < len(INNER)
     with pytest.raises(BudgetMissed, match="2 bits a weight the file takes"):
@@ -489,7 +489,7 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
 )
 def test_codes_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_path: Path) -> None:
     made, network = fake({}, {})
-    asked = Asked(8, 8, learned, 26_000, form=Form(False, bucket))
+    asked = WeightQuantSpec(8, 8, learned, 26_000, form=Form(False, bucket))
     levels = choose(asked, network, made.rules, made.input, 21, torch.randn(64, 1, 16, 16))
     again = FakeQuantised(network, made.rules, made.input, 21, [], levels)
     _, graph = again.lowered(network)
@@ -499,12 +499,12 @@ def test_codes_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_
 
 def test_points_are_redistributed_where_that_is_asked() -> None:
     made, network = fake({}, {})
-    unsign(network)
+    make_scales_positive(network)
 
     def loss(number: int) -> torch.Tensor:
         return network(torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(number))).square().mean()
 
-    asked = Asked(4, 8, learned=True, redistributed=True)
+    asked = WeightQuantSpec(4, 8, learned=True, redistributed=True)
     levels = choose(asked, network, made.rules, made.input, 21, torch.empty(0), loss)
     assert levels.points == shared(network, tuple(INNER), 16, loss)
     assert len(set(levels.points.values())) > 1

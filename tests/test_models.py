@@ -140,7 +140,7 @@ def test_spellings_in_the_wild() -> None:
 def test_mobilenet_of_unseen_repeats_is_not_guessed() -> None:
     with pytest.raises(UsageError, match=r"mobilenetv2.*strides") as caught:
         MobileNetV2.recognise(shapes(MobileNetV2(((1, 16, 1, 1), (6, 24, 2, 2)))))
-    assert "--arch" in str(caught.value.mend)
+    assert "--arch" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_mobilenet_of_unseen_repeats_is_not_guessed() -> None:
 def test_impossible_encodings_are_refused(family: type[Any], settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         catalog.make(family, settings, "arch")
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_cost_counts_groups_transposes_and_reuse() -> None:
@@ -208,4 +208,4 @@ def test_cost_counts_attention() -> None:
 def test_cost_of_an_input_that_does_not_fit() -> None:
     with pytest.raises(UsageError, match="1x32x32") as caught:
         cost(CifarResNet((1, 1, 1)).build(), InputSpec(1, 32, 32))
-    assert "--input" in str(caught.value.mend)
+    assert "--input" in str(caught.value.hint)

@@ -17,8 +17,8 @@ from hostile.onnx import asked, branching, doubled, elsewhere, model, node, valu
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from compressor.core import CompressError, UnsafeInput, UsageError
-from compressor.ingest import read_onnx
-from compressor.ingest._onnx_tensors import _BITS
+from compressor.frontend import read_onnx
+from compressor.frontend._onnx_tensors import _BITS
 
 ROOT = Path(__file__).parents[1]
 WEIGHT = np.random.default_rng(0).standard_normal((1, 4)).astype(np.float32)
@@ -33,7 +33,7 @@ def saved(path: Path, made: ModelProto) -> Path:
 def refused(kind: type[CompressError], *words: str, path: Path, content: bytes | None = None) -> None:
     with pytest.raises(kind) as caught:
         read_onnx(path, content)
-    assert caught.value.mend
+    assert caught.value.hint
     for word in (path.name, *words):
         assert word in caught.value.what
 
@@ -337,5 +337,5 @@ def test_a_training_graph_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_door_opens_without_torch() -> None:
-    code = "import sys; from compressor.ingest import read_onnx; assert 'torch' not in sys.modules"
+    code = "import sys; from compressor.frontend import read_onnx; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

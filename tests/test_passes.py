@@ -33,7 +33,7 @@ from compressor.core import (
     Pass,
     PassSpec,
     Profile,
-    Prospect,
+    PlanContext,
     QdqRules,
     Result,
     Target,
@@ -41,7 +41,7 @@ from compressor.core import (
     UsageError,
     VerificationFailed,
 )
-from compressor.ingest._weights import save as save_weights
+from compressor.frontend._weights import save as save_weights
 
 INPUT = InputSpec(1, 8, 8)
 CLASSES = 4
@@ -168,7 +168,7 @@ def test_every_pass_is_a_frozen_dataclass_that_says_what_it_needs(kind: str) -> 
     assert isinstance(made, Pass)
     assert made.kind == kind
     assert cls.__doc__
-    for slots in (made.needs, made.gives):
+    for slots in (made.needs, made.produces):
         assert isinstance(slots, frozenset)
         assert slots <= set(SLOTS)
     assert made.needs
@@ -187,18 +187,18 @@ def test_every_check_tells_each_problem_with_its_mend(kind: str, target: str) ->
     bare = replace(where, precisions=("fp32",), native_float="fp16")
     settings = [{}, TROUBLES.get(kind, {})]
     told = 0
-    for prospect in (Prospect(where, "classification", True, True), Prospect(bare, "classification", False, False)):
+    for plan_context in (PlanContext(where, "classification", True, True), PlanContext(bare, "classification", False, False)):
         for chosen in settings:
-            problems = make_pass(kind, **chosen).check(prospect)
+            problems = make_pass(kind, **chosen).check(plan_context)
             assert isinstance(problems, tuple)
             for problem in problems:
-                what, colon, mend = problem.partition(": ")
+                what, colon, hint = problem.partition(": ")
                 assert what, problem
                 assert colon, problem
-                assert len(mend.split()) > 2, problem
+                assert len(hint.split()) > 2, problem
                 told += 1
     if kind != "quantize" or "int8" in where.precisions:
-        assert not make_pass(kind).check(Prospect(where, "classification", True, True))
+        assert not make_pass(kind).check(PlanContext(where, "classification", True, True))
     assert told or kind not in TROUBLES
 
 
@@ -227,10 +227,10 @@ def test_every_backend_has_a_version_and_rules(name: str) -> None:
         assert isinstance(rules, QdqRules)
         assert rules.activation_dtype in ("uint8", "int8")
         assert rules.weight_bits in (7, 8)
-        assert rules.quantize_outputs <= rules.compute
-        assert rules.per_channel <= rules.compute
-        assert rules.integer_bias <= rules.compute
-        assert not rules.moves & rules.compute
+        assert rules.quantize_outputs <= rules.quantizable_ops
+        assert rules.per_channel <= rules.quantizable_ops
+        assert rules.integer_bias <= rules.quantizable_ops
+        assert not rules.passthrough_ops & rules.quantizable_ops
 
 
 def _a_target_of(backend: str) -> Target:
@@ -282,7 +282,7 @@ def test_a_runtime_that_refuses_the_graph_is_a_failed_verification(tmp_path: Pat
     broken = OnnxModel(tmp_path / "broken.onnx", "0", "fp32", 21)
     with pytest.raises(VerificationFailed, match="refuses the graph") as caught:
         catalog.find("backends", "onnxruntime")().build(broken, HOST, tmp_path)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -338,9 +338,9 @@ def test_fp16_keeps_float32_inputs_and_outputs(teacher: Model, context: Callable
 
 
 def test_lower_refuses_a_precision_that_the_target_lacks() -> None:
-    (problem,) = make_pass("lower", precision="fp16").check(Prospect(HOST, "classification", True, True))
+    (problem,) = make_pass("lower", precision="fp16").check(PlanContext(HOST, "classification", True, True))
     assert "does not run fp16" in problem
-    assert not make_pass("lower", precision="native").check(Prospect(HOST, "classification", True, True))
+    assert not make_pass("lower", precision="native").check(PlanContext(HOST, "classification", True, True))
 
 
 # -- quantize ---------------------------------------------------------------------------------
@@ -348,9 +348,9 @@ def test_lower_refuses_a_precision_that_the_target_lacks() -> None:
 
 def test_quantize_refuses_a_plan_without_training_data_or_int8() -> None:
     quantize = make_pass("quantize")
-    (problem,) = quantize.check(Prospect(HOST, "classification", False, True))
+    (problem,) = quantize.check(PlanContext(HOST, "classification", False, True))
     assert "no training data" in problem
-    (problem,) = quantize.check(Prospect(replace(HOST, precisions=("fp32",)), "classification", True, True))
+    (problem,) = quantize.check(PlanContext(replace(HOST, precisions=("fp32",)), "classification", True, True))
     assert "does not run int8" in problem
 
 
@@ -386,7 +386,7 @@ def test_quantising_a_graph_that_is_not_fp32_is_a_usage_error(teacher: Model, co
     half = make_pass("lower", precision="fp16").run(Artifact(teacher), context(PI)).artifact
     with pytest.raises(UsageError, match="fp16") as caught:
         make_pass("quantize", samples=4).run(half, context(PI, name="quantize"))
-    assert "lower.precision" in (caught.value.mend or "")
+    assert "lower.precision" in (caught.value.hint or "")
 
 
 # -- build and measure ------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def test_an_export_that_differs_from_torch_fails(
     spoiled = _spoil(done, tmp_path, _scale_initialiser(lambda n: n.endswith("linear.weight"), 1.01))
     with pytest.raises(VerificationFailed, match="differs from the torch model") as caught:
         through(spoiled, here, make_pass("verify", **QUIET))
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_result_that_is_not_finite_fails(lowered: Artifact, context: Callable[..., Context], tmp_path: Path) -> None:
@@ -665,6 +665,6 @@ def test_passes_give_what_they_say(lowered: Artifact, context: Callable[..., Con
         after = each.run(artifact, replace(here, workdir=work)).artifact
         changed = {s for s in SLOTS if getattr(after, s) != getattr(artifact, s)}
         # Of a student quantize makes another one only where it trains, of an engine verify only on a board.
-        assert changed == each.gives - {"quantize": {"student"}, "verify": {"engine"}}.get(each.kind, set())
+        assert changed == each.produces - {"quantize": {"student"}, "verify": {"engine"}}.get(each.kind, set())
         artifact = after
     assert isinstance(artifact.engine, Engine)

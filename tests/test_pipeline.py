@@ -244,7 +244,7 @@ def test_a_bundle_that_was_tampered_with_fails(digits: tuple[Path, Any], tmp_pat
         assert done.code == 6 or name == "manifest.json", name
         if done.code:
             assert json.loads(done.out)["error"]["exit"] == done.code
-            assert "mend:" in done.err
+            assert "hint:" in done.err
         (bundle / name).unlink()
         assert compress("verify", bundle).code == (2 if name == "manifest.json" else 6), name
 

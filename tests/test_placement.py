@@ -447,8 +447,8 @@ def test_every_graph(name: str, table: str) -> None:
     limit = 2 ** (rules.weight_bits - 1) - 1
     floats = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     for before, after in zip(
-        [n for n in model.graph.node if n.op_type in rules.compute & {"Conv", "Gemm", "MatMul"}],
-        [n for n in q.proto.graph.node if n.op_type in rules.compute & {"Conv", "Gemm", "MatMul"}],
+        [n for n in model.graph.node if n.op_type in rules.quantizable_ops & {"Conv", "Gemm", "MatMul"}],
+        [n for n in q.proto.graph.node if n.op_type in rules.quantizable_ops & {"Conv", "Gemm", "MatMul"}],
         strict=True,
     ):
         integers, scale, axis = q.weight(after)

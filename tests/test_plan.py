@@ -50,8 +50,8 @@ def refused(call: Callable[[], Any], kind: type[CompressError] = UsageError) -> 
     """What is refused, and its mend, which must be there."""
     with pytest.raises(kind) as caught:
         call()
-    assert caught.value.mend
-    return f"{caught.value.what} | {caught.value.mend}"
+    assert caught.value.hint
+    return f"{caught.value.what} | {caught.value.hint}"
 
 
 def write(path: Path, text: str) -> Path:
@@ -370,7 +370,7 @@ def test_a_named_cpu_keeps_its_own_quirks(model: Path, monkeypatch: pytest.Monke
 
 def test_a_missing_runtime_is_unavailable_before_any_work(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(self: OnnxRuntime) -> str:
-        raise Unavailable("ONNX Runtime is not installed", mend="pip install onnxruntime")
+        raise Unavailable("ONNX Runtime is not installed", hint="pip install onnxruntime")
 
     monkeypatch.setattr(OnnxRuntime, "version", absent)
     assert "pip install" in refused(lambda: make_plan(model, Options(target="host")), Unavailable)

@@ -59,7 +59,7 @@ def test_numbers() -> None:
 def test_bad_text(text: str, channels: int, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_normalization(text, channels)
-    assert words in str(caught.value.mend)
+    assert words in str(caught.value.hint)
 
 
 def test_normalize() -> None:
@@ -126,11 +126,11 @@ def test_no_clear_group() -> None:
 
     with pytest.raises(UsageError, match=r"imagenet \d+\.\d%, cifar10 .* raw") as caught:
         infer_normalization(guess, pixels, labels, "imagenet", 3)
-    assert "--normalize" in str(caught.value.mend)
+    assert "--normalize" in str(caught.value.hint)
     # right with one, but the data's classes are in another order
     with pytest.raises(UsageError) as caught:
         infer_normalization(network(NORMALIZATIONS["unit"], right=1), pixels, (labels + 5) % CLASSES, None, 3)
-    assert "order" in str(caught.value.mend)
+    assert "order" in str(caught.value.hint)
 
 
 def test_two_that_are_as_good_but_differ() -> None:

@@ -280,7 +280,7 @@ def test_a_network_of_no_family_comes_with_what_makes_it(network: nn.Module, tmp
     scaled.net.load_state_dict(network.state_dict())
     with pytest.raises(UsageError, match=r"^Scaled: the architecture is not recognised") as caught:
         compress(scaled, data="builtin:digits", output=tmp_path / "run")
-    assert "arch" in (caught.value.mend or "")
+    assert "arch" in (caught.value.hint or "")
     assert not (tmp_path / "run").exists()
     result = compress(
         scaled, arch=Scaled, data="builtin:digits", input=(1, 32, 32), profile="smoke", output=tmp_path / "run"
@@ -328,7 +328,7 @@ def test_what_cannot_be_is_a_usage_error(model: Any, options: dict[str, Any], wo
     with pytest.raises(UsageError) as caught:
         compress(model, **{"data": "builtin:digits", "output": tmp_path / "run", **options})
     assert words in caught.value.what
-    assert caught.value.mend
+    assert caught.value.hint
     assert not (tmp_path / "run").exists()
 
 
@@ -397,7 +397,7 @@ def test_images_may_come_in_any_form(bundle: LoadedBundle) -> None:
 def test_what_is_no_batch_is_a_usage_error(batch: Any, bundle: LoadedBundle) -> None:
     with pytest.raises(UsageError) as caught:
         bundle(batch)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_changed_bundle_is_not_opened(bundle: LoadedBundle, tmp_path: Path) -> None:

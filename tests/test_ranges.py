@@ -120,7 +120,7 @@ def test_values_that_are_no_numbers_are_refused(model: onnx.ModelProto, samples:
     for estimator in ("minmax", "mean-minmax"):
         with pytest.raises(UsageError, match="input") as caught:
             activation_ranges(ir.from_proto(model), ("input", "r"), [spoiled[:2], spoiled[2:]], estimator, _nothing)
-        assert caught.value.mend
+        assert caught.value.hint
 
 
 def test_calibration_opens_no_connection(

@@ -140,7 +140,7 @@ BAD: list[tuple[str, Any, str]] = [
 def test_a_bad_encoding_is_refused_with_its_key_and_mend(name: str, encoding: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         family(name).decode(encoding, SMALL, 10)
-    assert caught.value.mend
+    assert caught.value.hint
     assert len(caught.value.what) < 200
 
 

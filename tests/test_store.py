@@ -75,7 +75,7 @@ def test_changed_inputs_are_refused_by_name(change: dict[str, Any], named: list[
         claim(store, {**INPUTS, **change})
     assert all(name in caught.value.what for name in named)
     assert not any(name in caught.value.what.partition(":")[2] for name in INPUTS.keys() - set(named))
-    assert "--fresh" in (caught.value.mend or "")
+    assert "--fresh" in (caught.value.hint or "")
     assert (store.folder / "inputs.json").read_bytes() == before
 
 
@@ -219,7 +219,7 @@ def test_a_file_system_without_locks_is_named(number: int, store: Store, monkeyp
     monkeypatch.setattr(fcntl, "flock", refused)
     with pytest.raises(UsageError, match=f"knows no locks: {os.strerror(number)}") as caught:
         claim(store)
-    assert "-o" in (caught.value.mend or "")
+    assert "-o" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("some library's word for it"), FileNotFoundError(2, "gone")])
@@ -252,7 +252,7 @@ def test_what_cannot_be_a_folder_is_a_usage_error(tmp_path: Path) -> None:
     for place in names:
         with pytest.raises(UsageError, match="cannot write to") as caught:
             claim(Store(place))
-        assert "-o" in (caught.value.mend or "")
+        assert "-o" in (caught.value.hint or "")
         if place.parts[1] != "proc":  # which lets root look as if it could write
             with pytest.raises(UsageError, match="cannot write to"):
                 Store(place).vacant()

@@ -20,23 +20,23 @@ from PIL import Image
 
 from compressor import catalog
 from compressor.bundle.runner import Model, cropped
-from compressor.core import InputSpec, Prospect, UsageError
+from compressor.core import InputSpec, PlanContext, UsageError
 from compressor.data import PhotographSource, PreparedPhotographs, load_data
 from compressor.export import export
-from compressor.ingest import save
+from compressor.frontend import save
 from compressor.losses import Outputs, objective
-from compressor.losses.pixels import Pixels
+from compressor.losses.target_l1 import Pixels
 from compressor.models._imdb import IMDB, SLOPE
 from compressor.models.imdn import IMDN
 from compressor.plan import at_hand
 from compressor.preprocessing import NORMALIZATIONS
 from compressor.quant.equalise import equalise
 from compressor.quant.fake import FakeQuantised
-from compressor.quant.restoration import attention, decibels, parts, restored
+from compressor.quant.mixed_precision import attention, decibels, parts, restored
 from compressor.tasks.super_resolution import SuperResolution, psnr, ssim
-from compressor.train.lessons import Lessons
+from compressor.train.distill_config import DistillConfig
 from compressor.train.patches import Patches
-from compressor.train.recipe import Recipe
+from compressor.train.optimizer_config import OptimizerConfig
 
 UNIT = NORMALIZATIONS["unit"]
 PATCH = InputSpec(3, 16, 16)
@@ -99,7 +99,7 @@ def test_given_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
             assert (small.shape, large.shape) == ((3, 40 // scale, 48 // scale), (3, 40, 48))
     with pytest.raises(UsageError, match="pairs for x2, x4, the model enlarges x3") as caught:
         prepared(source, 3)
-    assert "LR_x3" in str(caught.value.mend)
+    assert "LR_x3" in str(caught.value.hint)
 
 
 def test_pairs_that_are_none(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_photographs_smaller_than_a_patch_are_refused(tmp_path: Path) -> None:
     split = prepared(load_data(None, evaluate=str(folder(tmp_path / "photos", 2, width=20, height=20))))
     with pytest.raises(UsageError, match="10 pixels a side, a patch 12") as caught:
         len(Patches(split, 12, True, 0, None))
-    assert "distill.patch=10" in str(caught.value.mend)
+    assert "distill.patch=10" in str(caught.value.hint)
 
 
 def test_losses_on_images() -> None:
@@ -264,16 +264,16 @@ def test_losses_on_images() -> None:
 
 def test_losses_of_the_other_task_are_refused_before_any_work() -> None:
     host = catalog.find_target("host")
-    photos, classes = (Prospect(host, task, True, True) for task in ("super-resolution", "classification"))
-    assert any("kl" in p and "super-resolution" in p for p in Lessons().problems("distill", photos))
-    images = Lessons(losses=({"loss": "pixels"}, {"loss": "answers"}, {"loss": "hint", "weight": 0.1}))
+    photos, classes = (PlanContext(host, task, True, True) for task in ("super-resolution", "classification"))
+    assert any("kl" in p and "super-resolution" in p for p in DistillConfig().problems("distill", photos))
+    images = DistillConfig(losses=({"loss": "pixels"}, {"loss": "answers"}, {"loss": "hint", "weight": 0.1}))
     assert not images.problems("distill", photos)
     assert any("pixels" in p for p in images.problems("distill", classes))
 
 
 def test_adam_takes_its_rate_as_it_is() -> None:
-    assert Recipe(optimizer="adam", batch=16, rate=1e-3, schedule="cosine").rate_at(0, 100) == pytest.approx(1e-3)
-    assert Recipe(batch=16, rate=0.1, schedule="cosine").rate_at(0, 100) == pytest.approx(0.0125)
+    assert OptimizerConfig(optimizer="adam", batch=16, rate=1e-3, schedule="cosine").rate_at(0, 100) == pytest.approx(1e-3)
+    assert OptimizerConfig(batch=16, rate=0.1, schedule="cosine").rate_at(0, 100) == pytest.approx(0.0125)
 
 
 def test_a_student_learns(tmp_path: Path) -> None:
@@ -282,9 +282,9 @@ def test_a_student_learns(tmp_path: Path) -> None:
     torch.manual_seed(0)
     drawn = patches(tmp_path)
     student = IMDN(8, 1, 2, False, 2, "rtc").build()
-    recipe = Recipe(optimizer="adam", batch=4, rate=3e-3, decay=0.0, momentum=0.9)
+    optimizer_config = OptimizerConfig(optimizer="adam", batch=4, rate=3e-3, decay=0.0, momentum=0.9)
     steps, curve = distil(
-        student, drawn, objective([{"loss": "pixels"}]), recipe, Budget(steps=60), seed=0, device="cpu",
+        student, drawn, objective([{"loss": "pixels"}]), optimizer_config, Budget(steps=60), seed=0, device="cpu",
         checkpoint=None, remember=lambda compute: compute(), progress=lambda *_: None,
     )  # fmt: skip
     assert steps == 60

@@ -30,7 +30,7 @@ from compressor.core import (
     UsageError,
     VerificationFailed,
 )
-from compressor.ingest._weights import save as save_weights
+from compressor.frontend._weights import save as save_weights
 from compressor.legality import tensorrt_faults
 
 TARGETS = catalog.toml_names("targets")
@@ -138,7 +138,7 @@ def test_a_share_of_int8_under_the_targets_fails_the_run(teacher: Model, context
     target = dataclasses.replace(catalog.find_target("jetson-orin"), int8_share=0.999)
     with pytest.raises(VerificationFailed, match=r"and this target wants 100%.*Conv") as caught:
         through(Artifact(teacher), context(target), *steps(target))
-    assert "multiple of 8" in (caught.value.mend or "")
+    assert "multiple of 8" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", ["jetson-orin", "rtx-3060"])
@@ -159,13 +159,13 @@ def test_a_gpus_bundle_is_whole_judged_and_checked(
     assert made.measurements.why_no_latency
     folder = made.bundle.path
     files = {path.name for path in folder.iterdir()}
-    recipe = {"build_engine.py", "float.onnx"} if target.builds == "on-device" else {"model.plan"}
-    assert files == {"model.onnx", "manifest.json", "golden.npz", "run.py", "session.py", *recipe}
+    optimizer_config = {"build_engine.py", "float.onnx"} if target.builds == "on-device" else {"model.plan"}
+    assert files == {"model.onnx", "manifest.json", "golden.npz", "run.py", "session.py", *optimizer_config}
     told = json.loads((folder / "manifest.json").read_text())["engine"]
     assert told["status"] == ("pending" if target.builds == "on-device" else "ready")
     verify_bundle(folder)
     shutil.copytree(folder, tmp_path / "changed")
-    victim = tmp_path / "changed" / sorted(recipe)[0]
+    victim = tmp_path / "changed" / sorted(optimizer_config)[0]
     victim.write_bytes(victim.read_bytes() + b"\0")
     with pytest.raises(VerificationFailed, match=f"{victim.name} was changed"):
         verify_bundle(tmp_path / "changed")
@@ -192,4 +192,4 @@ def test_a_value_that_makes_no_sense_is_refused_with_its_mend(change: dict[str, 
     plain = {"name": "t", "title": "t", "backend": "null", "builds": "here", "arch": "any", "opset": 21}
     with pytest.raises(UsageError, match=message) as caught:
         catalog.make(Target, {**plain, "precisions": ["fp32"], **change}, "target 't'")
-    assert caught.value.mend
+    assert caught.value.hint

@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from test_placement import Net, quantise, residual, shortcut
 
 from compressor import catalog
-from compressor.backends import _tensorrt_recipe as recipe
+from compressor.backends import _tensorrt_recipe as optimizer_config
 from compressor.backends._tensorrt_parser import parse
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.bench.estimate import estimate
@@ -40,7 +40,7 @@ with_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, 
 
 def placed(net: Net, rules: Any = TEN) -> onnx.ModelProto:
     """One of `test_placement`'s small nets, whose four channels are taken for enough."""
-    loose = replace(rules, thinnest=0)
+    loose = replace(rules, min_channels=0)
     return quantise(net.model("y"), loose, net.batch()).proto
 
 
@@ -239,7 +239,7 @@ def test_an_older_opset_computes_the_same(opset: int, tmp_path: Path) -> None:
 def test_what_has_no_older_form_is_refused() -> None:
     with pytest.raises(UsageError, match=r"LayerNormalization .* has no form in ONNX opset 13") as caught:
         export(torch.nn.LayerNorm(6).eval(), InputSpec(4, 6, 6), 13)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 # -- audit and estimates ------------------------------------------------------------------------------
@@ -301,20 +301,20 @@ def device(root: Path, free_mb: int = 6000) -> Path:
 
 def test_engines_are_kept_by_a_devices_fingerprint(tmp_path: Path) -> None:
     root = device(tmp_path)
-    key, facts = recipe.fingerprint("10.3.0", root)
+    key, facts = optimizer_config.fingerprint("10.3.0", root)
     assert facts["device"] == "NVIDIA Jetson AGX Orin Developer Kit"
     assert "R36" in facts["system"]
-    assert recipe.fingerprint("10.3.0", root)[0] == key
-    assert recipe.fingerprint("11.4.1", root)[0] != key
-    assert JETSON.title in recipe.board(root)
+    assert optimizer_config.fingerprint("10.3.0", root)[0] == key
+    assert optimizer_config.fingerprint("11.4.1", root)[0] != key
+    assert JETSON.title in optimizer_config.board(root)
 
 
 def test_a_build_that_memory_cannot_hold_is_refused(tmp_path: Path) -> None:
-    recipe._preflight(1 << 20, 1 << 30, device(tmp_path / "a"))
-    with pytest.raises(recipe.Failed, match="MB are free") as caught:
-        recipe._preflight(1 << 20, 1 << 30, device(tmp_path / "b", free_mb=900))
+    optimizer_config._preflight(1 << 20, 1 << 30, device(tmp_path / "a"))
+    with pytest.raises(optimizer_config.Failed, match="MB are free") as caught:
+        optimizer_config._preflight(1 << 20, 1 << 30, device(tmp_path / "b", free_mb=900))
     assert caught.value.code == 5
-    assert "--workspace" in caught.value.mend
+    assert "--workspace" in caught.value.hint
 
 
 LAYERS = [
@@ -326,10 +326,10 @@ LAYERS = [
 
 def test_realised_precisions_are_found_by_the_nodes_names() -> None:
     asked = [{"node": name, "macs": macs} for name, macs in (("Conv_0", 300), ("Conv_12", 100), ("Conv_1", 50))]
-    found = recipe.realised(LAYERS, asked)
+    found = optimizer_config.realised(LAYERS, asked)
     assert [node["realised"] for node in found] == ["int8", "fp16", None]  # Conv_1 is not Conv_12
-    assert recipe.share(found, "realised") == 0.75
-    assert recipe.share([], "realised") is None
+    assert optimizer_config.share(found, "realised") == 0.75
+    assert optimizer_config.share([], "realised") is None
 
 
 class _Recorder:
@@ -375,7 +375,7 @@ class _Recorder:
 )
 def test_flags_are_for_versions_before_11(version: str, content: bytes, flags: list[str], typed: int) -> None:
     recorder = _Recorder(version)
-    assert recipe.build_plan(recorder.module, content, b"", 1 << 30) == (b"plan", b"cache")
+    assert optimizer_config.build_plan(recorder.module, content, b"", 1 << 30) == (b"plan", b"cache")
     assert [arguments[0] for name, arguments in recorder.asked if name == "set_flag"] == flags
     assert ("create_network", (typed,)) in recorder.asked
     assert ("set_memory_pool_limit", ("workspace", 1 << 30)) in recorder.asked
@@ -400,16 +400,16 @@ def test_the_recipe_builds_with_a_real_tensorrt() -> None:
 
     n = residual()
     content = placed(n).SerializeToString()
-    plan, _ = recipe.build_plan(Module(), content, b"", 1 << 28, configure)
+    plan, _ = optimizer_config.build_plan(Module(), content, b"", 1 << 28, configure)
     assert plan[:4] == b"vtrt"
-    with pytest.raises(recipe.Failed, match="cannot read the graph") as caught:
-        recipe.build_plan(Module(), b"not a graph", b"", 1 << 28, configure)
+    with pytest.raises(optimizer_config.Failed, match="cannot read the graph") as caught:
+        optimizer_config.build_plan(Module(), b"not a graph", b"", 1 << 28, configure)
     assert caught.value.code == 6
 
 
 def test_the_recipes_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert recipe.main(["--help"]) == 0
-    assert recipe.main(["--workspace", "much"]) == 2
+    assert optimizer_config.main(["--help"]) == 0
+    assert optimizer_config.main(["--workspace", "much"]) == 2
     assert "Exit codes" in capsys.readouterr().err
 
 
@@ -424,16 +424,16 @@ def test_the_recipes_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rules_follow_the_targets_tensorrt(name: str, integers: bool, rest: str) -> None:
     target = catalog.find_target(name)
     rules = catalog.find("backends", target.backend)().rules(target)
-    assert (rules.integer_weights, rules.rest) == (integers, rest)
+    assert (rules.integer_weights, rules.float_dtype) == (integers, rest)
     assert rules.symmetric_activations
     assert not rules.quantize_outputs
-    assert not rules.unfolds
+    assert not rules.folds_packed_weights
 
 
 def test_a_target_without_its_version_is_refused_with_the_mend() -> None:
     with pytest.raises(UsageError, match="does not say which TensorRT") as caught:
         catalog.find("backends", "tensorrt")().rules(replace(JETSON, runtime_version=None))
-    assert "runtime_version" in (caught.value.mend or "")
+    assert "runtime_version" in (caught.value.hint or "")
 
 
 def test_onnx_runtime_refuses_a_graph_that_was_placed_for_tensorrt(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_onnx_runtime_refuses_a_graph_that_was_placed_for_tensorrt(tmp_path: Pat
     host = catalog.find_target("x86-avx2")
     with pytest.raises(VerificationFailed, match="quantised for another runtime") as caught:
         catalog.find("backends", "onnxruntime")().build(made, host, tmp_path)
-    assert "compress run" in (caught.value.mend or "")
+    assert "compress run" in (caught.value.hint or "")
     own = quantise(n.model("y"), catalog.find("backends", "onnxruntime")().rules(host), n.batch()).proto
     (tmp_path / "own.onnx").write_bytes(own.SerializeToString())
     made = replace(made, path=tmp_path / "own.onnx")
@@ -474,7 +474,7 @@ def test_a_jetsons_graphs_are_taken_in_silence_and_build_for_two_gpus(
     name: str, shared_data: Path, tmp_path: Path
 ) -> None:
     """INT8 and FP16 of the real teacher and of a student, for SM86 and SM89."""
-    from compressor.ingest import ingest
+    from compressor.frontend import ingest
     from compressor.quant.ranges import activation_ranges
 
     if name == "resnet56":

@@ -27,7 +27,7 @@ from compressor.train import loop
 from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, distil, live
 from compressor.train.inherit import inherit
-from compressor.train.recipe import Recipe
+from compressor.train.optimizer_config import OptimizerConfig
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
@@ -161,13 +161,13 @@ def test_answers_that_do_not_fit() -> None:
 
 
 def test_the_rate_climbs_and_falls() -> None:
-    recipe = Recipe(rate=0.1, batch=256, warmup=0.25)
-    rates = [recipe.rate_at(step, 100) for step in range(100)]
+    optimizer_config = OptimizerConfig(rate=0.1, batch=256, warmup=0.25)
+    rates = [optimizer_config.rate_at(step, 100) for step in range(100)]
     assert max(rates) == rates[25] == pytest.approx(0.2)
     assert rates[:26] == sorted(rates[:26])
     assert rates[25:] == sorted(rates[25:], reverse=True)
     assert rates[60] == pytest.approx(0.1 * (1 + math.cos(math.pi * 35 / 75)))
-    assert Recipe(schedule="cosine").rate_at(0, 10) == pytest.approx(0.1)
+    assert OptimizerConfig(schedule="cosine").rate_at(0, 10) == pytest.approx(0.1)
 
 
 class Stop(Exception):
@@ -195,7 +195,7 @@ def teach(
     losses: Any = KD,
     *,
     stop: int | None = None,
-    **recipe: Any,
+    **optimizer_config: Any,
 ) -> tuple[dict[str, Tensor], list[Any], list[int]]:
     """Weights, curve, and the steps that were told."""
     teacher = network(0).eval()
@@ -210,7 +210,7 @@ def teach(
             raise Stop
 
     _, curve = distil(
-        learner, live(samples) if reads else targets, objective(losses), Recipe(batch=32, **recipe), Budget(steps=30),
+        learner, live(samples) if reads else targets, objective(losses), OptimizerConfig(batch=32, **optimizer_config), Budget(steps=30),
         teacher=teacher if reads else None, seed=0, device="cpu", checkpoint=checkpoint,
         remember=lambda compute: compute(), progress=progress,
     )  # fmt: skip
@@ -238,16 +238,16 @@ def test_a_stopped_training_ends_with_the_same_weights(
     tmp_path: Path,
     student: Callable[[], nn.Module],
     losses: Any,
-    recipe: dict[str, Any],
+    optimizer_config: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
-    whole, curve, _ = teach(samples, tmp_path, None, student, losses, **recipe)
+    whole, curve, _ = teach(samples, tmp_path, None, student, losses, **optimizer_config)
     torch.rand(7)  # what was drawn before is no matter
     for stop in (10, 20):
         with pytest.raises(Stop):
-            teach(samples, tmp_path, tmp_path / "c.pt", student, losses, stop=stop, **recipe)
-    resumed, same, seen = teach(samples, tmp_path, tmp_path / "c.pt", student, losses, **recipe)
+            teach(samples, tmp_path, tmp_path / "c.pt", student, losses, stop=stop, **optimizer_config)
+    resumed, same, seen = teach(samples, tmp_path, tmp_path / "c.pt", student, losses, **optimizer_config)
     assert min(seen) == 20
     assert same == curve
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -277,7 +277,7 @@ def test_a_training_that_diverges(samples: Samples, tmp_path: Path) -> None:
 def test_losses_on_feature_maps_train_for_minutes(samples: Samples, loss: str) -> None:
     terms = objective(({"loss": loss}, {"loss": "cross-entropy"}))
     steps, curve = distil(
-        network(1, widths=(4, 8, 16)), live(samples), terms, Recipe(batch=32), Budget(minutes=0.02),
+        network(1, widths=(4, 8, 16)), live(samples), terms, OptimizerConfig(batch=32), Budget(minutes=0.02),
         teacher=network(0), seed=0, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
     )  # fmt: skip
     assert curve[-1]["step"] == steps
@@ -296,7 +296,7 @@ def test_minutes_become_steps_once(samples: Samples, tmp_path: Path) -> None:
 
     def run(budget: Budget) -> int:
         steps, curve = distil(
-            network(1), targets, objective(KD), Recipe(batch=32), budget, seed=0, device="cpu", checkpoint=None,
+            network(1), targets, objective(KD), OptimizerConfig(batch=32), budget, seed=0, device="cpu", checkpoint=None,
             remember=remember, progress=quiet,
         )  # fmt: skip
         assert curve[-1]["step"] == steps

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 
 from compressor.bench import trtexec
 from compressor.bench.ssh import Done
-from compressor.bench.subject import Subject
-from compressor.bench.there import _runtime
-from compressor.bench.timing import Rounds
+from compressor.bench.bench_model import BenchModel
+from compressor.bench.remote import _runtime
+from compressor.bench.timing import TimingConfig
 from compressor.core import Unavailable, VerificationFailed
 
 V86 = """\
@@ -158,14 +158,14 @@ class Jetson:
 
 
 @pytest.fixture
-def subjects(tmp_path: Path) -> dict[str, Subject]:
+def subjects(tmp_path: Path) -> dict[str, BenchModel]:
     def tensor(name: str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 4, 4])
 
     graph = helper.make_graph([helper.make_node("Relu", ["input"], ["y"])], "g", [tensor("input")], [tensor("y")])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
-    return {name: Subject.read(tmp_path / "m.onnx") for name in ("baseline", "candidate")}
+    return {name: BenchModel.read(tmp_path / "m.onnx") for name in ("baseline", "candidate")}
 
 
 def silent(message: str, done: int, total: int) -> None:
@@ -173,13 +173,13 @@ def silent(message: str, done: int, total: int) -> None:
 
 
 @pytest.mark.parametrize(("printed", "version"), [(V86, "8.6.2"), (V103, "10.3.0"), (V11, "11.2.1")])
-def test_engines_are_built_and_take_turns(subjects: dict[str, Subject], printed: str, version: str) -> None:
+def test_engines_are_built_and_take_turns(subjects: dict[str, BenchModel], printed: str, version: str) -> None:
     board = Jetson(printed)
     runtime = _runtime(board, subjects, 1)  # type: ignore[arg-type]
     assert runtime.name == f"tensorrt {version}"
     runtime.prepare(silent)
     assert set(board.files) == {"baseline/model.onnx", "candidate/model.onnx"}
-    blocks, _ = runtime.take(Rounds(blocks=6, inferences=20, seed=3), silent)
+    blocks, _ = runtime.take(TimingConfig(blocks=6, inferences=20, seed=3), silent)
     turns = [words[1] for words in board.commands if words[1:2] and words[1].startswith("--loadEngine")]
     assert turns.count("--loadEngine=candidate/model.engine") == turns.count("--loadEngine=baseline/model.engine") == 6
     assert turns != sorted(turns)
@@ -188,13 +188,13 @@ def test_engines_are_built_and_take_turns(subjects: dict[str, Subject], printed:
     assert float(np.median(blocks["candidate"][0])) == pytest.approx(1.695)
 
 
-def test_without_a_file_of_times_the_summary_is_a_block(subjects: dict[str, Subject]) -> None:
+def test_without_a_file_of_times_the_summary_is_a_block(subjects: dict[str, BenchModel]) -> None:
     board = Jetson(V103, times="")
     runtime = _runtime(board, subjects, 1)  # type: ignore[arg-type]
-    assert runtime.take(Rounds(5, 20), silent)[0]["candidate"] == ((3.14062,),) * 5
+    assert runtime.take(TimingConfig(5, 20), silent)[0]["candidate"] == ((3.14062,),) * 5
 
 
-def test_a_graph_that_the_board_refuses(subjects: dict[str, Subject]) -> None:
+def test_a_graph_that_the_board_refuses(subjects: dict[str, BenchModel]) -> None:
     board = Jetson(FAILED)
     with pytest.raises(VerificationFailed, match="Failed to parse"):
         _runtime(board, subjects, 1).prepare(silent)  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from torch import nn
 
 from compressor.core import Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
 from compressor.export import export
-from compressor.ingest import ingest, load, save
-from compressor.ingest._child import read_weights
+from compressor.frontend import ingest, load, save
+from compressor.frontend._child import read_weights
 from compressor.models._cost import cost
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.plan import Options, make_plan
@@ -76,7 +76,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.ingest._ingest.read", read_weights)
+    monkeypatch.setattr("compressor.frontend._loader.read", read_weights)
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def artifact(path: Path, folder: Path) -> Model:
 def refused(path: Path, code: Exit = Exit.USAGE, **options: Any) -> str:
     with pytest.raises(UsageError if code == Exit.USAGE else UnsafeInput) as caught:
         ingest(path, **options)
-    assert caught.value.mend
-    return f"{caught.value.what} {caught.value.mend}"
+    assert caught.value.hint
+    return f"{caught.value.what} {caught.value.hint}"
 
 
 def program(net: nn.Module, path: Path, batch: int = 1, free: bool = False) -> None:
@@ -216,7 +216,7 @@ def test_a_file_that_changed_is_not_trusted_again(net: nn.Module, path: Path, tm
     torch.save(net.double(), path)
     with pytest.raises(UsageError, match="is not the file that was trusted") as caught:
         load(model)
-    assert "--fresh" in str(caught.value.mend)
+    assert "--fresh" in str(caught.value.hint)
 
 
 def test_lies_are_refused_with_trust_too(path: Path) -> None:
@@ -263,7 +263,7 @@ def test_torchscript_that_cannot_be_lowered(zoo: Any, path: Path) -> None:
     module = ingest(path, trust=True).build()
     with pytest.raises(UsageError, match="TorchScript program cannot be lowered") as caught:
         export(module, SMALL, 21)
-    assert "--arch" in str(caught.value.mend)
+    assert "--arch" in str(caught.value.hint)
 
 
 def test_files_that_hold_no_network(path: Path) -> None:

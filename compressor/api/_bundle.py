@@ -53,7 +53,7 @@ class LoadedBundle:
         ):
             raise UsageError(
                 f"a batch of {given.dtype}, shape {given.shape}, is not N x {' x '.join(map(str, self.input.shape))}",
-                mend="give 8-bit images, or what preprocess(images) makes of them",
+                hint="give 8-bit images, or what preprocess(images) makes of them",
             )
         return self.session(np.ascontiguousarray(given, np.float32))
 
@@ -96,7 +96,7 @@ def load_bundle(path: str | Path, *, threads: int = 1) -> LoadedBundle:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise VerificationFailed(
             f"{folder / 'manifest.json'} is not of this program's form: {type(error).__name__}: {error}",
-            mend="make the bundle anew with compress run",
+            hint="make the bundle anew with compress run",
         ) from error
     backend: Backend = catalog.find("backends", name)()
     backend.version()

@@ -97,7 +97,7 @@ def _named(value: Source | None, argument: str) -> str | None:
     if not callable(value) or module is None or not name.isidentifier():
         raise UsageError(
             f"{argument} is {value if callable(value) else type(value).__name__}, which has no name to be found by",
-            mend=f"give {argument} a path, or a function at the top level of a module",
+            hint=f"give {argument} a path, or a function at the top level of a module",
         )
     return f"{module}:{name}"
 
@@ -148,18 +148,18 @@ def _file(model: str | Path | nn.Module) -> Iterator[Path]:
         return
     from torch import Tensor, nn
 
-    from compressor.ingest import save
+    from compressor.frontend import save
 
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"a model is a file or a torch.nn.Module, not {type(model).__name__}",
-            mend="save a dict of weights with torch.save(weights, path), and give the path",
+            hint="save a dict of weights with torch.save(weights, path), and give the path",
         )
     state = model.state_dict()
     if odd := [key for key, value in state.items() if not isinstance(value, Tensor) or nn.parameter.is_lazy(value)]:
         raise UsageError(
             f"{_name(model)} has lazy layers, or state that is no tensor: {odd[0]}",
-            mend="run it once, and keep what is no tensor out of its state dict",
+            hint="run it once, and keep what is no tensor out of its state dict",
         )
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         path = Path(folder) / f"{_name(model).lower()}.safetensors"
@@ -177,7 +177,7 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
     try:
         teacher = pipeline.check(plan, folder, fresh=fresh)
     except UsageError as error:
-        raise UsageError(error.what.replace(str(plan.model), name), mend=error.mend) from error
+        raise UsageError(error.what.replace(str(plan.model), name), hint=error.hint) from error
     noise = torch.randn(2, *teacher.input.shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         rebuilt = teacher.ingested.build()(noise)
@@ -185,7 +185,7 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
     if given.shape != rebuilt.shape or float((given - rebuilt).abs().max()) > 1e-3 * float(rebuilt.abs().max()):
         raise UsageError(
             f"{name} has the weights of {teacher.ingested.family}, and computes something else",
-            mend="give arch=, a class or function without arguments that makes this very network",
+            hint="give arch=, a class or function without arguments that makes this very network",
         )
 
 

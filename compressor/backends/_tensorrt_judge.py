@@ -22,13 +22,13 @@ def judge(content: bytes, version: str) -> dict[str, Json]:
     if faults := tensorrt_faults(onnx.load_from_string(content), version):
         shown = "; ".join(f"{fault.node}: {fault.what}" for fault in faults[:_SHOWN])
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise VerificationFailed(f"TensorRT {version} does not take this graph: {shown}{more}", mend=faults[0].mend)
+        raise VerificationFailed(f"TensorRT {version} does not take this graph: {shown}{more}", hint=faults[0].hint)
     judges = [f"own rules for TensorRT {version}"]
     if verdict := parse(content):
         if said := verdict.errors or verdict.warnings:
             raise VerificationFailed(
                 f"NVIDIA's parser ({verdict.version}) objects: {'; '.join(said[:_SHOWN])}",
-                mend="inspect the graph; --profile float may still work",
+                hint="inspect the graph; --profile float may still work",
             )
         judges.append(f"NVIDIA's parser, TensorRT for RTX {verdict.version}")
     return {"judged_by": ", ".join(judges), "graph_for": version}

@@ -24,5 +24,5 @@ def open_engine(path: Path, build: Callable[[Path], bytes]) -> Session:
             return Running(plan)
     except RuntimeError as error:
         raise Unavailable(
-            f"the engine cannot run here: {error}", mend="open it where its GPU is, with python run.py"
+            f"the engine cannot run here: {error}", hint="open it where its GPU is, with python run.py"
         ) from error

@@ -39,9 +39,9 @@ _BLOCKS, _RUNS = 11, 20
 class Failed(Exception):
     """What went wrong, the exit code, and what to do about it."""
 
-    def __init__(self, code: int, what: str, mend: str) -> None:
+    def __init__(self, code: int, what: str, hint: str) -> None:
         Exception.__init__(self, what)
-        self.code, self.mend = code, mend
+        self.code, self.hint = code, hint
 
 
 # -- the device -----------------------------------------------------------------------------------
@@ -347,11 +347,11 @@ def main(arguments: List[str]) -> int:
     try:
         return _build(folder, options)
     except Failed as failed:
-        sys.stderr.write(f"error: {failed}\n  mend: {failed.mend}\n")
+        sys.stderr.write(f"error: {failed}\n  hint: {failed.hint}\n")
         return failed.code
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         sys.stderr.write(
-            f"error: {type(error).__name__}: {error}\n  mend: copy the bundle whole, and look at the device\n"
+            f"error: {type(error).__name__}: {error}\n  hint: copy the bundle whole, and look at the device\n"
         )
         return 2
 

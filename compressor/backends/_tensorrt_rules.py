@@ -21,10 +21,10 @@ def tensorrt_rules(*, integer_weights: bool, half: bool) -> QdqRules:
     QuantizeLinear. ``half``: the graph says FP16 for everything else, as strongly typed networks want it.
     """
     return QdqRules(
-        compute=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+        quantizable_ops=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
         quantize_outputs=frozenset(),
-        moves=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
-        moves_in_integers=False,
+        passthrough_ops=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
+        passthrough_in_integers=False,
         activation_dtype="int8",
         symmetric_activations=True,
         weight_bits=8,
@@ -33,10 +33,10 @@ def tensorrt_rules(*, integer_weights: bool, half: bool) -> QdqRules:
         fold_activations=False,
         keep_float_outputs=True,
         skip_branch=frozenset({"Add"}),
-        one_grid=frozenset({"Concat"}),
-        thinnest=16,
-        single_rows=False,
+        shared_scale_ops=frozenset({"Concat"}),
+        min_channels=16,
+        quantize_gemv=False,
         integer_weights=integer_weights,
-        unfolds=False,
-        rest="float16" if half else "float32",
+        folds_packed_weights=False,
+        float_dtype="float16" if half else "float32",
     )

@@ -29,9 +29,9 @@ class Null:
     def rules(self, target: Target) -> QdqRules:
         """The plainest table: symmetric 8-bit inputs of the ops with weights, nothing else."""
         return QdqRules(
-            compute=frozenset({"Conv", "Gemm", "MatMul"}),
+            quantizable_ops=frozenset({"Conv", "Gemm", "MatMul"}),
             quantize_outputs=frozenset(),
-            moves=frozenset(),
+            passthrough_ops=frozenset(),
             activation_dtype="int8",
             symmetric_activations=True,
             weight_bits=8,

@@ -28,7 +28,7 @@ class OnnxRuntime:
         try:
             return importlib.metadata.version("onnxruntime")
         except importlib.metadata.PackageNotFoundError as error:
-            raise Unavailable("ONNX Runtime is not installed", mend="pip install onnxruntime") from error
+            raise Unavailable("ONNX Runtime is not installed", hint="pip install onnxruntime") from error
 
     def rules(self, target: Target) -> QdqRules:
         """QLinear kernels everywhere: every tensor between two integer ops is an integer.
@@ -41,9 +41,9 @@ class OnnxRuntime:
             {"Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "LeakyRelu"}
         )
         return QdqRules(
-            compute=integer,
+            quantizable_ops=integer,
             quantize_outputs=integer,
-            moves=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
+            passthrough_ops=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
             activation_dtype="uint8",
             symmetric_activations=False,
             weight_bits=7 if "u8s8-saturates" in target.quirks else 8,
@@ -65,7 +65,7 @@ class OnnxRuntime:
         except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
             raise VerificationFailed(
                 f"ONNX Runtime {self.version()} refuses the graph: {error}",
-                mend=f"inspect {onnx.path}; the float profile may still work",
+                hint=f"inspect {onnx.path}; the float profile may still work",
             ) from error
         if target.builds == "here":
             return Engine(self.name, onnx.path, onnx.sha256, "ready")
@@ -92,7 +92,7 @@ class OnnxRuntime:
             raise VerificationFailed(
                 f"this graph was quantised for another runtime: of {pairs} convolutions {len(faults)} would run in "
                 f"float here, first {faults[0].node}: {faults[0].what}",
-                mend=faults[0].mend,
+                hint=faults[0].hint,
             )
 
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:

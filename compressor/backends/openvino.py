@@ -21,7 +21,7 @@ class OpenVino:
         try:
             return importlib.metadata.version("openvino")
         except importlib.metadata.PackageNotFoundError as error:
-            raise Unavailable("OpenVINO is not installed", mend="pip install openvino") from error
+            raise Unavailable("OpenVINO is not installed", hint="pip install openvino") from error
 
     def rules(self, target: Target) -> QdqRules:
         """Pairs at the inputs of what has weights; its low-precision passes carry them through the rest.
@@ -30,10 +30,10 @@ class OpenVino:
         devices has them. A sum's skip branch is quantised, so that it is added inside the convolution's kernel.
         """
         return QdqRules(
-            compute=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "GlobalAveragePool", "AveragePool"}),
+            quantizable_ops=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "GlobalAveragePool", "AveragePool"}),
             quantize_outputs=frozenset(),
-            moves=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
-            moves_in_integers=False,
+            passthrough_ops=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
+            passthrough_in_integers=False,
             activation_dtype="uint8",
             symmetric_activations=False,
             weight_bits=8,
@@ -42,8 +42,8 @@ class OpenVino:
             fold_activations=False,
             keep_float_outputs=True,
             skip_branch=frozenset({"Add"}),
-            one_grid=frozenset({"Concat"}),
-            unfolds=False,
+            shared_scale_ops=frozenset({"Concat"}),
+            folds_packed_weights=False,
         )
 
     def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
@@ -55,7 +55,7 @@ class OpenVino:
         except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
             raise VerificationFailed(
                 f"OpenVINO {self.version()} refuses the graph: {str(error).strip().splitlines()[-1]}",
-                mend=f"inspect {onnx.path}; the float profile may still work",
+                hint=f"inspect {onnx.path}; the float profile may still work",
             ) from error
         session = workdir / "session.py"
         session.write_bytes(Path(_openvino_session.__file__).read_bytes())

@@ -36,7 +36,7 @@ class Tensorrt:
             return importlib.metadata.version("tensorrt")
         except importlib.metadata.PackageNotFoundError as error:
             raise Unavailable(
-                "TensorRT is not installed", mend="on a Jetson: sudo apt install python3-libnvinfer"
+                "TensorRT is not installed", hint="on a Jetson: sudo apt install python3-libnvinfer"
             ) from error
 
     def rules(self, target: Target) -> QdqRules:
@@ -83,7 +83,7 @@ class Tensorrt:
         try:
             plan, _ = recipe.build_plan(tensorrt, path.read_bytes(), b"", _WORKSPACE)
         except recipe.Failed as error:
-            raise VerificationFailed(str(error), mend=error.mend) from error
+            raise VerificationFailed(str(error), hint=error.hint) from error
         return plan
 
 
@@ -104,7 +104,7 @@ def _wanted(target: Target) -> str:
     if target.runtime_version is None:
         raise UsageError(
             f"target {target.name} does not say which TensorRT it has",
-            mend='add runtime_version = "10.3", or what the device has: dpkg -l libnvinfer-dev',
+            hint='add runtime_version = "10.3", or what the device has: dpkg -l libnvinfer-dev',
         )
     return target.runtime_version
 

@@ -33,7 +33,7 @@ class TensorrtRtx:
         try:
             return importlib.metadata.version(PACKAGE)
         except importlib.metadata.PackageNotFoundError as error:
-            raise Unavailable("TensorRT for RTX is not installed", mend=f"pip install {PACKAGE}") from error
+            raise Unavailable("TensorRT for RTX is not installed", hint=f"pip install {PACKAGE}") from error
 
     def rules(self, target: Target) -> QdqRules:
         """Networks are strongly typed: FP16 stands in the graph where the target computes in it."""
@@ -76,7 +76,7 @@ def _built(path: Path, wanted: str) -> tuple[bytes, list[str]]:
     if wanted not in known:
         raise UsageError(
             f"TensorRT for RTX does not build for {wanted}",
-            mend=f"set chip.compute_capability in the target: {', '.join(sorted(known - {'NONE', 'CURRENT'}))}",
+            hint=f"set chip.compute_capability in the target: {', '.join(sorted(known - {'NONE', 'CURRENT'}))}",
         )
     said: list[tuple[int, str]] = []
 
@@ -106,7 +106,7 @@ def _built(path: Path, wanted: str) -> tuple[bytes, list[str]]:
         errors = [message for severity, message in said if severity <= int(trt.ILogger.ERROR)]
         raise VerificationFailed(
             f"TensorRT for RTX cannot build an engine: {errors[-1] if errors else 'it does not say why'}",
-            mend=f"inspect {path}; the float profile may still work",
+            hint=f"inspect {path}; the float profile may still work",
         )
     warnings = dict.fromkeys(message.strip() for severity, message in said if severity == int(trt.ILogger.WARNING))
     return bytes(plan), list(warnings)

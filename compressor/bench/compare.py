@@ -11,21 +11,21 @@ from tempfile import TemporaryDirectory
 
 from compressor import catalog
 from compressor.bench.machine import fits, machine_of
-from compressor.bench.place import Place, Taken, here
+from compressor.bench.device import Place, TimingRun, here
 from compressor.bench.self_test import SelfTest, self_test
-from compressor.bench.shelf import Shelf
+from compressor.bench.cache import ResultCache
 from compressor.bench.ssh import Board
 from compressor.bench.statistics import ratio, summarise
-from compressor.bench.subject import Subject, same_input
-from compressor.bench.there import there
-from compressor.bench.timing import Rounds
+from compressor.bench.bench_model import BenchModel, same_input
+from compressor.bench.remote import there
+from compressor.bench.timing import TimingConfig
 from compressor.core import InputSpec, Json, Latency, Progress, UsageError
 
 __all__ = ["Bench", "bench"]
 
 SCHEMA_VERSION = 1
 
-ROUNDS = Rounds(blocks=24, inferences=20)
+ROUNDS = TimingConfig(blocks=24, inferences=20)
 """480 samples: enough for a p99."""
 
 
@@ -33,11 +33,11 @@ ROUNDS = Rounds(blocks=24, inferences=20)
 class Bench:
     """Which models are timed, and where: everything but how much."""
 
-    candidate: Subject
-    baseline: Subject | None
+    candidate: BenchModel
+    baseline: BenchModel | None
     threads: int
     board: Board | None
-    shelf: Shelf
+    shelf: ResultCache
     fresh: bool = False
 
     @classmethod
@@ -57,22 +57,22 @@ class Bench:
         """
         where = None if board is None else Board.parse(board)
         if fresh and where is None:
-            raise UsageError("--fresh is for --board: here everything is measured anew", mend="leave --fresh out")
+            raise UsageError("--fresh is for --board: here everything is measured anew", hint="leave --fresh out")
         if threads is not None and threads < 1:
-            raise UsageError(f"--threads {threads} is no number of threads", mend="give 1 or more")
-        candidate = Subject.read(path, input)
-        baseline = None if against is None else Subject.read(against, input)
+            raise UsageError(f"--threads {threads} is no number of threads", hint="give 1 or more")
+        candidate = BenchModel.read(path, input)
+        baseline = None if against is None else BenchModel.read(against, input)
         same_input([each for each in (candidate, baseline) if each])
-        return cls(candidate, baseline, threads or _threads(candidate), where, Shelf.of_user(), fresh)
+        return cls(candidate, baseline, threads or _threads(candidate), where, ResultCache.of_user(), fresh)
 
     @property
-    def subjects(self) -> dict[str, Subject]:
+    def subjects(self) -> dict[str, BenchModel]:
         """The models by their part in it, the baseline first."""
         baseline = {} if self.baseline is None else {"baseline": self.baseline}
         return {**baseline, "candidate": self.candidate}
 
     @contextmanager
-    def place(self, subjects: Mapping[str, Subject] | None = None) -> Iterator[Place]:
+    def place(self, subjects: Mapping[str, BenchModel] | None = None) -> Iterator[Place]:
         """Where it is timed, with the models (or others) on it."""
         models = self.subjects if subjects is None else subjects
         if self.board is not None:
@@ -93,13 +93,13 @@ class Bench:
                 return why
         return None
 
-    def self_test(self, taken: Taken, facts: Mapping[str, Json], progress: Progress) -> SelfTest:
+    def self_test(self, taken: TimingRun, facts: Mapping[str, Json], progress: Progress) -> SelfTest:
         """The A/A run of the device, on the candidate; kept from run to run."""
         twins = {"a": self.candidate, "b": self.candidate}
         return self_test(facts, taken.before, self.threads, lambda: self.place(twins), self.shelf, progress)
 
 
-def bench(plan: Bench, progress: Progress, rounds: Rounds = ROUNDS) -> Json:
+def bench(plan: Bench, progress: Progress, rounds: TimingConfig = ROUNDS) -> Json:
     """Time the models interleaved; the document that ``compress bench --json`` prints."""
     with plan.place() as place:
         facts, stranger = place.facts, plan.stranger(place)
@@ -115,7 +115,7 @@ def bench(plan: Bench, progress: Progress, rounds: Rounds = ROUNDS) -> Json:
     }
 
 
-def document(plan: Bench, taken: Taken, facts: Mapping[str, Json]) -> dict[str, Json]:
+def document(plan: Bench, taken: TimingRun, facts: Mapping[str, Json]) -> dict[str, Json]:
     """What was timed, where, and what came of it: the part that bench and gate share."""
     speedup, interval = None, None
     if plan.baseline is not None:
@@ -153,6 +153,6 @@ def _figures(latency: Latency) -> Json:
     return {name: getattr(latency, name) for name in ("median", "p90", "p99", "samples", "threads")}
 
 
-def _threads(subject: Subject) -> int:
+def _threads(subject: BenchModel) -> int:
     name = subject.manifest.get("target")
     return catalog.find_target(name).threads if name in catalog.toml_names("targets") else 1

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from compressor import catalog
 from compressor.bench.compare import SCHEMA_VERSION, Bench, document
-from compressor.bench.place import Taken
+from compressor.bench.device import TimingRun
 from compressor.bench.statistics import enough, quantile, ratio
-from compressor.bench.timing import Rounds
+from compressor.bench.timing import TimingConfig
 from compressor.budgets import Budget
 from compressor.core import Exit, Json, Metric, Progress, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from compressor.bench.subject import Subject
+    from compressor.bench.bench_model import BenchModel
 
 __all__ = ["Check", "Limits", "gate"]
 
@@ -62,15 +62,15 @@ class Limits:
         if all(given is None for given in (max_latency, max_regression, max_drop, max_bytes)):
             raise UsageError(
                 "there is nothing to gate on",
-                mend="give --max-latency 5ms, --max-regression 5%, --max-drop 1.0 or --max-bytes 1MB, or several",
+                hint="give --max-latency 5ms, --max-regression 5%, --max-drop 1.0 or --max-bytes 1MB, or several",
             )
         if percentile is not None and max_latency is None:
-            raise UsageError("--percentile is for --max-latency, which is not given", mend="give both, or neither")
+            raise UsageError("--percentile is for --max-latency, which is not given", hint="give both, or neither")
         chosen = 90.0 if percentile is None else percentile
         if not 1 <= chosen <= 99.9:
-            raise UsageError(f"--percentile {chosen:g} is none", mend="give one from 1 to 99.9, such as 50, 90 or 99")
+            raise UsageError(f"--percentile {chosen:g} is none", hint="give one from 1 to 99.9, such as 50, 90 or 99")
         if max_drop is not None and not math.isfinite(max_drop):
-            raise UsageError(f"--max-drop {max_drop} is no limit", mend="give a number of points, such as 1.0")
+            raise UsageError(f"--max-drop {max_drop} is no limit", hint="give a number of points, such as 1.0")
         regression = None
         if max_regression is not None:
             number = max_regression.strip().removesuffix("%")
@@ -79,7 +79,7 @@ class Limits:
             except ValueError:
                 regression = math.nan
             if not max_regression.strip().endswith("%") or not 0 <= regression <= 10:
-                raise UsageError(f"--max-regression {max_regression!r} is none", mend="give a share, such as 5%")
+                raise UsageError(f"--max-regression {max_regression!r} is none", hint="give a share, such as 5%")
         return cls(_absolute("latency", max_latency), chosen, regression, max_drop, _absolute("bytes", max_bytes))
 
     @property
@@ -115,9 +115,9 @@ def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) 
     begun = time.monotonic()
     if plan.baseline is None and (limits.regression is not None or limits.drop is not None):
         flag = "--max-regression" if limits.regression is not None else "--max-drop"
-        raise UsageError(f"{flag} compares with a baseline", mend="--against a bundle, a run's folder or an .onnx")
+        raise UsageError(f"{flag} compares with a baseline", hint="--against a bundle, a run's folder or an .onnx")
     if evaluate is not None and limits.drop is None:
-        raise UsageError("--eval is for --max-drop, which is not given", mend="give both, or neither")
+        raise UsageError("--eval is for --max-drop, which is not given", hint="give both, or neither")
     checks: list[Check] = []
     if limits.bytes is not None:
         checks.append(_bytes(len(plan.candidate.content), limits.bytes))
@@ -150,7 +150,7 @@ def _timed(plan: Bench, limits: Limits, progress: Progress) -> tuple[list[Check]
     rounds = _rounds(limits)
     with plan.place() as place:
         if why := plan.stranger(place):
-            raise Unavailable(f"{why} A gate takes no estimate", mend="--board ssh://user@host, the target itself")
+            raise Unavailable(f"{why} A gate takes no estimate", hint="--board ssh://user@host, the target itself")
         facts = place.facts
         taken = place.take(rounds, progress)
         checks = judge(taken, limits)
@@ -176,15 +176,15 @@ def _timed(plan: Bench, limits: Limits, progress: Progress) -> tuple[list[Check]
     return checks, measured
 
 
-def _rounds(limits: Limits) -> Rounds:
+def _rounds(limits: Limits) -> TimingConfig:
     """15 blocks of 20, or of more where a percentile wants them: twice the fewest samples that bound it."""
     inferences = _INFERENCES
     if limits.latency_ms is not None:
         inferences = max(inferences, math.ceil(2 * enough(max(limits.percentile, 50)) / _BLOCKS))
-    return Rounds(_BLOCKS, inferences)
+    return TimingConfig(_BLOCKS, inferences)
 
 
-def judge(taken: Taken, limits: Limits) -> list[Check]:
+def judge(taken: TimingRun, limits: Limits) -> list[Check]:
     """The latency limits, by the samples at hand."""
     checks = []
     if limits.latency_ms is not None:
@@ -197,7 +197,7 @@ def judge(taken: Taken, limits: Limits) -> list[Check]:
     return checks
 
 
-def _latency(taken: Taken, limit: float, percentile: float) -> Check:
+def _latency(taken: TimingRun, limit: float, percentile: float) -> Check:
     found = quantile(taken.blocks["candidate"], percentile)
     name = f"latency p{percentile:g}"
     low = "?" if found.low is None else f"{found.low:.3g}"
@@ -213,7 +213,7 @@ def _latency(taken: Taken, limit: float, percentile: float) -> Check:
     return Check(name, verdict, limit, found.value, found.low, found.high, "ms", told)
 
 
-def _regression(taken: Taken, tolerance: float) -> Check:
+def _regression(taken: TimingRun, tolerance: float) -> Check:
     faster, (least, most) = ratio(taken.blocks["baseline"], taken.blocks["candidate"], seed=0)
     value, low, high = 1 / faster, 1 / most, 1 / least
     limit = 1 + tolerance
@@ -248,14 +248,14 @@ def _metrics(plan: Bench, evaluate: str | None, progress: Progress) -> dict[str,
     found = {name: subject.metric for name, subject in plan.subjects.items()}
     known = {name: metric for name, metric in found.items() if metric is not None}
     if missing := [str(plan.subjects[name].path) for name in found if name not in known]:
-        raise UsageError(f"{missing[0]} does not say how accurate it is", mend="name samples to judge both on: --eval")
+        raise UsageError(f"{missing[0]} does not say how accurate it is", hint="name samples to judge both on: --eval")
     if len({(metric.name, metric.fingerprint) for metric in known.values()}) > 1:
         told = " and ".join(f"{metric.source} ({metric.samples:,})" for metric in known.values())
-        raise UsageError(f"the bundles were judged on different samples: {told}", mend="judge both anew: --eval")
+        raise UsageError(f"the bundles were judged on different samples: {told}", hint="judge both anew: --eval")
     return known
 
 
-def _evaluated(subjects: Mapping[str, Subject], evaluate: str, progress: Progress) -> dict[str, Metric]:
+def _evaluated(subjects: Mapping[str, BenchModel], evaluate: str, progress: Progress) -> dict[str, Metric]:
     from compressor.bench.machine import fits, machine
     from compressor.data import load_data
 
@@ -276,7 +276,7 @@ def _evaluated(subjects: Mapping[str, Subject], evaluate: str, progress: Progres
     return metrics
 
 
-def _named(subject: Subject) -> Json:
+def _named(subject: BenchModel) -> Json:
     return {"path": str(subject.path), "sha256": subject.sha256, "bytes": len(subject.content)}
 
 
@@ -287,6 +287,6 @@ def _absolute(name: str, text: str | None) -> float | None:
     budget = Budget.parse(f"{name}={text}")
     if budget.relative:
         raise UsageError(
-            f"--max-{name} {text} is a share of nothing", mend="give a figure; --max-regression is relative"
+            f"--max-{name} {text} is a share of nothing", hint="give a figure; --max-regression is relative"
         )
     return budget.limit

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from compressor.bench.machine import fingerprint
-from compressor.bench.place import Place
-from compressor.bench.shelf import Shelf
+from compressor.bench.device import Place
+from compressor.bench.cache import ResultCache
 from compressor.bench.statistics import detectable, differences, ratio
-from compressor.bench.timing import Rounds
+from compressor.bench.timing import TimingConfig
 from compressor.core import Json, Progress
 
 __all__ = ["SelfTest", "self_test"]
 
-ROUNDS = Rounds(blocks=15, inferences=20, seed=1)
+ROUNDS = TimingConfig(blocks=15, inferences=20, seed=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def self_test(
     state: Mapping[str, Json],
     threads: int,
     twins: Callable[[], AbstractContextManager[Place]],
-    shelf: Shelf,
+    shelf: ResultCache,
     progress: Progress,
 ) -> SelfTest:
     """The A/A run of a device in its configuration: the one that is kept, else one is taken and kept.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from compressor.atomic import FULL
-from compressor.bench import probe, serve
+from compressor.bench import probe, remote_agent
 from compressor.core import CompressError, Json, Unavailable, UsageError, VerificationFailed
 
 __all__ = ["Board", "Done", "Session"]
@@ -53,7 +53,7 @@ for number in range(2):
     exec(compile(take(int(take(8))), "compressor", "exec"), parts[-1].__dict__)
 sys.exit(parts[1].serve(parts[0], float(take(8))))
 """
-"""What the board's Python is started with: it reads `probe` and `serve` from stdin, and runs the latter."""
+"""What the board's Python is started with: it reads `probe` and `remote_agent` from stdin, and runs the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,13 @@ class Board:
     @classmethod
     def parse(cls, url: str) -> Board:
         """Read a URL. Raises UsageError for anything else, and for one that holds a password."""
-        mend = "write ssh://user@host, ssh://user@host:port, or with the board's Python: ssh://user@host/path/python3"
+        hint = "write ssh://user@host, ssh://user@host:port, or with the board's Python: ssh://user@host/path/python3"
         match = re.fullmatch(
             r"ssh://(?:(?P<user>[^@/]*)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?(?P<path>/.*)?",
             url,
         )
         if match and ":" in (match["user"] or ""):
-            raise UsageError("a board's URL holds no password", mend="give the SSH client a key: ssh-copy-id")
+            raise UsageError("a board's URL holds no password", hint="give the SSH client a key: ssh-copy-id")
         port = int(match["port"]) if match and match["port"] else None
         if (
             match is None
@@ -96,7 +96,7 @@ class Board:
             or not 0 < (22 if port is None else port) < 65536
             or not re.fullmatch(r"(?:/[\w.+-]+)*/?", match["path"] or "")
         ):
-            raise UsageError(f"not a board: {url!r}", mend=mend)
+            raise UsageError(f"not a board: {url!r}", hint=hint)
         python = "python3" if (match["path"] or "/") == "/" else match["path"]
         return cls(url, match["host"].strip("[]"), match["user"], port, python)
 
@@ -113,7 +113,7 @@ class Board:
             try:
                 process = self._ssh(command, said)
             except FileNotFoundError as error:
-                raise Unavailable("there is no ssh here", mend="install OpenSSH's client") from error
+                raise Unavailable("there is no ssh here", hint="install OpenSSH's client") from error
             session = Session(self, process, said)
             try:
                 session.open()
@@ -123,7 +123,7 @@ class Board:
 
     def sweep(self, folder: str) -> None:
         """Remove what a session that broke off may have left."""
-        if not re.fullmatch(r"/[\w./+-]*/" + serve.PREFIX + r"\w+", folder) or ".." in folder:
+        if not re.fullmatch(r"/[\w./+-]*/" + remote_agent.PREFIX + r"\w+", folder) or ".." in folder:
             return
         with tempfile.TemporaryFile() as said, contextlib.suppress(subprocess.TimeoutExpired, OSError):
             process = self._ssh(f"rm -rf {folder}", said)
@@ -162,7 +162,7 @@ class Session:
 
     def open(self) -> None:
         """Send the far end there, and let it take the lock."""
-        for module in (probe, serve):
+        for module in (probe, remote_agent):
             source = Path(str(module.__file__)).read_bytes()
             self._send(b"%8d" % len(source) + source)
         self._send(b"%8.1f" % self.board.wait)
@@ -185,7 +185,7 @@ class Session:
         wrong = [name for name in files if found.get(name) != hashlib.sha256(files[name]).hexdigest()]
         if wrong:
             raise VerificationFailed(
-                f"{self.board.url}: {wrong[0]} arrived changed", mend="check the board's disk and memory"
+                f"{self.board.url}: {wrong[0]} arrived changed", hint="check the board's disk and memory"
             )
 
     def run(self, command: Sequence[str], seconds: float) -> Done:
@@ -233,7 +233,7 @@ class Session:
     def _answer(self, seconds: float) -> dict[str, Any]:
         """The next answer. Raises what it means where there is none, or where it is a refusal."""
         assert self.process.stdout is not None
-        mark, end = serve.MARK.encode(), time.monotonic() + seconds
+        mark, end = remote_agent.MARK.encode(), time.monotonic() + seconds
         while True:
             line, newline, rest = self._held.partition(b"\n")
             if newline:
@@ -244,7 +244,7 @@ class Session:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
                 raise Unavailable(
-                    f"{self.board.url} did not answer for {seconds:.0f} s", mend="see whether the board is up, and idle"
+                    f"{self.board.url} did not answer for {seconds:.0f} s", hint="see whether the board is up, and idle"
                 )
             got = self.process.stdout.read(1 << 20)
             if not got:
@@ -258,15 +258,15 @@ class Session:
             case "busy":
                 raise Unavailable(
                     f"{self.board.url} is measuring for somebody else, and was for {self.board.wait:.0f} s",
-                    mend="try again when that has ended",
+                    hint="try again when that has ended",
                 )
             case _ if answer["errno"] in (*FULL, errno.ENOMEM):
                 raise CompressError(
-                    f"the disk of {self.board.url} is full: {answer['text']}", mend="free some space there, in /tmp"
+                    f"the disk of {self.board.url} is full: {answer['text']}", hint="free some space there, in /tmp"
                 )
             case _:
                 raise Unavailable(
-                    f"{self.board.url}: {answer['text']}", mend="its /tmp must be a folder that may be written"
+                    f"{self.board.url}: {answer['text']}", hint="its /tmp must be a folder that may be written"
                 )
 
     def _lost(self) -> CompressError:
@@ -278,17 +278,17 @@ class Session:
         if "Host key verification failed" in text or "IDENTIFICATION HAS CHANGED" in text:
             return Unavailable(
                 f"{where}: its host key is not the one that is known, or none is known",
-                mend=f"compare the key's fingerprint on the board itself, then: ssh-keyscan {self.board.host}",
+                hint=f"compare the key's fingerprint on the board itself, then: ssh-keyscan {self.board.host}",
             )
         if "Permission denied" in text:
-            return Unavailable(f"{where} lets nobody in with these keys: {last}", mend="ssh-copy-id, once, by hand")
+            return Unavailable(f"{where} lets nobody in with these keys: {last}", hint="ssh-copy-id, once, by hand")
         if code in (126, 127):
             return Unavailable(
                 f"{where} has no {self.board.python}: {last}",
-                mend="install Python 3 there, or name it: ssh://user@host/path/to/python3",
+                hint="install Python 3 there, or name it: ssh://user@host/path/to/python3",
             )
         if self.folder is None and code == 255:
-            return Unavailable(f"{where} cannot be reached: {last}", mend=f"try by hand: ssh {self.board.host} true")
+            return Unavailable(f"{where} cannot be reached: {last}", hint=f"try by hand: ssh {self.board.host} true")
         if "No usable temporary directory" in text or "No space left" in text:
-            return CompressError(f"the disk of {where} is full: {last}", mend="free some space there, in /tmp")
-        return Unavailable(f"the connection to {where} was lost: {last}", mend="the same command starts anew")
+            return CompressError(f"the disk of {where} is full: {last}", hint="free some space there, in /tmp")
+        return Unavailable(f"the connection to {where} was lost: {last}", hint="the same command starts anew")

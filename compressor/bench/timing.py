@@ -18,7 +18,7 @@ Blocks = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class TimingConfig:
     """How much is timed: ``blocks`` turns of every model, of ``inferences`` each, cut to about ``seconds``."""
 
     blocks: int
@@ -28,7 +28,7 @@ class Rounds:
 
 
 def interleave(
-    runners: Mapping[str, Runner], rounds: Rounds, *, warmup: int = 10, progress: Progress
+    runners: Mapping[str, Runner], rounds: TimingConfig, *, warmup: int = 10, progress: Progress
 ) -> dict[str, Blocks]:
     """Milliseconds of every run of every runner, blocks interleaved: `compressor.bundle.runner.interleave`.
 

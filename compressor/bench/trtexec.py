@@ -38,7 +38,7 @@ def version(text: str) -> tuple[int, int, int]:
     """
     if (match := _VERSION.search(text)) is None:
         last = (text.strip().splitlines() or ["nothing"])[-1]
-        raise Unavailable(f"trtexec does not say its version, but: {last}", mend="install TensorRT on the board anew")
+        raise Unavailable(f"trtexec does not say its version, but: {last}", hint="install TensorRT on the board anew")
     said = match[1]
     if "." in said:
         major, minor, patch = (int(part) for part in [*said.split("."), "0", "0"][:3])
@@ -55,14 +55,14 @@ def read(text: str, code: int | None) -> Summary:
     if code != 0 or not any(line.startswith("&&&& PASSED") for line in lines):
         wrong = [line.partition("[E]")[2].strip() for line in lines if "[E]" in line] or lines[-1:] or ["nothing"]
         raise VerificationFailed(
-            f"trtexec failed on the board (code {code}): {wrong[0]}", mend="the graph is not for its TensorRT"
+            f"trtexec failed on the board (code {code}): {wrong[0]}", hint="the graph is not for its TensorRT"
         )
     # Warm-up averages and DLA's figures stand before it: the summary is the last of them.
     found = [match[1] for line in lines if (match := _GPU.search(line)) and "Total" not in line]
     figures = {name: float(value) for name, _, value in _FIGURE.findall(found[-1])} if found else {}
     if not {"min", "max", "median"} <= figures.keys():
         raise VerificationFailed(
-            "trtexec printed no GPU compute time", mend="this version of it prints another summary: report it"
+            "trtexec printed no GPU compute time", hint="this version of it prints another summary: report it"
         )
     percentiles = {int(p): float(v) for _, p, v in _FIGURE.findall(found[-1]) if p}
     return Summary(version(text), figures["median"], figures["min"], figures["max"], percentiles)

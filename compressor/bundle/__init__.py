@@ -41,7 +41,7 @@ def write_bundle(
     """
     names = ["model.onnx", "golden.npz", "run.py", "manifest.json", *(path.name for path in extra)]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"a bundle cannot have two files named {twice[0]}", mend="give the engine another name")
+        raise UsageError(f"a bundle cannot have two files named {twice[0]}", hint="give the engine another name")
     folder.mkdir(parents=True)
     known = io.BytesIO()
     np.savez(known, input=golden[0], output=golden[1])
@@ -78,17 +78,17 @@ def verify_bundle(folder: Path) -> Bundle:
             folder = folder / "bundle"
         if not (folder / "manifest.json").is_file():
             raise UsageError(
-                f"{folder} is not a bundle: it has no manifest.json", mend="name a run's folder or its bundle"
+                f"{folder} is not a bundle: it has no manifest.json", hint="name a run's folder or its bundle"
             )
         _check_links(folder)
         manifest, problems = runner.check(folder)
         problems = problems or _compared(folder, manifest)
         sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     except OSError as error:
-        raise UsageError(f"cannot read {folder}: {error.strerror}", mend="check its permissions") from error
+        raise UsageError(f"cannot read {folder}: {error.strerror}", hint="check its permissions") from error
     if problems:
         raise VerificationFailed(
-            f"{folder}: {'; '.join(problems)}", mend="make the bundle anew with compress run, and copy it whole"
+            f"{folder}: {'; '.join(problems)}", hint="make the bundle anew with compress run, and copy it whole"
         )
     return Bundle(folder, sha256)
 
@@ -96,14 +96,14 @@ def verify_bundle(folder: Path) -> Bundle:
 def _check_links(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(folder.resolve()):
-            raise UnsafeInput(f"{path} is a link out of the bundle", mend="copy what it leads to: cp -L")
+            raise UnsafeInput(f"{path} is a link out of the bundle", hint="copy what it leads to: cp -L")
 
 
 def _compared(folder: Path, manifest: Mapping[str, Json]) -> list[str]:
     """What is wrong with the model; it and golden.npz are not opened by a library before they are judged."""
     from compressor.backends._tensorrt_judge import judge
     from compressor.data import Pickled, read_arrays
-    from compressor.ingest import memory_limit, read_onnx
+    from compressor.frontend import memory_limit, read_onnx
 
     try:
         content = read_onnx(folder / "model.onnx", (folder / "model.onnx").read_bytes()).SerializeToString()
@@ -120,6 +120,6 @@ def _compared(folder: Path, manifest: Mapping[str, Json]) -> list[str]:
     except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
         if isinstance(error, MemoryError) or "alloc" in str(error):
             raise UnsafeInput(
-                f"{folder}: the model takes more than {room:,} bytes of memory", mend="do not run it"
+                f"{folder}: the model takes more than {room:,} bytes of memory", hint="do not run it"
             ) from error
         return [f"the model cannot be run: {error}"]

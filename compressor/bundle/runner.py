@@ -36,7 +36,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its 
 
 def _without(library: str, error: ImportError) -> int:
     _tell(f"{library} cannot be imported: {error}")
-    sys.stderr.write("  mend: python3 -m pip install numpy onnxruntime\n")
+    sys.stderr.write("  hint: python3 -m pip install numpy onnxruntime\n")
     return 5
 
 

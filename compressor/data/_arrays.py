@@ -62,7 +62,7 @@ def read_npz(path: Path) -> Found:
     """Read ``x`` and ``y``, and ``x_test`` and ``y_test`` if they are there. Raises as `read_arrays` does."""
     arrays = read_arrays(path, ("x", "y"), _LARGEST, optional=("x_test", "y_test"))
     if len(arrays) == 3:
-        raise UsageError(f"{path} has one of x_test and y_test only", mend="save both or none")
+        raise UsageError(f"{path} has one of x_test and y_test only", hint="save both or none")
     return _found(path.name, str(path), list(arrays.values()))
 
 
@@ -93,12 +93,12 @@ def read_callable(source: str) -> Found:
     if not isinstance(given, tuple | list) or len(given) not in (2, 4):
         raise UsageError(
             f"{source} returned {type(given).__name__}, not (x, y) or (x, y, x_test, y_test)",
-            mend="return a tuple of two or four arrays",
+            hint="return a tuple of two or four arrays",
         )
     try:
         arrays = [np.asarray(a) for a in given]
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{source} returned what is no array: {error}", mend="return NumPy arrays") from error
+        raise UsageError(f"{source} returned what is no array: {error}", hint="return NumPy arrays") from error
     return _found(source, source, arrays)
 
 
@@ -109,7 +109,7 @@ def _found(where: str, source: str, arrays: Sequence[NDArray[Any]]) -> Found:
         if len(pixels) != len(labels):
             raise UsageError(
                 f"{source}: x{suffix} has {len(pixels):,} samples, y{suffix} {len(labels):,}",
-                mend="give one label a sample",
+                hint="give one label a sample",
             )
         halves.append((pixels, labels))
     classes = tuple(map(str, range(1 + max(int(labels.max()) for _, labels in halves))))
@@ -130,15 +130,15 @@ def to_pixels(x: NDArray[Any], where: str) -> NDArray[np.uint8]:
         x = x.transpose(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or 0 in x.shape:
         raise UsageError(
-            f"{where} has shape {given}", mend="it takes (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3"
+            f"{where} has shape {given}", hint="it takes (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3"
         )
     if x.dtype == np.uint8:
         return np.ascontiguousarray(x)
     if not np.issubdtype(x.dtype, np.floating):
-        raise UsageError(f"{where} is of {x.dtype}", mend="it takes uint8, or floats in [0, 1]")
+        raise UsageError(f"{where} is of {x.dtype}", hint="it takes uint8, or floats in [0, 1]")
     low, high = float(x.min()), float(x.max())
     if not (low >= 0 and high <= 1):  # NaN fails both
-        raise UsageError(f"{where} has values from {low:g} to {high:g}", mend="it takes uint8, or floats in [0, 1]")
+        raise UsageError(f"{where} has values from {low:g} to {high:g}", hint="it takes uint8, or floats in [0, 1]")
     pixels = np.empty(x.shape, np.uint8)
     step = max(1, _BLOCK // prod(x.shape[1:]))
     for n in range(0, len(x), step):  # or it would take its own memory twice over
@@ -150,9 +150,9 @@ def _labels(y: NDArray[Any], where: str) -> NDArray[np.int64]:
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or not len(y):
         raise UsageError(
             f"{where} has shape {y.shape} of {y.dtype}",
-            mend="it takes one integer a sample, shape (N,); of one-hot rows that is y.argmax(1)",
+            hint="it takes one integer a sample, shape (N,); of one-hot rows that is y.argmax(1)",
         )
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= _MAX_CLASSES:
-        raise UsageError(f"{where} has labels from {low} to {high}", mend="number the classes 0, 1, 2, …")
+        raise UsageError(f"{where} has labels from {low} to {high}", hint="number the classes 0, 1, 2, …")
     return y.astype(np.int64)

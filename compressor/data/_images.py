@@ -164,8 +164,8 @@ def _image(data: bytes, where: str) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError as error:
         held = f"it is no {', '.join(_FORMATS)}" if data else "it is empty"
-        raise UsageError(f"cannot decode {where}: {held}", mend="replace or remove this file") from error
+        raise UsageError(f"cannot decode {where}: {held}", hint="replace or remove this file") from error
     except Image.DecompressionBombError as error:
-        raise UnsafeInput(f"{where} claims too many pixels: {error}", mend="shrink or remove this file") from error
+        raise UnsafeInput(f"{where} claims too many pixels: {error}", hint="shrink or remove this file") from error
     except Exception as error:  # Pillow has a dozen kinds for broken bytes, SyntaxError among them
-        raise UsageError(f"cannot decode {where}: {error}", mend="replace or remove this file") from error
+        raise UsageError(f"cannot decode {where}: {error}", hint="replace or remove this file") from error

@@ -57,7 +57,7 @@ def differing(one: str, classes: tuple[str, ...], other: str, others: tuple[str,
     ]
     return UsageError(
         f"the classes of {one} and {other} differ: {'; '.join(lines) or 'their order is not the same'}",
-        mend="give both the same classes",
+        hint="give both the same classes",
     )
 
 
@@ -80,15 +80,15 @@ def _halves(path: Path) -> dict[str, Tree]:
 def _classes(tree: Tree) -> tuple[str, ...]:
     if not tree.images:
         held = f", but {len(tree.others):,} other files ({_kinds(tree)})" if tree.others else ""
-        raise UsageError(f"{tree.where} holds no images ({_KINDS}){held}", mend=_LAYOUT)
+        raise UsageError(f"{tree.where} holds no images ({_KINDS}){held}", hint=_LAYOUT)
     if not tree.tops:
-        raise UsageError(f"the images of {tree.where} are in no class folders", mend=_LAYOUT)
+        raise UsageError(f"the images of {tree.where} are in no class folders", hint=_LAYOUT)
     if empty := sorted(tree.top_folders - tree.tops):
         raise UsageError(
-            f"no images ({_KINDS}) in class folder {', '.join(empty[:5])} of {tree.where}", mend="fill or remove it"
+            f"no images ({_KINDS}) in class folder {', '.join(empty[:5])} of {tree.where}", hint="fill or remove it"
         )
     if odd := [name for name in sorted(tree.tops) if any(category(c) in _UNTOLD for c in name)]:
-        raise UsageError(f"class folder {odd[0]!r} of {tree.where} has a name that cannot be printed", mend="rename it")
+        raise UsageError(f"class folder {odd[0]!r} of {tree.where} has a name that cannot be printed", hint="rename it")
     return tuple(sorted(tree.tops))
 
 

@@ -37,29 +37,29 @@ def read_arrays(
             held = [member.filename.removesuffix(".npy") for member in archive.infolist()]
             if missing := [name for name in names if name not in held]:
                 told = ", ".join(held[:10]) or "none"
-                raise UsageError(f"{path} lacks the array {missing[0]}; it has {told}", mend=_MEND)
+                raise UsageError(f"{path} lacks the array {missing[0]}; it has {told}", hint=_MEND)
             found = [name for name in (*names, *optional) if name in held]
             if twice := [name for name in found if held.count(name) > 1]:
-                raise UsageError(f"{path} has two arrays called {twice[0]}", mend=_MEND)
+                raise UsageError(f"{path} has two arrays called {twice[0]}", hint=_MEND)
             members = {name: archive.infolist()[held.index(name)] for name in found}
             for name, member in members.items():
                 _check_member(member, size, f"{path}: {name}")
             if (total := sum(member.file_size for member in members.values())) > most:
-                raise UnsafeInput(f"{path} unpacks to {total:,} bytes", mend=f"give at most {most:,}")
+                raise UnsafeInput(f"{path} unpacks to {total:,} bytes", hint=f"give at most {most:,}")
             return {name: _read(archive, member, f"{path}: {name}") for name, member in members.items()}
     except (CompressError, MemoryError):
         raise
     except Exception as error:  # NumPy and zipfile have a dozen kinds for broken bytes
-        raise UsageError(f"cannot read {path}: {error}", mend=_MEND) from error
+        raise UsageError(f"cannot read {path}: {error}", hint=_MEND) from error
 
 
 def _check_member(member: zipfile.ZipInfo, size: int, where: str) -> None:
     stored = member.compress_type == zipfile.ZIP_STORED
     if member.flag_bits & 1 or not (stored or member.compress_type == zipfile.ZIP_DEFLATED):
-        raise UsageError(f"{where} is encrypted, or compressed in a way that NumPy does not write", mend=_MEND)
+        raise UsageError(f"{where} is encrypted, or compressed in a way that NumPy does not write", hint=_MEND)
     packed = min(member.compress_size, size)
     if member.file_size > (packed if stored else max(_PLAIN, _RATIO * packed)):
-        raise UnsafeInput(f"{where} claims {member.file_size:,} bytes, of {packed:,} in the file", mend=_MEND)
+        raise UnsafeInput(f"{where} claims {member.file_size:,} bytes, of {packed:,} in the file", hint=_MEND)
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> NDArray[Any]:
@@ -70,14 +70,14 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> NDAr
             if min(shape, default=0) < 0:
                 raise ValueError(shape)
         except Exception as error:
-            raise UsageError(f"{where} is no array, by its header", mend=_MEND) from error
+            raise UsageError(f"{where} is no array, by its header", hint=_MEND) from error
         held = member.file_size - file.tell()
     if dtype.hasobject:
-        raise Pickled(f"{where} is an array of Python objects: a pickle, which can hold code", mend=_MEND)
+        raise Pickled(f"{where} is an array of Python objects: a pickle, which can hold code", hint=_MEND)
     if dtype.kind not in "biuf":
-        raise UsageError(f"{where} is of {dtype}, not of numbers", mend=_MEND)
+        raise UsageError(f"{where} is of {dtype}, not of numbers", hint=_MEND)
     if (claimed := prod(shape) * dtype.itemsize) > held:
-        raise UnsafeInput(f"{where} claims {claimed:,} bytes (shape {shape}), and has {held:,}", mend=_MEND)
+        raise UnsafeInput(f"{where} claims {claimed:,} bytes (shape {shape}), and has {held:,}", hint=_MEND)
     with archive.open(member) as file:
         array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
     return array

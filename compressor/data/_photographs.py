@@ -81,7 +81,7 @@ class Photographs:
                 raise UsageError(
                     f"{self.small[scale].where(row)} and {self.large.where(row)} are of {sizes} pixels: "
                     f"not one image, {scale} times smaller",
-                    mend=f"make LR_x{scale} of HR anew, or remove both",
+                    hint=f"make LR_x{scale} of HR anew, or remove both",
                 )
             return small, np.ascontiguousarray(large[:, :height, :width])
         height, width = (side // scale * scale for side in large.shape[1:])
@@ -89,7 +89,7 @@ class Photographs:
             raise UsageError(
                 f"{self.large.where(row)} has {large.shape[2]} x {large.shape[1]} pixels: "
                 f"nothing of it is {scale} times smaller",
-                mend="remove it",
+                hint="remove it",
             )
         large = np.ascontiguousarray(large[:, :height, :width])
         image = Image.fromarray(large[0] if channels == 1 else large.transpose(1, 2, 0))
@@ -117,14 +117,14 @@ class PhotographSource:
         if enlarges is None:
             raise UsageError(
                 f"{self.evaluate.name} is for super-resolution, and the model is a classifier",
-                mend="give one folder of images a class, or a model that makes images",
+                hint="give one folder of images a class, or a model that makes images",
             )
         for split in (self.train, self.evaluate):
             if split is not None and split.small and enlarges not in split.small:
                 known = ", ".join(f"x{scale}" for scale in sorted(split.small))
                 raise UsageError(
                     f"{split.name} has pairs for {known}, the model enlarges x{enlarges}",
-                    mend=f"add LR_x{enlarges}, or give a folder of photographs: pairs are made of those",
+                    hint=f"add LR_x{enlarges}, or give a folder of photographs: pairs are made of those",
                 )
         train = None if self.train is None else PreparedPhotographs(self.train, enlarges, input, normalization)
         evaluate = PreparedPhotographs(self.evaluate, enlarges, input, normalization)
@@ -250,7 +250,7 @@ def halves(photographs: Photographs) -> tuple[Photographs, Photographs]:
     if len(photographs) < 2:
         raise UsageError(
             f"{photographs.name} has one photograph only, none would be left to train on",
-            mend="add photographs, or name others to judge on with --eval",
+            hint="add photographs, or name others to judge on with --eval",
         )
     order = np.random.default_rng(0).permutation(len(photographs))
     held = np.sort(order[: max(1, round(HELD_OUT * len(order)))])
@@ -274,7 +274,7 @@ def _given(tree: Tree, large: str, small: Mapping[int, str], where: str) -> Phot
         if alone := sorted(set(ours.names) ^ set(other.names)):
             raise UsageError(
                 f"{where}: {large} and {small[scale]} have not the same file names: {alone[0]} is in one only",
-                mend="give each image the same name in both",
+                hint="give each image the same name in both",
             )
     return Photographs(where, ours, theirs, np.arange(len(ours.names), dtype=np.int64))
 

@@ -42,10 +42,10 @@ def pictures(source: Path) -> Mapping[str, Callable[[], Picture]]:
         folder = Folder(source)
         names = sorted(n for n in folder.files if n.rpartition(".")[2].lower() in SUFFIXES)
     else:
-        raise UsageError(f"no such image or folder: {shown(str(source))}", mend="name a folder of images, or one image")
+        raise UsageError(f"no such image or folder: {shown(str(source))}", hint="name a folder of images, or one image")
     if not names:
         kinds = ", ".join(f".{s}" for s in sorted(SUFFIXES))
-        raise UsageError(f"{shown(str(source))} holds no images ({kinds})", mend="name a folder of images")
+        raise UsageError(f"{shown(str(source))} holds no images ({kinds})", hint="name a folder of images")
     plain = Counter(str(PurePosixPath(name).with_suffix(".png")) for name in names)
 
     def named(name: str) -> str:

@@ -54,14 +54,14 @@ class Source:
         if enlarges is not None:
             raise UsageError(
                 f"{self.evaluate.name} is for classification, and the model makes images",
-                mend="give a folder of photographs, or HR/ beside LR_x2/ with the same file names",
+                hint="give a folder of photographs, or HR/ beside LR_x2/ with the same file names",
             )
         if input.channels not in (1, 3):
-            raise UsageError(f"images have 1 or 3 channels, not {input.channels}", mend="mend --input")
+            raise UsageError(f"images have 1 or 3 channels, not {input.channels}", hint="mend --input")
         if len(normalization.mean) != input.channels or len(normalization.std) != input.channels:
             raise UsageError(
                 f"normalisation {normalization.name!r} is not for {input.channels} channels",
-                mend="name another with --normalize",
+                hint="name another with --normalize",
             )
         train = None if self.train is None else PreparedSplit(self.train, input, normalization)
         evaluate = PreparedSplit(self.evaluate, input, normalization)
@@ -77,7 +77,7 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> Source | Ph
     naming the file and the mend.
     """
     if source is None and evaluate is None:
-        raise UsageError("no data is named", mend=_TAKES)
+        raise UsageError("no data is named", hint=_TAKES)
     if (photographs := _photographs(source, evaluate)) is not None:
         return photographs
     found = None if source is None else _find(source)
@@ -119,7 +119,7 @@ def _photographs(source: str | None, evaluate: str | None) -> PhotographSource |
     if other := next((name for name, each in found.items() if each is None), None):
         raise UsageError(
             f"{other} is for classification, {next(n for n, e in found.items() if e)} for super-resolution",
-            mend="give both as folders of photographs, or both as folders of classes",
+            hint="give both as folders of photographs, or both as folders of classes",
         )
     train = found[source] if source is not None else None
     notes: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ def _photographs(source: str | None, evaluate: str | None) -> PhotographSource |
         if not fresh.any():
             raise UsageError(
                 f"every photograph of {train.name} is in {judged.name} too: nothing is left to train on",
-                mend="name other photographs with --data or --eval",
+                hint="name other photographs with --data or --eval",
             )
         if not fresh.all():
             notes += (f"{int((~fresh).sum())} of {train.name} are in {judged.name} too: not trained on",)
@@ -158,7 +158,7 @@ def default_size(source: Source | PhotographSource | None) -> tuple[int, int] | 
 def _find(source: str) -> Found:
     found = _read(source)
     if len(found.classes) < 2:
-        raise UsageError(f"{source} has one class only: {found.classes[0]}", mend="give it two classes or more")
+        raise UsageError(f"{source} has one class only: {found.classes[0]}", hint="give it two classes or more")
     return found
 
 
@@ -171,15 +171,15 @@ def _read(source: str) -> Found:
             return read_folder(path)
         if source and path.exists():
             if path.is_file() and _is_pickle(path):
-                raise UnsafeInput(f"{source} is a pickle, which can hold code", mend=_TAKES)
+                raise UnsafeInput(f"{source} is a pickle, which can hold code", hint=_TAKES)
             if not path.is_file() or not zipfile.is_zipfile(path):
-                raise UsageError(f"{source} is neither a folder, a zip nor an .npz, or it is truncated", mend=_TAKES)
+                raise UsageError(f"{source} is neither a folder, a zip nor an .npz, or it is truncated", hint=_TAKES)
             return read_npz(path) if path.suffix.lower() == ".npz" else read_folder(path)
     except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}", mend=_TAKES) from error
+        raise UsageError(f"cannot read {source}: {error.strerror}", hint=_TAKES) from error
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source):
         return read_callable(source)
-    raise UsageError(f"no such data: {source!r}", mend=_TAKES)
+    raise UsageError(f"no such data: {source!r}", hint=_TAKES)
 
 
 def _is_pickle(path: Path) -> bool:

@@ -170,7 +170,7 @@ def hold_out(split: RawSplit, classes: Sequence[str]) -> tuple[RawSplit, RawSpli
         if len(places) < 2:
             raise UsageError(
                 f"{split.name}: class {classes[label]!r} has one sample only, none would be left to train on",
-                mend="add samples, or name others to judge on with --eval",
+                hint="add samples, or name others to judge on with --eval",
             )
         held[places[: max(1, round(HELD_OUT * len(places)))]] = True
     return (
@@ -195,7 +195,7 @@ def disjoint(train: RawSplit, evaluate: RawSplit) -> tuple[RawSplit, str | None]
     if dropped == len(train):
         raise UsageError(
             f"every sample of {train.name} is in {evaluate.name} too: nothing is left to train on",
-            mend="name other samples with --data or --eval",
+            hint="name other samples with --data or --eval",
         )
     note = f"{dropped:,} samples of {train.name} are in {evaluate.name} too (the same content): not trained on"
     return train.take(np.flatnonzero(fresh), train.name), note

@@ -73,7 +73,7 @@ class Folder:
                         waiting.append((f"{below}{entry.name}/", above | {inner}))
                 if links > _MOST_LINKS:
                     raise UsageError(
-                        f"{self.where(below)} is reached by links that lead in circles", mend="remove them"
+                        f"{self.where(below)} is reached by links that lead in circles", hint="remove them"
                     )
         except OSError as error:
             self._unreadable(error)
@@ -102,12 +102,12 @@ class Folder:
     def _size(self, found: os.stat_result, name: str) -> int:
         if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
             what = f"has {found.st_size:,} bytes" if stat.S_ISREG(found.st_mode) else "is no regular file"
-            raise UsageError(f"{self.where(name)} {what}: that is no image", mend="remove it")
+            raise UsageError(f"{self.where(name)} {what}: that is no image", hint="remove it")
         return found.st_size
 
     def _unreadable(self, error: OSError) -> NoReturn:
         raise UsageError(
-            f"cannot read {self.where(error.filename or '')}: {error.strerror}", mend="mend or remove it"
+            f"cannot read {self.where(error.filename or '')}: {error.strerror}", hint="mend or remove it"
         ) from error
 
 
@@ -121,7 +121,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except Exception as error:  # zipfile has a dozen kinds for broken bytes, and so below
-            raise UsageError(f"cannot read {path}: {error}", mend="make the zip again; it may be truncated") from error
+            raise UsageError(f"cannot read {path}: {error}", hint="make the zip again; it may be truncated") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         places: dict[str, str | None] = {}  # many members share a folder, and there may be a million
         for member in self._zip.infolist():
@@ -148,14 +148,14 @@ class Archive:
         try:
             return self._zip.read(self._members[name])
         except Exception as error:
-            raise UsageError(f"cannot read {self.where(name)}: {error}", mend="make the zip again") from error
+            raise UsageError(f"cannot read {self.where(name)}: {error}", hint="make the zip again") from error
 
     def _place(self, folder: str) -> str | None:
         """A member's folder, with its last slash, in plain form; None if it is hidden."""
         parts = folder.split("/")
         if folder.startswith("/") or ".." in parts or folder[1:2] == ":":
             raise UsageError(
-                f"{self.path}: member folder {folder!r} is outside of the zip", mend="make the zip with relative names"
+                f"{self.path}: member folder {folder!r} is outside of the zip", hint="make the zip with relative names"
             )
         plain = [p for p in parts if p not in ("", ".")]
         return None if any(map(hidden, plain)) else "".join(f"{p}/" for p in plain)
@@ -163,15 +163,15 @@ class Archive:
     def _check(self, member: zipfile.ZipInfo, name: str) -> None:
         where = self.where(name)
         if name in self._members:
-            raise UsageError(f"{where} is in the zip twice", mend="make the zip again")
+            raise UsageError(f"{where} is in the zip twice", hint="make the zip again")
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise UsageError(f"{where} is a link", mend="make the zip again, with the files that links lead to")
+            raise UsageError(f"{where} is a link", hint="make the zip again, with the files that links lead to")
         if member.flag_bits & 1:
-            raise UsageError(f"{where} is encrypted", mend="make the zip again, without a password")
+            raise UsageError(f"{where} is encrypted", hint="make the zip again, without a password")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UsageError(f"{where} is compressed in an unusual way", mend="make the zip again, with deflate")
+            raise UsageError(f"{where} is compressed in an unusual way", hint="make the zip again, with deflate")
         if member.file_size > _LARGEST:
-            raise UnsafeInput(f"{where} unpacks to {member.file_size:,} bytes", mend="remove it from the zip")
+            raise UnsafeInput(f"{where} unpacks to {member.file_size:,} bytes", hint="remove it from the zip")
 
 
 def hidden(name: str) -> bool:

@@ -15,7 +15,7 @@ class Fault:
     node: str
     """Operator and name; ``graph`` where it is the whole."""
     what: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.node}: {self.what} ({self.mend})"
+        return f"{self.node}: {self.what} ({self.hint})"

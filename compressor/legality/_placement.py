@@ -27,10 +27,10 @@ def placement_faults(model: onnx.ModelProto, rules: QdqRules, runtime: str) -> l
         for name in node.input:
             readers.setdefault(name, []).append(node)
     outputs = {output.name for output in graph.output}
-    mend = f"quantise for {runtime}: compress run with a target of that runtime"
+    hint = f"quantise for {runtime}: compress run with a target of that runtime"
     faults = []
     for node in graph.node:
-        if node.op_type not in rules.compute & {"Conv", "ConvTranspose"}:
+        if node.op_type not in rules.quantizable_ops & {"Conv", "ConvTranspose"}:
             continue
         source = makers.get(node.input[0])
         if source is None or source.op_type != "DequantizeLinear":
@@ -39,18 +39,18 @@ def placement_faults(model: onnx.ModelProto, rules: QdqRules, runtime: str) -> l
         zero = constants.get(source.input[2]) if len(source.input) > 2 else None
         if zero is None or zero.data_type != _TYPES[rules.activation_dtype]:
             what = f"its activations are not {rules.activation_dtype}"
-            faults.append(Fault("placement", name, what, mend))
+            faults.append(Fault("placement", name, what, hint))
             continue
         after = node.output[0]
         while len(follow := readers.get(after, [])) == 1 and follow[0].op_type in _ACTIVATIONS:
             after = follow[0].output[0]
         quantised = any(reader.op_type == "QuantizeLinear" for reader in follow)
         if node.op_type in rules.quantize_outputs and not quantised and after not in outputs:
-            faults.append(Fault("placement", name, "its output is not quantised", mend))
+            faults.append(Fault("placement", name, "its output is not quantised", hint))
         elif node.op_type not in rules.quantize_outputs and quantised and after is node.output[0]:
             only_pairs = len(follow) == 1 and _read_by_sums(follow[0], readers)
             if only_pairs:
-                faults.append(Fault("placement", name, "its output is quantised before it is summed", mend))
+                faults.append(Fault("placement", name, "its output is quantised before it is summed", hint))
     return faults
 
 

@@ -67,5 +67,5 @@ def _require(index: int, stages: int, whose: str) -> None:
     if not -stages <= index < stages:
         raise UsageError(
             f"the {whose} has {stages} stages, and the loss reads number {index}",
-            mend="count stages from 0, or from the last as -1",
+            hint="count stages from 0, or from the last as -1",
         )

@@ -29,7 +29,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not self.terms or not all(math.isfinite(weight) and weight > 0 for _, weight in self.terms):
             told = ", ".join(f"{loss.kind} {weight:g}" for loss, weight in self.terms) or "none"
-            raise UsageError(f"no sum of losses: {told}", mend="give one or more, each with a weight above 0")
+            raise UsageError(f"no sum of losses: {told}", hint="give one or more, each with a weight above 0")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -67,7 +67,7 @@ def objective(terms: Sequence[Mapping[str, Json]]) -> Objective:
     made: list[tuple[Loss, float]] = []
     for term in terms:
         if not isinstance(term, Mapping) or not isinstance(term.get("loss"), str):
-            raise UsageError(f"not a loss: {term!r}", mend='write {loss = "kl", weight = 0.9}')
+            raise UsageError(f"not a loss: {term!r}", hint='write {loss = "kl", weight = 0.9}')
         name = str(term["loss"])
         weight = catalog.coerce(float, term.get("weight", 1.0), f"loss {name!r}: weight")
         settings = {key: value for key, value in term.items() if key not in ("loss", "weight")}

@@ -31,7 +31,7 @@ class AttentionTransfer:
 
     def __post_init__(self) -> None:
         if self.stages == ():
-            raise UsageError("attention-transfer.stages names none", mend="name some, or leave it out to take all")
+            raise UsageError("attention-transfer.stages names none", hint="name some, or leave it out to take all")
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch
@@ -42,7 +42,7 @@ class AttentionTransfer:
         if self.stages is None and ours != theirs:
             raise UsageError(
                 f"attention-transfer: the student has {ours} stages, the teacher {theirs}",
-                mend="name those that match, such as stages = [-2, -1]",
+                hint="name those that match, such as stages = [-2, -1]",
             )
         distances = []
         for index in range(ours) if self.stages is None else self.stages:

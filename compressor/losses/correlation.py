@@ -43,7 +43,7 @@ class Correlation:
         if ours.shape[1] != theirs.shape[1]:
             raise UsageError(
                 f"correlation: the student has {ours.shape[1]} channels, the teacher {theirs.shape[1]}",
-                mend="call it with what its adapter makes of the student's outputs",
+                hint="call it with what its adapter makes of the student's outputs",
             )
         difference = unit(ours @ ours.mT) - unit(theirs @ theirs.mT)
         return difference.square().sum(2).mean()

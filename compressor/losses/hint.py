@@ -43,6 +43,6 @@ class Hint:
         if ours.shape[1] != theirs.shape[1]:
             raise UsageError(
                 f"hint: the student has {ours.shape[1]} channels, the teacher {theirs.shape[1]}",
-                mend="call it with what its adapter makes of the student's outputs",
+                hint="call it with what its adapter makes of the student's outputs",
             )
         return 0.5 * F.mse_loss(*same_size(ours, theirs))

@@ -35,7 +35,7 @@ class Relational:
         if min(self.distance, self.angle) < 0 or self.distance + self.angle == 0:
             raise UsageError(
                 f"relational: distance = {self.distance}, angle = {self.angle} are no weights",
-                mend="give 0 or more each, and not 0 twice",
+                hint="give 0 or more each, and not 0 twice",
             )
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:

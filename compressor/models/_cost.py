@@ -36,7 +36,7 @@ def cost(module: nn.Module, input: InputSpec) -> Cost:
             module.eval()(sample)
     except Exception as error:  # a user's own network may raise anything
         raise UsageError(
-            f"the network does not run on an input of {input}: {error}", mend="give the input it was made for: --input"
+            f"the network does not run on an input of {input}: {error}", hint="give the input it was made for: --input"
         ) from error
     finally:
         module.train(training)

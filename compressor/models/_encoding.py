@@ -21,37 +21,37 @@ def keys(family: str, encoding: Json, required: Sequence[str], optional: Sequenc
     if not isinstance(encoding, Mapping):
         raise UsageError(
             f"{family}: an architecture is no {type(encoding).__name__}",
-            mend=f"write an object with {' and '.join(required)}",
+            hint=f"write an object with {' and '.join(required)}",
         )
     for key in encoding:
         if key not in (*required, *optional):
             raise catalog.unknown(f"key of a {family} architecture", str(key)[:50], [*required, *optional])
     for key in required:
         if key not in encoding:
-            raise UsageError(f"{family}: the architecture lacks {key!r}", mend=f"add {key}")
+            raise UsageError(f"{family}: the architecture lacks {key!r}", hint=f"add {key}")
 
 
 def whole(family: str, key: str, value: Json, most: int) -> int:
     """A whole number from 1 to ``most``. Raises UsageError naming the key for anything else."""
     if type(value) is not int or not 1 <= value <= most:
-        raise UsageError(f"{family}: {key} has {reprlib.repr(value)}", mend=f"{key} takes whole numbers, 1 to {most:,}")
+        raise UsageError(f"{family}: {key} has {reprlib.repr(value)}", hint=f"{key} takes whole numbers, 1 to {most:,}")
     return value
 
 
 def one_of(family: str, key: str, value: Json, known: Sequence[str]) -> str:
     """One of the words that are known. Raises UsageError naming the key for anything else."""
     if value not in known:
-        raise UsageError(f"{family}: {key} is {reprlib.repr(value)}", mend=f"{key} is one of {', '.join(known)}")
+        raise UsageError(f"{family}: {key} is {reprlib.repr(value)}", hint=f"{key} is one of {', '.join(known)}")
     return str(value)
 
 
 def items(family: str, key: str, value: Json, least: int, most: int) -> Sequence[Json]:
     """A list of ``least`` to ``most`` items. Raises UsageError naming the key for anything else."""
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{family}: {key} is no list, but {reprlib.repr(value)}", mend=f"write {key} as a list")
+        raise UsageError(f"{family}: {key} is no list, but {reprlib.repr(value)}", hint=f"write {key} as a list")
     if not least <= len(value) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
-        raise UsageError(f"{family}: {key} has {len(value):,} items", mend=f"give {key} {wanted}")
+        raise UsageError(f"{family}: {key} has {len(value):,} items", hint=f"give {key} {wanted}")
     return value
 
 

@@ -133,10 +133,10 @@ def small(input: InputSpec) -> bool:
     return max(input.height, input.width) <= SMALL
 
 
-def require(holds: bool, where: str, what: str, mend: str = "correct the architecture's settings") -> None:
+def require(holds: bool, where: str, what: str, hint: str = "correct the architecture's settings") -> None:
     """Refuse settings that describe no network. Raises UsageError."""
     if not holds:
-        raise UsageError(f"{where}: {what}", mend=mend)
+        raise UsageError(f"{where}: {what}", hint=hint)
 
 
 def initialise(network: nn.Module) -> nn.Module:

@@ -47,7 +47,7 @@ class ImdnHead:
             self.distil < self.width,
             _NAME,
             f"distil = {self.distil} of {self.width} channels leaves none to pass on",
-            mend="give a distil below the width",
+            hint="give a distil below the width",
         )
 
     @classmethod
@@ -61,7 +61,7 @@ class ImdnHead:
         distil = whole(_NAME, "distil", encoding.get("distil", max(1, width // _QUARTER)), _WIDEST)
         attention = encoding.get("attention", True)
         if not isinstance(attention, bool):
-            raise UsageError(f"{_NAME}: attention is no true or false", mend="write true or false")
+            raise UsageError(f"{_NAME}: attention is no true or false", hint="write true or false")
         return cls(width, whole(_NAME, "blocks", encoding["blocks"], _DEEPEST), distil, attention)
 
     def encode(self) -> dict[str, Json]:

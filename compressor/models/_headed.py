@@ -90,7 +90,7 @@ class _Trunk(nn.Module):
         if not linears or not hasattr(self.backbone, "features"):
             raise UsageError(
                 f"{type(arch.backbone).__name__} has no classifier that a head could stand in for",
-                mend="give the head to a network that classifies",
+                hint="give the head to a network that classifies",
             )
         classifier: Any = self.backbone.get_submodule(linears[-1])
         self.backbone.avgpool = nn.Identity()

@@ -87,7 +87,7 @@ def _trace(architecture: Architecture, input: InputSpec) -> tuple[tuple[Layer, .
     if architecture.channels != input.channels:
         raise UsageError(
             f"an architecture for {architecture.channels} channels cannot take an input of {input}",
-            mend="decode it for that input",
+            hint="decode it for that input",
         )
     with torch.device("meta"):
         network = architecture.build().eval()

@@ -62,7 +62,7 @@ class CifarResNet:
             widens or self.shortcut == "B",
             where,
             f"widths = {self.widths}: no convolution is there to narrow",
-            mend="give each stage at least the width of the one before",
+            hint="give each stage at least the width of the one before",
         )
         require(self.reduction.bit_count() == 1, where, f"reduction = {self.reduction} is no power of two")
 

@@ -65,7 +65,7 @@ class IMDN:
             self.distil < self.width,
             _NAME,
             f"distil = {self.distil} keeps back all of width = {self.width}",
-            mend="keep back fewer channels than there are: a quarter is the paper's",
+            hint="keep back fewer channels than there are: a quarter is the paper's",
         )
         require(self.variant in get_args(Variant), _NAME, f"variant = {self.variant!r} is not known")
 
@@ -111,7 +111,7 @@ class IMDN:
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
         keys(_NAME, encoding, ["width", "blocks", "distil", "attention", "scale"], ["variant"])
         if type(attention := encoding["attention"]) is not bool:
-            raise UsageError(f"{_NAME}: attention has {attention!r}", mend="attention is true or false")
+            raise UsageError(f"{_NAME}: attention has {attention!r}", hint="attention is true or false")
         width = whole(_NAME, "width", encoding["width"], _WIDEST)
         variant = one_of(_NAME, "variant", encoding.get("variant", "imdn"), get_args(Variant))
         return cls(

@@ -83,7 +83,7 @@ class MobileNetV2:
         if bodies != sum(n for _, _, n, _ in _PUBLISHED):
             raise UsageError(
                 f"this looks like mobilenetv2, but it has {bodies} blocks: their strides cannot be seen in the weights",
-                mend="name the code that builds it: --arch package.module:callable",
+                hint="name the code that builds it: --arch package.module:callable",
             )
         blocks, inputs, at = [], stem[0], 1
         for _, _, repeats, stride in _PUBLISHED:

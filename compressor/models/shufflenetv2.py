@@ -62,7 +62,7 @@ class ShuffleNetV2:
             all(width % 2 == 0 for width in self.out_channels[:-1]),
             where,
             f"out_channels = {self.out_channels}: a stage's width is odd",
-            mend="give the stages even widths: their units work on halves",
+            hint="give the stages even widths: their units work on halves",
         )
 
     @classmethod

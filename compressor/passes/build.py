@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from compressor.core import Artifact, Context, Engine, Json, OnnxModel, Prospect, Result, VerificationFailed
+from compressor.core import Artifact, Context, Engine, Json, OnnxModel, PlanContext, Result, VerificationFailed
 
 __all__ = ["Build"]
 
@@ -21,11 +21,11 @@ class Build:
 
     kind: ClassVar[str] = "build"
     needs: ClassVar[frozenset[str]] = frozenset({"onnx"})
-    gives: ClassVar[frozenset[str]] = frozenset({"engine"})
+    produces: ClassVar[frozenset[str]] = frozenset({"engine"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         return ()
 
     def run(self, artifact: Artifact, context: Context) -> Result:
@@ -44,7 +44,7 @@ class Build:
             **layers,
         }
         if layers and any(path.name == "build_engine.py" for path in engine.files):
-            twin = _twin(artifact.onnx, context.workdir / "float.onnx", backend.rules(target).rest == "float16")
+            twin = _twin(artifact.onnx, context.workdir / "float.onnx", backend.rules(target).float_dtype == "float16")
             wanted = {"layers": layers["layers"], "int8_share_wanted": target.int8_share}
             engine = replace(engine, files=(*engine.files, twin), facts={**engine.facts, **wanted})
         return Result(replace(artifact, engine=engine), metrics)
@@ -64,7 +64,7 @@ def _audited(model: OnnxModel, input: tuple[int, int, int], wanted: float) -> di
         raise VerificationFailed(
             f"{found.int8_share:.0%} of the multiplications are in INT8, and this target wants {wanted:.0%}: "
             f"in float are {', '.join(f'{x.node} ({x.macs / found.macs:.0%})' for x in floats)}",
-            mend="widen those layers to a multiple of 8 channels, take --profile float, or lower int8_share "
+            hint="widen those layers to a multiple of 8 channels, take --profile float, or lower int8_share "
             "in a copy of the target",
         )
     layers = [

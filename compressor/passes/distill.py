@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Prospect, Result, UsageError
-from compressor.train.lessons import Lessons
+from compressor.core import Artifact, Context, PlanContext, Result, UsageError
+from compressor.train.distill_config import DistillConfig
 
 __all__ = ["Distill"]
 
 
 @dataclass(frozen=True)
-class Distill(Lessons):
+class Distill(DistillConfig):
     """Train the student on the teacher's answers (Hinton et al. 2015), for as long as `Lessons` say.
 
     ``init = "teacher"`` cuts the student's first weights from the teacher's, where structure allows it.
@@ -22,17 +22,17 @@ class Distill(Lessons):
 
     kind: ClassVar[str] = "distill"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "student"})
-    gives: ClassVar[frozenset[str]] = frozenset({"student"})
+    produces: ClassVar[frozenset[str]] = frozenset({"student"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = True
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
-        return self.problems(self.kind, prospect)
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
+        return self.problems(self.kind, plan_context)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor.train.student import distil_student
 
         if artifact.student is None:
-            raise UsageError("distill has no student", mend="put a search pass before it in the profile")
+            raise UsageError("distill has no student", hint="put a search pass before it in the profile")
         student, metrics, pinned = distil_student(self, self.init, artifact.teacher, artifact.student, context)
         return Result(replace(artifact, student=student), metrics, pinned=pinned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Prospect, Result
+from compressor.core import Artifact, Context, PlanContext, Result
 
 __all__ = ["Head"]
 
@@ -33,16 +33,16 @@ class Head:
     distil: int | None = None
     attention: bool = True
     precision: Literal["auto", "fp32", "int8"] = "auto"
-    trial_minutes: float = 4.0
+    halving_minutes: float = 4.0
     trial_steps: tuple[int, ...] = ()
 
     kind: ClassVar[str] = "head"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-    gives: ClassVar[frozenset[str]] = frozenset({"student"})
+    produces: ClassVar[frozenset[str]] = frozenset({"student"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         problems = []
         for name, value, least, most in (
             ("width", self.width, 2, _WIDEST),
@@ -51,11 +51,11 @@ class Head:
         ):
             if not least <= value <= most:
                 problems.append(f"head.{name} = {value}: give {least} to {max(least, most)}")
-        if self.precision != "auto" and self.precision not in prospect.target.precisions:
-            problems.append(f"target {prospect.target.name} does not run {self.precision}: set head.precision")
-        if not 0 <= self.trial_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
-            problems.append(f"head.trial_minutes = {self.trial_minutes}: give 0 for no trial, or minutes")
-        if self.trial_minutes and not prospect.has_train:
+        if self.precision != "auto" and self.precision not in plan_context.target.precisions:
+            problems.append(f"target {plan_context.target.name} does not run {self.precision}: set head.precision")
+        if not 0 <= self.halving_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
+            problems.append(f"head.trial_minutes = {self.halving_minutes}: give 0 for no trial, or minutes")
+        if self.halving_minutes and not plan_context.has_train:
             problems.append("head.trial_minutes needs training data: give --data, or set it to 0")
         return tuple(problems)
 
@@ -73,6 +73,6 @@ class Head:
         if precision == "auto":
             precision = "int8" if "int8" in context.target.precisions else "fp32"
         swapped = swap(
-            head, precision, self.trial_minutes, self.trial_steps, artifact.teacher, artifact.result, context
+            head, precision, self.halving_minutes, self.trial_steps, artifact.teacher, artifact.result, context
         )
         return Result(replace(artifact, student=swapped.student), swapped.metrics, swapped.warnings, swapped.pinned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, OnnxModel, Prospect, Result
+from compressor.core import Artifact, Context, OnnxModel, PlanContext, Result
 
 __all__ = ["Lower"]
 
@@ -22,20 +22,20 @@ class Lower:
 
     kind: ClassVar[str] = "lower"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-    gives: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
+    produces: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
-        precision = self._precision(prospect.target.native_float)
-        if precision in prospect.target.precisions:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
+        precision = self._precision(plan_context.target.native_float)
+        if precision in plan_context.target.precisions:
             return ()
-        known = ", ".join(prospect.target.precisions)
-        return (f"target {prospect.target.name} does not run {precision}: set lower.precision to one of {known}",)
+        known = ", ".join(plan_context.target.precisions)
+        return (f"target {plan_context.target.name} does not run {precision}: set lower.precision to one of {known}",)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor.export import export, guarded, save
-        from compressor.ingest import load
+        from compressor.frontend import load
         from compressor.quant.half import halve
 
         def lowered(name: str, model_name: str) -> OnnxModel:

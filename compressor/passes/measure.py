@@ -18,7 +18,7 @@ from compressor.core import (
     Measurements,
     Metric,
     Model,
-    Prospect,
+    PlanContext,
     Result,
     Unavailable,
 )
@@ -58,11 +58,11 @@ class Measure:
 
     kind: ClassVar[str] = "measure"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx", "engine"})
-    gives: ClassVar[frozenset[str]] = frozenset({"measurements"})
+    produces: ClassVar[frozenset[str]] = frozenset({"measurements"})
     volatile: ClassVar[bool] = True
     collective: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         threads = 1 if self.threads is None else self.threads
         if self.blocks < 5 or min(self.inferences, threads) < 1 or self.samples < 0 or self.seconds <= 0:
             return ("measure has a setting too low: give 5 blocks, 1 inference, 1 thread and some seconds, or more",)
@@ -208,29 +208,29 @@ class Measure:
         context: Context,
     ) -> tuple[dict[str, Latency], float, tuple[float, float] | None]:
         """Of each of ``paths`` the latency; of ``ends``, teacher and result, their ratio and its interval."""
-        from compressor.bench.place import Resident, here
+        from compressor.bench.device import LoadedModel, here
         from compressor.bench.statistics import ratio, summarise
-        from compressor.bench.timing import Rounds
+        from compressor.bench.timing import TimingConfig
 
         threads = self.threads or context.target.threads
-        rounds = Rounds(self.blocks, self.inferences, context.seed, self.seconds)
+        rounds = TimingConfig(self.blocks, self.inferences, context.seed, self.seconds)
         if context.board is not None:
-            from compressor.bench.shelf import Shelf
+            from compressor.bench.cache import ResultCache
             from compressor.bench.ssh import Board
-            from compressor.bench.subject import Subject
-            from compressor.bench.there import there
+            from compressor.bench.bench_model import BenchModel
+            from compressor.bench.remote import there
 
-            subjects = {name: Subject.read(path) for name, path in paths.items()}
-            place = there(Board.parse(context.board), subjects, threads, shelf=Shelf.of_user(), fresh=True)
+            subjects = {name: BenchModel.read(path) for name, path in paths.items()}
+            place = there(Board.parse(context.board), subjects, threads, shelf=ResultCache.of_user(), fresh=True)
         else:
             shape = artifact.teacher.input.shape
-            place = here({name: Resident(path, backend.name, shape) for name, path in paths.items()}, threads)
+            place = here({name: LoadedModel(path, backend.name, shape) for name, path in paths.items()}, threads)
         with place as device:
             taken = device.take(rounds, context.progress)
         if taken.changed:
             raise Inconclusive(
                 f"what was timed is invalid: {'; '.join(taken.changed)}",
-                mend="leave mode, governor and runtime of a real device as they are; "
+                hint="leave mode, governor and runtime of a real device as they are; "
                 "the same command goes on from there",
             )
         blocks = taken.blocks

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.budgets import Budget
-from compressor.core import Artifact, Backend, Context, Prospect, Result, UsageError
+from compressor.core import Artifact, Backend, Context, PlanContext, Result, UsageError
 from compressor.losses import objective
-from compressor.train.lessons import Lessons
+from compressor.train.distill_config import DistillConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.core import OnnxModel
-    from compressor.quant.levels import Asked
+    from compressor.quant.levels import WeightQuantSpec
 
     Batch = NDArray[np.float32]
 
@@ -36,7 +36,7 @@ _CLOSE = 45.0
 class Quantize:
     """INT8, its quantisers placed by the target's rules, and weights of fewer levels where they are asked for.
 
-    ``ptq``: NNCF gathers ranges, weights are rounded; of a network that makes images, `compressor.quant.restoration`
+    ``ptq``: NNCF gathers ranges, weights are rounded; of a network that makes images, `compressor.quant.mixed_precision`
     finds ranges of least error and leaves in float what parity gains by. ``distil``: quantized distillation, layers
     of Brevitas trained on the teacher's answers as ``lessons`` say, by default for five minutes at a tenth of distill's
     rate. ``codebook``: differentiable quantization, the points that stand for the weights are trained so.
@@ -59,24 +59,24 @@ class Quantize:
     bits: int = 8
     edge_bits: int = 8
     budget: tuple[str, ...] = ()
-    yielding: bool = False
+    soft_budget: bool = False
     redistributed: bool = False
     activations: Literal["int8", "float"] = "int8"
     bucket: int = 0
     rounding: Literal["nearest", "stochastic"] = "nearest"
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
-    lessons: Lessons | None = None
+    lessons: DistillConfig | None = None
 
     kind: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
-    gives: ClassVar[frozenset[str]] = frozenset({"student", "onnx"})
+    produces: ClassVar[frozenset[str]] = frozenset({"student", "onnx"})
     volatile: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         problems = []
-        if self.activations == "int8" and "int8" not in prospect.target.precisions:
-            problems.append(f"target {prospect.target.name} does not run int8: use --profile float")
+        if self.activations == "int8" and "int8" not in plan_context.target.precisions:
+            problems.append(f"target {plan_context.target.name} does not run int8: use --profile float")
         if self.bucket < 0 or (self.bucket and self.activations == "int8"):
             problems.append(
                 f"quantize.bucket = {self.bucket}: integer kernels have a scale for each output channel: "
@@ -86,7 +86,7 @@ class Quantize:
             problems.append('quantize.rounding is for the training of grids: set quantize.method = "distil"')
         if self.redistributed and self.method != "codebook":
             problems.append('quantize.redistributed is of learned points: set quantize.method = "codebook"')
-        if not prospect.has_train:
+        if not plan_context.has_train:
             problems.append("there is no training data to calibrate on: give --data, or use --profile float")
         if self.samples < 1:
             problems.append(f"quantize.samples = {self.samples}: calibrate on at least one sample")
@@ -100,7 +100,7 @@ class Quantize:
         if self.method == "ptq" and self.lessons is not None:
             problems.append('quantize.lessons are for training: set quantize.method = "distil" or "codebook"')
         if self.method != "ptq":
-            problems += self._lessons.problems("quantize.lessons", prospect)
+            problems += self._lessons.problems("quantize.lessons", plan_context)
             if any("features" in loss.needs for loss, _ in objective(self._lessons.losses).terms):
                 problems.append("quantize.lessons.losses reads feature maps: take losses on the scores alone")
         return tuple(problems)
@@ -109,20 +109,20 @@ class Quantize:
     def collective(self) -> bool:
         return self.method != "ptq"
 
-    def _asked(self, reference: OnnxModel) -> Asked:
-        from compressor.quant.levels import Asked, Form
+    def _asked(self, reference: OnnxModel) -> WeightQuantSpec:
+        from compressor.quant.levels import WeightQuantSpec, Form
 
         budgets = [b for b in map(Budget.parse, self.budget) if b.name == "bytes"]
         limits = [b.limit * (reference.path.stat().st_size if b.relative else 1) for b in budgets]
         within = int(min(limits)) if limits and self.method != "ptq" else None
         form = Form(self.activations == "int8", self.bucket or None, self.rounding == "stochastic")
-        return Asked(
-            self.bits, self.edge_bits, self.method == "codebook", within, self.yielding, self.redistributed, form
+        return WeightQuantSpec(
+            self.bits, self.edge_bits, self.method == "codebook", within, self.soft_budget, self.redistributed, form
         )
 
     @property
-    def _lessons(self) -> Lessons:
-        return self.lessons or Lessons(minutes=5.0, rate=0.01)
+    def _lessons(self) -> DistillConfig:
+        return self.lessons or DistillConfig(minutes=5.0, rate=0.01)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         import numpy as np
@@ -131,7 +131,7 @@ class Quantize:
 
         from compressor import catalog
         from compressor.export import save
-        from compressor.ingest import load
+        from compressor.frontend import load
         from compressor.quant.choosing import choose
         from compressor.quant.half import halved
         from compressor.quant.packing import pack
@@ -145,7 +145,7 @@ class Quantize:
         if artifact.onnx.precision != "fp32":
             raise UsageError(
                 f"quantize starts from a float32 graph, and this one is {artifact.onnx.precision}",
-                mend='set lower.precision = "fp32"',
+                hint='set lower.precision = "fp32"',
             )
         if self.method != "ptq":
             return self._trained(artifact, context)
@@ -171,8 +171,8 @@ class Quantize:
             asked = self._asked(artifact.reference)
             bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
         placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
-        packed = pack(graph) if rules.unfolds and bits else {}
-        if rules.rest == "float16":
+        packed = pack(graph) if rules.folds_packed_weights and bits else {}
+        if rules.float_dtype == "float16":
             halved(graph)
         quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)
         before, after = artifact.onnx.path.stat().st_size, quantised.path.stat().st_size
@@ -194,9 +194,9 @@ class Quantize:
         import torch
 
         from compressor.bench.machine import can_run, machine
-        from compressor.ingest import load
+        from compressor.frontend import load
         from compressor.quant.choosing import choose
-        from compressor.quant.restoration import restored
+        from compressor.quant.mixed_precision import restored
 
         assert artifact.onnx is not None
         assert artifact.reference is not None
@@ -229,7 +229,7 @@ class Quantize:
 
         from compressor import catalog
         from compressor.export import save
-        from compressor.ingest import load
+        from compressor.frontend import load
         from compressor.quant.choosing import choose
         from compressor.quant.coded import code, coded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Model, Prospect, Result, UsageError
+from compressor.core import Artifact, Context, Model, PlanContext, Result, UsageError
 
 __all__ = ["Search"]
 
@@ -35,7 +35,7 @@ class Search:
     space: str = "auto"
     head: Literal["plain", "imdn", "any"] = "plain"
     budget: tuple[str, ...] = ("macs=25%",)
-    yielding: bool = False
+    soft_budget: bool = False
     evaluations: int = 400
     population: int = 48
     finalists: int = 4
@@ -43,18 +43,18 @@ class Search:
     inits: int = 2
     precision: Literal["auto", "fp32", "int8"] = "auto"
     bits: float = 8.0
-    trial_minutes: float = 0.0
+    halving_minutes: float = 0.0
     trial_steps: tuple[int, ...] = ()
     processes: int = 0
     table: str | None = None
 
     kind: ClassVar[str] = "search"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-    gives: ClassVar[frozenset[str]] = frozenset({"student"})
+    produces: ClassVar[frozenset[str]] = frozenset({"student"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         from compressor import catalog
         from compressor.budgets import Budget
 
@@ -67,23 +67,23 @@ class Search:
             Budget.parse(text)
         if min(self.evaluations, self.population, self.finalists, self.inits) < 1 or self.samples < 2:
             problems.append("search has a setting too low: give one or more of each, and two samples")
-        if not 0 <= self.trial_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
-            problems.append(f"search.trial_minutes = {self.trial_minutes}: give 0 for no trials, or minutes")
-        if self.head != "plain" and prospect.task != "classification":
+        if not 0 <= self.halving_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
+            problems.append(f"search.trial_minutes = {self.halving_minutes}: give 0 for no trials, or minutes")
+        if self.head != "plain" and plan_context.task != "classification":
             problems.append(f"search.head = {self.head} is of classifiers: leave it plain for super-resolution")
-        if self.trial_minutes and prospect.task != "classification":
+        if self.halving_minutes and plan_context.task != "classification":
             problems.append("search.trial_minutes are judged by top-1: set it to 0 for super-resolution")
-        if self.trial_minutes and not prospect.has_train:
+        if self.halving_minutes and not plan_context.has_train:
             problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
         if not 1 <= self.bits <= 8:
             problems.append(f"search.bits = {self.bits}: give 1 to 8")
-        if self.precision != "auto" and self.precision not in prospect.target.precisions:
-            problems.append(f"target {prospect.target.name} does not run {self.precision}: set search.precision")
+        if self.precision != "auto" and self.precision not in plan_context.target.precisions:
+            problems.append(f"target {plan_context.target.name} does not run {self.precision}: set search.precision")
         return tuple(problems)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor import catalog
-        from compressor.ingest import save
+        from compressor.frontend import save
         from compressor.models._headed import settings
         from compressor.scores._probe import untrained
         from compressor.search.student import search
@@ -97,7 +97,7 @@ class Search:
         if getattr(catalog.find("models", space), "task", "classification") != task:
             raise UsageError(
                 f"search.space = {space} is not for {task}, which the teacher does",
-                mend=f"set search.space = {_SPACES[teacher.enlarges is not None]}",
+                hint=f"set search.space = {_SPACES[teacher.enlarges is not None]}",
             )
         precision = self.precision
         if precision == "auto":

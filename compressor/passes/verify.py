@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressor.core import Artifact, Context, Json, OnnxModel, Prospect, Result, VerificationFailed
+from compressor.core import Artifact, Context, Json, OnnxModel, PlanContext, Result, VerificationFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,11 +46,11 @@ class Verify:
 
     kind: ClassVar[str] = "verify"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "reference", "onnx", "engine", "measurements"})
-    gives: ClassVar[frozenset[str]] = frozenset({"bundle", "engine"})
+    produces: ClassVar[frozenset[str]] = frozenset({"bundle", "engine"})
     volatile: ClassVar[bool] = False
     collective: ClassVar[bool] = False
 
-    def check(self, prospect: Prospect) -> tuple[str, ...]:
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
         if not 1 <= self.golden <= self.samples:
             return (f"verify.golden = {self.golden}: it takes 1 to verify.samples ({self.samples})",)
         return ()
@@ -84,13 +84,13 @@ class Verify:
         if not (differs := ladder[0]["relative_error"]) <= _EXPORT_TOLERANCE:  # NaN is no match either
             raise VerificationFailed(
                 f"the ONNX export differs from the torch model by {differs:.2g} of its largest output",
-                mend="look for operations in the model's forward that behave differently in eval mode or when traced",
+                hint="look for operations in the model's forward that behave differently in eval mode or when traced",
             )
         result = expected[next(reversed(expected))]
         if not np.all(np.isfinite(result)):
             raise VerificationFailed(
                 "the result's outputs are not finite",
-                mend="a value is out of the precision's range: try lower.precision = fp32",
+                hint="a value is out of the precision's range: try lower.precision = fp32",
             )
         golden = self.golden if artifact.result.enlarges is None else min(self.golden, _IMAGES)
         metrics: dict[str, Json] = {"ladder": ladder}
@@ -110,10 +110,10 @@ class Verify:
         bundle = self._bundle(artifact, context, batch[:golden], result[:golden])
         if context.board is not None:
             from compressor.bench.ssh import Board
-            from compressor.bench.subject import Subject
-            from compressor.bench.there import verify_there
+            from compressor.bench.bench_model import BenchModel
+            from compressor.bench.remote import verify_there
 
-            verify_there(Board.parse(context.board), Subject.read(bundle.path), context.progress)
+            verify_there(Board.parse(context.board), BenchModel.read(bundle.path), context.progress)
             metrics["verified_on"] = context.board
         if self.packed:
             sizes = [path.stat().st_size for path in (graph.path, bundle.path / _PACKED)]
@@ -135,7 +135,7 @@ class Verify:
         import numpy as np
         import torch
 
-        from compressor.ingest import load
+        from compressor.frontend import load
 
         module = load(artifact.result)
         with torch.inference_mode():
@@ -152,7 +152,7 @@ class Verify:
         from compressor.bench.machine import can_run, machine
         from compressor.bundle import write_bundle
         from compressor.bundle.storage import stored
-        from compressor.ingest import load
+        from compressor.frontend import load
 
         assert artifact.onnx is not None
         assert artifact.engine is not None
@@ -318,12 +318,12 @@ def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
         source = maker.input[1]
         if (dequantise := makers.get(source)) is not None and dequantise.op_type == "DequantizeLinear":
             source = dequantise.input[0]
-        unfolds = makers.get(source)  # a few levels, by their codes
-        constant = constants.get(unfolds.input[0] if unfolds is not None else source)
+        folds_packed_weights = makers.get(source)  # a few levels, by their codes
+        constant = constants.get(folds_packed_weights.input[0] if folds_packed_weights is not None else source)
         if constant is None or constant.data_type not in types:
             continue
         kind = types[constant.data_type]
-        bits = (constant.dims[0] - 1).bit_length() if unfolds is not None else int(kind.lstrip("fpint"))
+        bits = (constant.dims[0] - 1).bit_length() if folds_packed_weights is not None else int(kind.lstrip("fpint"))
         weight = node.input[1]
         found[name] = {"weight": weight, "elements": sizes[weight], "stored": kind, "bits": max(1, bits)}
     return found

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compressor.core import BudgetMissed, InputSpec, QdqRules
 from compressor.export import export, file_bytes
 from compressor.quant.coded import Coded, code
-from compressor.quant.levels import WIDTHS, Asked, Levels, fitting, inner, shared
+from compressor.quant.levels import WIDTHS, WeightQuantSpec, BitAllocation, fitting, inner, shared
 from compressor.quant.packing import pack
 from compressor.quant.placement import Placement
 
@@ -23,14 +23,14 @@ _TRIES = 4
 
 
 def choose(
-    asked: Asked,
+    asked: WeightQuantSpec,
     network: nn.Module,
     rules: QdqRules,
     input: InputSpec,
     opset: int,
     images: Tensor,
     loss: Callable[[int], Tensor] | None = None,
-) -> Levels:
+) -> BitAllocation:
     """The levels of every weight that has fewer than the rules' bits; of every weight, where kernels are float.
 
     ``loss`` of a batch by its number is what points are redistributed by. Under a byte limit the file is made
@@ -52,24 +52,24 @@ def choose(
                 break
             rest += over if bits != edges | dict.fromkeys(names, 8) else 0  # what unfolds the codes takes room too
             found = fitting(network, names, asked.limit - rest, images, learned=asked.learned, bucket=form.bucket)
-            if found is None and asked.yielding:
+            if found is None and asked.soft_budget:
                 bits = edges | dict.fromkeys(names, asked.bits)
                 break
             if found is None:
                 least = size(edges | dict.fromkeys(names, WIDTHS[0]))
                 raise BudgetMissed(
                     f"with {WIDTHS[0]} bits a weight the file takes {least:,} bytes, more than {asked.limit:,}",
-                    mend="loosen the budget, or take a smaller student: --set search.budget=…",
+                    hint="loosen the budget, or take a smaller student: --set search.budget=…",
                 )
             bits = edges | found
     fewer = {name: b for name, b in bits.items() if not form.integers or b < rules.weight_bits}
     points = {name: 2**b for name, b in fewer.items() if asked.learned and name in names}
     if points and asked.redistributed and loss is not None:
         points = shared(network, tuple(points), 2**asked.bits, loss)
-    return Levels({name: b for name, b in fewer.items() if name not in points}, points, form)
+    return BitAllocation({name: b for name, b in fewer.items() if name not in points}, points, form)
 
 
-def _size(exported: ir.Model, rules: QdqRules, asked: Asked, bits: Mapping[str, int]) -> int:
+def _size(exported: ir.Model, rules: QdqRules, asked: WeightQuantSpec, bits: Mapping[str, int]) -> int:
     """Bytes of the packed file with weights of so many bits."""
     graph = ir.from_proto(ir.to_proto(exported))
     if not asked.form.integers:
@@ -82,12 +82,12 @@ def _size(exported: ir.Model, rules: QdqRules, asked: Asked, bits: Mapping[str, 
     # No two ranges alike: the scales of a trained network are not stored once for all either.
     ranges = {name: (-1.0 - number, 2.0 + number) for number, name in enumerate(placement.tensors)}
     placement.apply(ranges, bits)
-    if rules.unfolds and min(bits.values()) < rules.weight_bits:
+    if rules.folds_packed_weights and min(bits.values()) < rules.weight_bits:
         pack(graph)
     return file_bytes(graph)
 
 
-def _as_large(shape: tuple[int, ...], bits: int, asked: Asked, number: int) -> Coded:
+def _as_large(shape: tuple[int, ...], bits: int, asked: WeightQuantSpec, number: int) -> Coded:
     """Codes that take as many bytes as those of the trained weight will: no two tables alike, or one would do."""
     count, bucket = math.prod(shape), asked.form.bucket
     rows = shape[0] if bucket is None else -(-count // min(bucket, count))

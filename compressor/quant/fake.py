@@ -21,7 +21,7 @@ from compressor.export import export_marked, mark
 from compressor.quant.buckets import Buckets
 from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded, code, coded
-from compressor.quant.levels import Form, Levels
+from compressor.quant.levels import Form, BitAllocation
 from compressor.quant.placement import Placement, projected
 
 with warnings.catch_warnings():
@@ -62,13 +62,13 @@ class FakeQuantised:
         input: InputSpec,
         opset: int,
         batches: Iterable[Tensor],
-        levels: Levels | None = None,
+        levels: BitAllocation | None = None,
         floats: Callable[[ir.Model], frozenset[str]] | None = None,
         *,
         any_size: bool = False,
     ) -> None:
         self.rules, self.input, self.opset = rules, input, opset
-        levels = levels or Levels()
+        levels = levels or BitAllocation()
         self._form = levels.form
         self._floats, self._any_size = floats or _no_floats, any_size
         traced = _traced(network)
@@ -88,7 +88,7 @@ class FakeQuantised:
         if missed := sorted(tensors.keys() - self._chosen.keys()):
             raise UsageError(
                 f"quantisers at {', '.join(missed)} have no place in {type(network).__name__}'s own operations",
-                mend='set quantize.method = "ptq"',
+                hint='set quantize.method = "ptq"',
             )
         batches = list(batches)
         if not self._grids:  # nothing gathers
@@ -280,7 +280,7 @@ def _traced(network: nn.Module) -> fx.GraphModule:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"{type(network).__name__} cannot be traced for quantisation-aware training: {reason}",
-            mend='set quantize.method = "ptq", or make its forward traceable by torch.fx',
+            hint='set quantize.method = "ptq", or make its forward traceable by torch.fx',
         ) from error
 
 
@@ -328,7 +328,7 @@ class _Stochastic(nn.Module):
 def _layer(module: nn.Module, rules: QdqRules, bits: int | None, form: Form) -> nn.Module | None:
     """The Brevitas twin of a layer with weights, holding the same parameters; None for any other module."""
     op = {nn.Conv2d: "Conv", nn.Linear: "Gemm"}.get(type(module))
-    if op is None or (form.integers and op not in rules.compute):
+    if op is None or (form.integers and op not in rules.quantizable_ops):
         return None
     channels = op in rules.per_channel or not form.integers
     weight = Int8WeightPerChannelFloat if channels else Int8WeightPerTensorFloat

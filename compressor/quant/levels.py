@@ -41,7 +41,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Asked:
+class WeightQuantSpec:
     """What is asked of a network's weights."""
 
     bits: int = 8
@@ -51,7 +51,7 @@ class Asked:
     """Points that are learned (where there are fewer than eight bits), not a uniform grid."""
     limit: int | None = None
     """Bytes of the file: then the inner weights' bits are chosen by what they lose, not alike."""
-    yielding: bool = False
+    soft_budget: bool = False
     """Whether a limit that cannot be kept is forgotten."""
     redistributed: bool = False
     """Whether learned points are shared out among the weights by their gradients, ``2**bits`` each on average."""
@@ -65,7 +65,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Levels:
+class BitAllocation:
     """Of weights by name: the bits of their uniform grid, or how many learned points they have."""
 
     bits: Mapping[str, int] = field(default_factory=dict)

@@ -58,19 +58,19 @@ class Placement:
         joined = [
             node
             for node in model.graph
-            if node.op_type in rules.one_grid
+            if node.op_type in rules.shared_scale_ops
             and node.outputs[0] in read
             and node.name not in floats
             and _is_integer_op(node)
         ]
         for node in joined:
             read.update(_variables(node))
-        self._groups = _Groups(model.graph, rules.moves, joined)
+        self._groups = _Groups(model.graph, rules.passthrough_ops, joined)
         self._quantised = self._choose(read, written)
         self._places = {
             value
             for value in _activations(model.graph)
-            if self._groups.of(value) in self._quantised and (rules.moves_in_integers or value in read)
+            if self._groups.of(value) in self._quantised and (rules.passthrough_in_integers or value in read)
         }
 
     @property
@@ -84,7 +84,7 @@ class Placement:
 
         As many as there are grids; where what moves stays in float, as there are pairs.
         """
-        if not self._rules.moves_in_integers:
+        if not self._rules.passthrough_in_integers:
             return tuple((name,) for name in self.tensors)
         return tuple(tuple(m.name or "" for m in self._groups.members(group)) for group in self._quantised)
 
@@ -142,11 +142,11 @@ class Placement:
 
     def _able(self, node: ir.Node) -> bool:
         rules = self._rules
-        if node.op_type not in rules.compute or not _is_integer_op(node):
+        if node.op_type not in rules.quantizable_ops or not _is_integer_op(node):
             return False
         if node.op_type in ("Conv", "ConvTranspose"):
-            return not _thin(node, rules.thinnest)
-        return rules.single_rows or not _single_row(node)
+            return not _thin(node, rules.min_channels)
+        return rules.quantize_gemv or not _single_row(node)
 
     def _skip(self, node: ir.Node) -> list[ir.Value]:
         """Of a sum that a convolution's kernel does in passing: the other branch.
@@ -205,7 +205,7 @@ class Placement:
     def _integers(self, value: ir.Value, grid: _Grid, known: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
         """Make the integers of ``value``; of all its producer's outputs, where that only moves them."""
         graph, producer = self._model.graph, value.producer()
-        moves = self._rules.moves_in_integers and producer is not None and _only_moves(producer, self._rules.moves)
+        moves = self._rules.passthrough_in_integers and producer is not None and _only_moves(producer, self._rules.passthrough_ops)
         if producer is not None and moves and (before := producer.inputs[0]) is not None and before in known:
             inputs = [known[before], *producer.inputs[1:]]
             if producer.op_type == "Pad":  # zero, as an integer, is the zero point
@@ -351,7 +351,7 @@ class Placement:
 
     def _storable(self, scale: NDArray[np.float32] | np.float32) -> Any:
         """A scale as it will be stored: in half precision the next one up, so that no value falls off its grid."""
-        if self._rules.rest == "float32":
+        if self._rules.float_dtype == "float32":
             return scale
         # What is under half precision's normal numbers keeps few digits: the grid is a little coarser there.
         half = np.maximum(scale, _LEAST_HALF).astype(np.float16)
@@ -452,14 +452,14 @@ def _statistics(graph: ir.Graph) -> set[ir.Node]:
     return found
 
 
-def _thin(node: ir.Node, thinnest: int) -> bool:
+def _thin(node: ir.Node, min_channels: int) -> bool:
     """Whether a convolution has fewer channels than ``thinnest``, and not a multiple of 8 of them."""
     shape = node.inputs[1].shape if node.inputs[1] is not None else None
     if shape is None or not shape.is_static():
         return False
     groups, (first, second) = node.attributes.get_int("group", 1), shape.numpy()[:2]
     channels = (first, second * groups)
-    return min(channels) < thinnest and any(c % 8 for c in channels)
+    return min(channels) < min_channels and any(c % 8 for c in channels)
 
 
 def _single_row(node: ir.Node) -> bool:

@@ -92,7 +92,7 @@ def activation_ranges(
         if not np.all(np.isfinite(ranges[tensor])):
             raise UsageError(
                 f"the network's values are not finite on the calibration samples, first in {tensor}",
-                mend="look at the weights and the input normalisation",
+                hint="look at the weights and the input normalisation",
             )
     return ranges
 
@@ -163,7 +163,7 @@ def seen_ranges(
             if not np.all(np.isfinite(taken)):
                 raise UsageError(
                     f"the network's values are not finite on the calibration samples, first in {grid[0]}",
-                    mend="look at the weights and the input normalisation",
+                    hint="look at the weights and the input normalisation",
                 )
             low_high = _least_error(taken, symmetric)
         else:

@@ -42,8 +42,8 @@ def verdict(document: Mapping[str, Json]) -> CompressError | None:
     what = "; ".join(f"{check['name']}: {check['why']}" for check in told)
     match document["verdict"]:
         case "fail":
-            return BudgetMissed(what, mend="make the model smaller or faster, or loosen the limit")
+            return BudgetMissed(what, hint="make the model smaller or faster, or loosen the limit")
         case "invalid":
-            return Inconclusive(what, mend="leave power mode, governor and runtime as they are while it is measured")
+            return Inconclusive(what, hint="leave power mode, governor and runtime as they are while it is measured")
         case _:
-            return Inconclusive(what, mend="measure on a quieter device, or give a tolerance that it can tell")
+            return Inconclusive(what, hint="measure on a quieter device, or give a tolerance that it can tell")

@@ -28,7 +28,7 @@ def append_summary(document: Mapping[str, Json], path: Path) -> None:
             file.write(markdown(document) + "\n")
     except OSError as error:
         raise UsageError(
-            f"cannot write to {path}: {error.strerror}", mend="see what GITHUB_STEP_SUMMARY is set to"
+            f"cannot write to {path}: {error.strerror}", hint="see what GITHUB_STEP_SUMMARY is set to"
         ) from error
 
 

@@ -38,10 +38,10 @@ def write_pages(runs: Sequence[Path], output: Path | None) -> Json:
         # Of all that a report holds, only its outline is checked: what is wrong with the rest is found here.
         raise UsageError(
             f"{' or '.join(map(str, runs))} is not a report as this program writes it: {type(error).__name__}: {error}",
-            mend="run the command that made it again",
+            hint="run the command that made it again",
         ) from error
     if page.is_dir():
-        raise UsageError(f"cannot write to {page}: it is a folder", mend="name a file with -o, such as page.html")
+        raise UsageError(f"cannot write to {page}: it is a folder", hint="name a file with -o, such as page.html")
     with refusals(page.parent):
         page.parent.mkdir(parents=True, exist_ok=True)
         write(page, text)

@@ -23,19 +23,19 @@ def read_report(run: Path) -> Mapping[str, Json]:
     Raises UsageError where there is none, and for a file that is not one that this program can show.
     """
     path = run / "report.json" if run.is_dir() else run
-    mend = "name the folder of a run that has ended, or its report.json"
+    hint = "name the folder of a run that has ended, or its report.json"
     try:
         report: Json = json.loads(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", mend=mend) from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON", mend=mend) from error
+        raise UsageError(f"{path} is not JSON", hint=hint) from error
     if not isinstance(report, Mapping) or "schema_version" not in report:
-        raise UsageError(f"{path} is not a report", mend=mend)
+        raise UsageError(f"{path} is not a report", hint=hint)
     if report["schema_version"] != SCHEMA_VERSION:
         raise UsageError(
             f"{path} is of schema version {report['schema_version']}, and this program shows version {SCHEMA_VERSION}",
-            mend="show it with the version of compressor that its `versions` name",
+            hint="show it with the version of compressor that its `versions` name",
         )
     whole = {**dict.fromkeys(_LATER), **report}
     lacking = {field.name for field in dataclasses.fields(Report)} - whole.keys()
@@ -46,5 +46,5 @@ def read_report(run: Path) -> Mapping[str, Json]:
         keys = {field.name for field in dataclasses.fields(Side)}
         lacking |= {f"{side}.{key}" for key in keys - (has.keys() if isinstance(has, Mapping) else set())}
     if lacking:
-        raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}", mend=mend)
+        raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}", hint=hint)
     return whole

@@ -49,7 +49,7 @@ def _likeness(teacher: Tensor, student: Tensor) -> Tensor:
     if len(teacher) != len(student):
         raise UsageError(
             f"the teacher tells {len(teacher)} classes apart, the student {len(student)}",
-            mend="give a teacher of the same task",
+            hint="give a teacher of the same task",
         )
     width = min(teacher.shape[1], student.shape[1])
     t, s = (F.adaptive_avg_pool1d(g, width) if g.shape[1] > width else g for g in (teacher, student))

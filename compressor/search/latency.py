@@ -80,12 +80,12 @@ class LatencyTable:
             table = json.loads(path.read_text(encoding="utf-8"))
             wanted, entries = table["fingerprint"], {str(k): float(v) for k, v in table["entries"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"cannot read the latency table {path}: {error}", mend="leave search.table out") from error
+            raise UsageError(f"cannot read the latency table {path}: {error}", hint="leave search.table out") from error
         here = self.fingerprint()
         differing = [f"{k}: {wanted.get(k)} there, {here[k]} here" for k in here if wanted.get(k) != here[k]]
         if differing:
             raise UsageError(
-                f"the latency table {path} is not for this run: {'; '.join(differing)}", mend="leave search.table out"
+                f"the latency table {path} is not for this run: {'; '.join(differing)}", hint="leave search.table out"
             )
         self.entries |= entries
 

@@ -55,7 +55,7 @@ def rank(
     source = load_data(data)
     images = source.task == "super-resolution"
     if images != (getattr(family, "task", "classification") == "super-resolution"):
-        raise UsageError(f"{data} is for {source.task}, and students of {space} are not", mend="name other data")
+        raise UsageError(f"{data} is for {source.task}, and students of {space} are not", hint="name other data")
     input = InputSpec(3, family.input_size, family.input_size) if images else input_of(source)
     classes = input.channels if images else len(source.classes)
     students = [_decode(family, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
@@ -67,7 +67,7 @@ def rank(
     if unmet := [name for name in also if name not in applicable(also, view, images=images)]:
         raise UsageError(
             f"score {unmet[0]!r} compares with a teacher" + (", and classes" if images else ""),
-            mend="leave it out" if images and view is not None else "give --teacher MODEL",
+            hint="leave it out" if images and view is not None else "give --teacher MODEL",
         )
     scoring = Scoring(
         applicable(names, view, images=images), input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0))
@@ -92,7 +92,7 @@ def _enlarges(students: Sequence[Architecture], path: Path) -> int | None:
     """How many times all of them enlarge; None of classifiers."""
     scales = {getattr(student, "enlarges", None) for student in students}
     if len(scales) > 1:
-        raise UsageError(f"{path} has students of different scales", mend="rank those of one scale at a time")
+        raise UsageError(f"{path} has students of different scales", hint="rank those of one scale at a time")
     (scale,) = scales
     return scale
 
@@ -105,15 +105,15 @@ def input_of(source: Source | PhotographSource) -> InputSpec:
 
 
 def _view(path: Path, arch: str | None, trust: bool, batch: Batch, classes: int, seed: int) -> View:
-    from compressor.ingest import ingest
+    from compressor.frontend import ingest
 
     view = teacher_view(ingest(path, arch=arch, trust=trust).build(), batch, seed)
     if view is None:
-        raise UsageError(f"{path}: which of its tensors are feature maps is not told", mend="leave out --teacher")
+        raise UsageError(f"{path}: which of its tensors are feature maps is not told", hint="leave out --teacher")
     if view.logits.ndim == 2 and view.logits.shape[1] != classes:
         raise UsageError(
             f"the teacher tells {view.logits.shape[1]} classes apart, the data has {classes}",
-            mend="give the data that the teacher was trained for",
+            hint="give the data that the teacher was trained for",
         )
     return view
 
@@ -122,13 +122,13 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", mend="name a JSON list of encodings") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="name a JSON list of encodings") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", mend="write a list of encodings: [{…}, {…}]") from error
+        raise UsageError(f"{path} is not JSON: {error}", hint="write a list of encodings: [{…}, {…}]") from error
     if not isinstance(listed, list) or not listed or not all(isinstance(each, dict) for each in listed):
-        raise UsageError(f"{path} is not a list of encodings", mend="write [{…}, {…}], one object a student")
+        raise UsageError(f"{path} is not a list of encodings", hint="write [{…}, {…}], one object a student")
     if len(listed) > _MOST:
-        raise UsageError(f"{path} lists {len(listed):,} students", mend=f"rank {_MOST:,} at most at a time")
+        raise UsageError(f"{path} lists {len(listed):,} students", hint=f"rank {_MOST:,} at most at a time")
     return listed
 
 
@@ -138,7 +138,7 @@ def _decode(
     try:
         return Space(family).decode(encoding, input, classes)
     except UsageError as error:
-        raise UsageError(f"{path}: entry {index}: {error.what}", mend=error.mend) from error
+        raise UsageError(f"{path}: entry {index}: {error.what}", hint=error.hint) from error
 
 
 def _finite(value: float) -> float | None:

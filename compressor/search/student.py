@@ -20,7 +20,7 @@ from compressor.bench.machine import fits, machine
 from compressor.budgets import Budget
 from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
 from compressor.export import export, file_bytes
-from compressor.ingest import load
+from compressor.frontend import load
 from compressor.models._cost import Cost
 from compressor.models._family import Architecture, Family
 from compressor.models._layers import count, layers
@@ -32,7 +32,7 @@ from compressor.search.evolution import Candidate, Judge, evolve, front, order
 from compressor.search.latency import YARDSTICK, LatencyTable
 from compressor.search.ranking import WEIGHTS, blend
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
-from compressor.search.trials import trials
+from compressor.search.successive_halving import trials
 from compressor.train.inherit import inherit
 
 __all__ = ["Found", "search"]
@@ -54,7 +54,7 @@ class Settings(Protocol):
     @property
     def budget(self) -> tuple[str, ...]: ...
     @property
-    def yielding(self) -> bool: ...
+    def soft_budget(self) -> bool: ...
     @property
     def evaluations(self) -> int: ...
     @property
@@ -70,7 +70,7 @@ class Settings(Protocol):
     @property
     def processes(self) -> int: ...
     @property
-    def trial_minutes(self) -> float: ...
+    def halving_minutes(self) -> float: ...
     @property
     def trial_steps(self) -> tuple[int, ...]: ...
     @property
@@ -189,7 +189,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
             judged = dict(zip(heirs := list(filter(heir, architectures)), judge(limits, heirs), strict=True))
             return [judged.get(architecture) for architecture in architectures]
 
-        if settings.trial_minutes:
+        if settings.halving_minutes:
             # What a score of untrained networks cannot see: how good a start the teacher's own weights are.
             met = [*evolved(partial(judge, limits), settings.evaluations // 2)]
             known = {each.architecture for each in met}
@@ -201,13 +201,13 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         if not found:
             raise BudgetMissed(
                 f"no student of {space} obeys {obeyed}",
-                mend="loosen the budget, search another space (--set search.space=…), "
+                hint="loosen the budget, search another space (--set search.space=…), "
                 "or keep the network: --profile ptq",
             )
         ranked = [found[i] for i in order(found)]
         measured = partial(_finalists, input=input, limits=limits, table=table, teacher=(name, graph), context=context,
                            each=each_bytes)  # fmt: skip
-        if settings.trial_minutes:
+        if settings.halving_minutes:
             own, others = ([c for c in ranked if heir(c.architecture) is wanted] for wanted in (True, False))
             finalists = measured(_varied(others, input), settings.finalists // 2)
             finalists = [*finalists, *measured(_varied(own, input), settings.finalists - len(finalists))]
@@ -216,7 +216,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         if not finalists:
             raise BudgetMissed(
                 f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
-                mend="loosen the budget a little",
+                hint="loosen the budget a little",
             )
         return ranked, finalists
 
@@ -227,15 +227,15 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
             break
         except BudgetMissed:
             looser = [_looser(each) for each in budgets]
-            if not settings.yielding or looser == list(budgets):
+            if not settings.soft_budget or looser == list(budgets):
                 raise
             budgets = looser
     table.write(context.workdir / "latency.json")
     pinned: dict[str, Json] = {"table": str(context.workdir / "latency.json")}
     tried: dict[str, Json] = {}
-    if settings.trial_minutes and len(finalists) > 1:
+    if settings.halving_minutes and len(finalists) > 1:
         architectures = [f.candidate.architecture for f in finalists]
-        trial = trials(architectures, settings.trial_minutes, settings.trial_steps, teacher, context)
+        trial = trials(architectures, settings.halving_minutes, settings.trial_steps, teacher, context)
         finalists = [finalists[i] for i in trial.order]
         tried, pinned = {"trials": trial.told}, {**pinned, "trial_steps": list(trial.steps)}
     best, scores = finalists[0], _blended(ranked)

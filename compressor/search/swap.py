@@ -12,7 +12,7 @@ import onnx_ir as ir
 from compressor.bench.machine import fits, machine
 from compressor.core import Context, Json, Model, UsageError
 from compressor.export import export, file_bytes
-from compressor.ingest import load, save
+from compressor.frontend import load, save
 from compressor.models._family import Architecture
 from compressor.models._head import ImdnHead
 from compressor.models._headed import Headed, architecture, settings
@@ -20,7 +20,7 @@ from compressor.models._layers import count
 from compressor.scores._probe import untrained
 from compressor.search.deployed import quantised
 from compressor.search.latency import YARDSTICK, LatencyTable
-from compressor.search.trials import trials
+from compressor.search.successive_halving import trials
 from compressor.train.inherit import inherit
 
 __all__ = ["Swapped", "swap"]
@@ -53,13 +53,13 @@ def swap(
     """
     if ":" in result.family:
         raise UsageError(
-            f"the body of {result.family} is not told from its head", mend="put a search pass before it in the profile"
+            f"the body of {result.family} is not told from its head", hint="put a search pass before it in the profile"
         )
     before = architecture(result.family, result.settings)
     body = before.backbone if isinstance(before, Headed) else before
     after: Architecture = body if head is None else Headed(body, head)
     if after == before:
-        raise UsageError("the network has that head already", mend="set head.width, head.blocks or head.attention")
+        raise UsageError("the network has that head already", hint="set head.width, head.blocks or head.attention")
     costs = [count(each, result.input) for each in (before, after)]
     table = LatencyTable(context.target, precision, context.workdir, context.memo)
     graphs: dict[str, ir.Model] = {}

@@ -39,7 +39,7 @@ class Classification:
                 raise UsageError(
                     f"the model maps {len(labels)} samples to {scores.shape}, which is not a score for each of the "
                     f"{highest + 1} or more classes of {split.name}",
-                    mend="give data of the model's own classes",
+                    hint="give data of the model's own classes",
                 )
             predicted[done : done + len(labels)] = np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
             done += len(labels)

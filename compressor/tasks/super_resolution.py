@@ -48,7 +48,7 @@ class SuperResolution:
                 raise UsageError(
                     f"the model makes {made.shape[-1]} x {made.shape[-2]} pixels of {name}, "
                     f"the pair has {large.shape[2]} x {large.shape[1]}",
-                    mend="give pairs of the model's own scale",
+                    hint="give pairs of the model's own scale",
                 )
             pair = [_cut(_luma(image), split.enlarges) for image in (rounded(made[0]), large)]
             psnrs.append(psnr(*pair))

@@ -23,7 +23,7 @@ from compressor.train import workers
 from compressor.train.learner import Learner
 from compressor.train.loop import Feed, autocast, narrow, step_seconds, train
 from compressor.train.patches import Patches
-from compressor.train.recipe import Recipe
+from compressor.train.optimizer_config import OptimizerConfig
 from compressor.train.samples import Samples
 
 __all__ = ["Budget", "Taught", "answering", "distil", "live", "trial_seconds"]
@@ -58,7 +58,7 @@ def distil(
     student: nn.Module,
     taught: Taught,
     objective: Objective,
-    recipe: Recipe,
+    optimizer_config: OptimizerConfig,
     budget: Budget,
     *,
     teacher: nn.Module | None = None,
@@ -75,8 +75,8 @@ def distil(
     minutes became, so that a training that is taken up again has the same one. The batch of a step
     depends on seed and step alone, whatever the number of processes that share it.
     """
-    recipe = replace(recipe, batch=min(recipe.batch, len(taught.samples)))
-    feed, epoch = _feed(taught, recipe, seed)
+    optimizer_config = replace(optimizer_config, batch=min(optimizer_config.batch, len(taught.samples)))
+    feed, epoch = _feed(taught, optimizer_config, seed)
     with torch.random.fork_rng(devices=[]):  # of the losses' learned parts
         torch.manual_seed(seed)
         learner = Learner(student, objective, taught.samples.input, teacher).train()
@@ -86,29 +86,29 @@ def distil(
         if (minutes := budget.minutes) is not None:
 
             def fitting() -> int:
-                return max(1, int(60 * minutes / step_seconds(learner, feed, recipe, device)))
+                return max(1, int(60 * minutes / step_seconds(learner, feed, optimizer_config, device)))
 
-            lengths.append(workers.agreed(lambda: remember(fitting), device))
+            lengths.append(workers.broadcast(lambda: remember(fitting), device))
         steps = min(lengths)
     with torch.random.fork_rng():
         curve = train(
-            learner, feed, steps, recipe, seed=seed, device=device, epoch=epoch, checkpoint=checkpoint,
+            learner, feed, steps, optimizer_config, seed=seed, device=device, epoch=epoch, checkpoint=checkpoint,
             progress=progress, what=what,
         )  # fmt: skip
     student.cpu().eval()
     return steps, curve
 
 
-def trial_seconds(student: nn.Module, taught: Taught, objective: Objective, recipe: Recipe, device: str) -> float:
+def trial_seconds(student: nn.Module, taught: Taught, objective: Objective, optimizer_config: OptimizerConfig, device: str) -> float:
     """What a step of `distil` takes ``student``, which is left as it is."""
-    feed, _ = _feed(taught, replace(recipe, batch=min(recipe.batch, len(taught.samples))), 0)
-    return step_seconds(Learner(student, objective, taught.samples.input).train(), feed, recipe, device)
+    feed, _ = _feed(taught, replace(optimizer_config, batch=min(optimizer_config.batch, len(taught.samples))), 0)
+    return step_seconds(Learner(student, objective, taught.samples.input).train(), feed, optimizer_config, device)
 
 
-def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
+def _feed(taught: Taught, optimizer_config: OptimizerConfig, seed: int) -> tuple[Feed, int]:
     """The batch of each step, and how many steps an epoch has."""
     samples = taught.samples
-    epoch = max(1, len(samples) // recipe.batch)
+    epoch = max(1, len(samples) // optimizer_config.batch)
 
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
@@ -116,7 +116,7 @@ def _feed(taught: Taught, recipe: Recipe, seed: int) -> tuple[Feed, int]:
 
     def feed(step: int) -> tuple[Tensor, Tensor, Tensor]:
         number, place = divmod(step, epoch)
-        rows = order(number)[place * recipe.batch : (place + 1) * recipe.batch]
+        rows = order(number)[place * optimizer_config.batch : (place + 1) * optimizer_config.batch]
         return taught.batch(rows[workers.rank() :: workers.world()], number)
 
     return feed, epoch

@@ -27,7 +27,7 @@ class Watched(nn.Module):
         if features and not stages:
             raise UsageError(
                 f"a loss reads feature maps, and {type(network).__name__} does not say which modules are its stages",
-                mend="give it an attribute stages, such as ('layer1', 'layer2'), or take losses on the scores alone",
+                hint="give it an attribute stages, such as ('layer1', 'layer2'), or take losses on the scores alone",
             )
         for name in stages if features and stages else ():
             network.get_submodule(name).register_forward_hook(self._keep)  # bound: a copy's hooks are the copy's

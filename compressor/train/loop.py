@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from compressor.atomic import write
 from compressor.core import Json, Progress, UsageError, VerificationFailed
 from compressor.train import workers
-from compressor.train.recipe import Recipe
+from compressor.train.optimizer_config import OptimizerConfig
 
 __all__ = ["autocast", "narrow", "step_seconds", "train"]
 
@@ -35,7 +35,7 @@ def train(
     learner: nn.Module,
     feed: Feed,
     steps: int,
-    recipe: Recipe,
+    optimizer_config: OptimizerConfig,
     *,
     seed: int,
     device: str,
@@ -52,10 +52,10 @@ def train(
     have. Returns the curve. Raises VerificationFailed where the loss is no number any more.
     """
     accelerator = workers.accelerator(device)
-    optimizer = _optimizer(_groups(learner, recipe.decay), recipe)
+    optimizer = _optimizer(_groups(learner, optimizer_config.decay), optimizer_config)
     _place(learner, accelerator.device)
     average = (
-        AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+        AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(optimizer_config.ema), use_buffers=True) if optimizer_config.ema else None
     )
     state = _State(learner, optimizer, average, [])
     begun = state.read(checkpoint, steps) if checkpoint is not None else 0
@@ -66,10 +66,10 @@ def train(
         if step % 10 == 0:
             progress(f"{what}, epoch {1 + step // epoch} of {math.ceil(steps / epoch)}{state.told}", step, steps)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate_at(step, steps)
+            group["lr"] = optimizer_config.rate_at(step, steps)
         images, labels, logits = (each.to(accelerator.device) for each in feed(step))
         torch.manual_seed(int(np.random.SeedSequence([seed, 5, step, workers.rank()]).generate_state(1)[0]))
-        with autocast(recipe.precision, accelerator.device):
+        with autocast(optimizer_config.precision, accelerator.device):
             total, parts = model(images, labels, logits)
         accelerator.backward(total)
         optimizer.step()
@@ -84,18 +84,18 @@ def train(
             if not torch.isfinite(mean).all():
                 raise VerificationFailed(
                     f"training diverged: the loss is {mean[0]:g} after {step + 1} of {steps} steps",
-                    mend=f"lower the learning rate: {recipe.rate:g} is too high here",
+                    hint=f"lower the learning rate: {optimizer_config.rate:g} is too high here",
                 )
             state.curve.append(
                 {
                     "step": step + 1,
                     "loss": float(mean[0]),
                     "parts": mean[1:].tolist(),
-                    "rate": recipe.rate_at(step, steps),
+                    "rate": optimizer_config.rate_at(step, steps),
                 }
             )
             sums = None
-        if checkpoint is not None and workers.first() and (last or time.monotonic() - saved > _CHECKPOINT_SECONDS):
+        if checkpoint is not None and workers.is_main_process() and (last or time.monotonic() - saved > _CHECKPOINT_SECONDS):
             state.sums = sums
             state.write(checkpoint, step + 1, steps)
             saved = time.monotonic()
@@ -104,7 +104,7 @@ def train(
     return state.curve
 
 
-def step_seconds(learner: nn.Module, feed: Feed, recipe: Recipe, device: str) -> float:
+def step_seconds(learner: nn.Module, feed: Feed, optimizer_config: OptimizerConfig, device: str) -> float:
     """What a step takes, from a timed warm-up on a copy."""
     accelerator = workers.accelerator(device)
     trial = _place(copy.deepcopy(learner), accelerator.device).train()
@@ -113,7 +113,7 @@ def step_seconds(learner: nn.Module, feed: Feed, recipe: Recipe, device: str) ->
     for step in range(_WARM + _TIMED):
         begun = time.perf_counter()
         images, labels, logits = (each.to(accelerator.device) for each in feed(step))
-        with autocast(recipe.precision, accelerator.device):
+        with autocast(optimizer_config.precision, accelerator.device):
             total, _ = trial(images, labels, logits)
         total.backward()
         optimizer.step()
@@ -145,10 +145,10 @@ def _place(module: nn.Module, device: torch.device) -> nn.Module:
     return placed
 
 
-def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adam":
-        return torch.optim.AdamW(groups, recipe.rate, betas=(recipe.momentum, 0.999))
-    return torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=recipe.momentum > 0)
+def _optimizer(groups: list[dict[str, Any]], optimizer_config: OptimizerConfig) -> torch.optim.Optimizer:
+    if optimizer_config.optimizer == "adam":
+        return torch.optim.AdamW(groups, optimizer_config.rate, betas=(optimizer_config.momentum, 0.999))
+    return torch.optim.SGD(groups, optimizer_config.rate, optimizer_config.momentum, nesterov=optimizer_config.momentum > 0)
 
 
 def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -199,7 +199,7 @@ class _State:
                 return 0
         except Exception as error:  # whatever a damaged file makes it say
             raise UsageError(
-                f"the checkpoint {path} is damaged", mend="delete it, or start over with --fresh"
+                f"the checkpoint {path} is damaged", hint="delete it, or start over with --fresh"
             ) from error
         _restore(self.learner, kept["learner"])
         self.optimizer.load_state_dict(kept["optimizer"])

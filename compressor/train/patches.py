@@ -104,7 +104,7 @@ class Patches:
         if least < self.side:
             raise UsageError(
                 f"a small image of {self.split.name} has {least} pixels a side, a patch {self.side}",
-                mend=f"remove it, or take smaller patches: --set distill.patch={least}",
+                hint=f"remove it, or take smaller patches: --set distill.patch={least}",
             )
         return pairs
 

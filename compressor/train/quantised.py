@@ -16,18 +16,18 @@ from compressor.bench.machine import fits, machine
 from compressor.core import Context, Json, Model, OnnxModel
 from compressor.export import guarded
 from compressor.export import save as save_graph
-from compressor.ingest import load, save
+from compressor.frontend import load, save
 from compressor.losses import Objective, Outputs, objective
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.half import halved
-from compressor.quant.levels import Asked
+from compressor.quant.levels import WeightQuantSpec
 from compressor.quant.packing import pack
-from compressor.quant.restoration import attention, decibels
-from compressor.quant.signs import unsign
+from compressor.quant.mixed_precision import attention, decibels
+from compressor.quant.positive_scales import make_scales_positive
 from compressor.train import workers
 from compressor.train.distil import Taught
-from compressor.train.lessons import Lessons
+from compressor.train.distill_config import DistillConfig
 from compressor.train.patches import Patches
 from compressor.train.samples import Samples
 from compressor.train.student import learned, prepared, told
@@ -51,7 +51,7 @@ class Quantised:
 
 
 def distil_quantised(
-    lessons: Lessons, samples: int, asked: Asked, teacher: Model, result: Model, context: Context
+    lessons: DistillConfig, samples: int, asked: WeightQuantSpec, teacher: Model, result: Model, context: Context
 ) -> Quantised:
     """Train ``result`` with fake quantisers on the teacher's answers (Polino et al. 2018, algorithm 1).
 
@@ -65,7 +65,7 @@ def distil_quantised(
     ready = prepared(lessons, teacher, context)
     network = load(result)
     if asked.learned:
-        unsign(network)
+        make_scales_positive(network)
     rules = catalog.find("backends", context.target.backend)().rules(context.target)
     plain: Samples | Patches = ready.taught.samples
     first = list(_images(plain, samples, context.seed))
@@ -89,8 +89,8 @@ def distil_quantised(
     exact, graph = fake.lowered(network)
     if images:
         exact, graph = guarded(exact), guarded(graph)
-    packed = pack(graph) if rules.unfolds and (levels.bits or levels.points) else {}
-    if rules.rest == "float16":
+    packed = pack(graph) if rules.folds_packed_weights and (levels.bits or levels.points) else {}
+    if rules.float_dtype == "float16":
         halved(graph)
     made_from = save_graph(exact, context.workdir / "float.onnx", "fp32")
     onnx = save_graph(graph, context.workdir / "model.onnx", asked.form.precision, made_from)
@@ -103,9 +103,9 @@ def distil_quantised(
         metrics |= {"bits": dict(levels.bits), "points": dict(levels.points), "packed": packed}
     if (cost := fake.projection_db()) is not None:
         metrics["projection_db"] = cost
-    if workers.first() and images:
+    if workers.is_main_process() and images:
         metrics["fake_db"] = _parity(fake, onnx, context)
-    elif workers.first():
+    elif workers.is_main_process():
         metrics["fake_agreement"] = _agreement(fake, onnx, context)
     return Quantised(model, onnx, metrics, {"steps": steps, **ready.pinned})
 

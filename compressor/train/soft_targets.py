@@ -63,7 +63,7 @@ class SoftTargets:
         if each > limit:
             raise UsageError(
                 f"the teacher's answers to {samples:,} samples take {each:,} bytes a view, more than distill.cache",
-                mend=f'set distill.cache = "{math.ceil(each / 1e6)}MB"',
+                hint=f'set distill.cache = "{math.ceil(each / 1e6)}MB"',
             )
         return limit // each
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from compressor.budgets import Budget as Limit
 from compressor.core import Context, Json, Model, Split
 from compressor.data import PreparedPhotographs
-from compressor.ingest import load, save
+from compressor.frontend import load, save
 from compressor.losses import objective
 from compressor.preprocessing import normalize
 from compressor.train import workers
 from compressor.train.augmentation import Augmentation
 from compressor.train.distil import Budget, answering, distil, live
 from compressor.train.inherit import inherit
-from compressor.train.lessons import Lessons
+from compressor.train.distill_config import DistillConfig
 from compressor.train.patches import Patches
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
@@ -50,7 +50,7 @@ class Prepared:
     """Settings that were left open, as they came out."""
 
 
-def prepared(settings: Lessons, teacher: Model, context: Context, split: Split | None = None) -> Prepared:
+def prepared(settings: DistillConfig, teacher: Model, context: Context, split: Split | None = None) -> Prepared:
     """Draw the augmentations and store the teacher's answers, where that has not been done before.
 
     To ``split``, where one is given; else to the training half.
@@ -60,11 +60,11 @@ def prepared(settings: Lessons, teacher: Model, context: Context, split: Split |
     split, network = split or context.data.train, load(teacher)
     if isinstance(split, PreparedPhotographs):
         return _of_photographs(settings, split, teacher, network, context)
-    answer = answering(network, settings.recipe.precision, context.device)
+    answer = answering(network, settings.optimizer_config.precision, context.device)
     mirror = settings.mirror
     if mirror == "auto":
         alike = partial(_knows_mirrored, split, teacher, answer, context.seed)
-        mirror = workers.agreed(lambda: "on" if alike() else "off", context.device)
+        mirror = workers.broadcast(lambda: "on" if alike() else "off", context.device)
     augmentation = Augmentation(settings.shift, mirror == "on", settings.mixup)
     samples = Samples(split, teacher.input, teacher.normalization, teacher.outputs, augmentation, context.seed)
     said: dict[str, Json] = {"samples": len(samples), "from": split.name, "mirrored": mirror == "on"}
@@ -73,15 +73,15 @@ def prepared(settings: Lessons, teacher: Model, context: Context, split: Split |
         return Prepared(live(samples), network, True, said, {"mirror": mirror})
     limit = int(Limit.parse(f"bytes={settings.cache}").limit)
     views = min(settings.views, SoftTargets.affordable(len(samples), teacher.outputs, limit))
-    told = f"{teacher.sha256} {settings.recipe.precision} {torch.get_num_threads()}"
+    told = f"{teacher.sha256} {settings.optimizer_config.precision} {torch.get_num_threads()}"
     key = [told, split.fingerprint, dataclasses.asdict(augmentation), context.seed]
     taught = SoftTargets(samples, views, context.kept("soft-targets", key), told)
     if settings.steps is None and settings.minutes is not None:
         fitting = partial(_fitting, taught, answer, _ASKING * 60 * settings.minutes)
         remember = partial(context.memo, "views", [*key, views, settings.minutes], fitting)
-        taught = replace(taught, views=min(views, workers.agreed(remember, context.device)))
-    asked = taught.prepare(answer, context.progress) if workers.first() else 0
-    workers.together(context.device)
+        taught = replace(taught, views=min(views, workers.broadcast(remember, context.device)))
+    asked = taught.prepare(answer, context.progress) if workers.is_main_process() else 0
+    workers.barrier(context.device)
     said |= {"teacher": "stored", "views": taught.views, "teacher_asked": asked, "stored_bytes": taught.bytes}
     return Prepared(taught, network, False, said, {"mirror": mirror, "views": taught.views})
 
@@ -97,29 +97,29 @@ def _fitting(taught: SoftTargets, answer: Callable[[Tensor], Tensor], seconds: f
 
 
 def _of_photographs(
-    settings: Lessons, split: PreparedPhotographs, teacher: Model, network: nn.Module, context: Context
+    settings: DistillConfig, split: PreparedPhotographs, teacher: Model, network: nn.Module, context: Context
 ) -> Prepared:
     """Patches with what the teacher makes of their photographs, stored; where no loss asks for that, without."""
     needs = objective(settings.losses).needs
     # What reads the student's output and no label compares it with the teacher's.
     asks = any("logits" in loss.needs and "labels" not in loss.needs for loss, _ in objective(settings.losses).terms)
     mirror = "off" if settings.mirror == "off" else "on"
-    key = [teacher.sha256, settings.recipe.precision, torch.get_num_threads(), split.fingerprint]
+    key = [teacher.sha256, settings.optimizer_config.precision, torch.get_num_threads(), split.fingerprint]
     folder = context.kept("enlarged", key) if asks else None
     patches = Patches(split, settings.patch, mirror == "on", context.seed, folder)
     said: dict[str, Json] = {"samples": len(patches), "from": split.name, "patch": settings.patch}
     if "features" in needs:
         return Prepared(replace(patches, folder=None), network, True, said | {"teacher": "live"}, {"mirror": mirror})
     if folder is not None:
-        answer = answering(network, settings.recipe.precision, context.device, any_size=True)
-        asked = patches.prepare(answer, context.progress) if workers.first() else 0
-        workers.together(context.device)
+        answer = answering(network, settings.optimizer_config.precision, context.device, any_size=True)
+        asked = patches.prepare(answer, context.progress) if workers.is_main_process() else 0
+        workers.barrier(context.device)
         said |= {"teacher": "stored", "teacher_asked": asked, "stored_bytes": patches.bytes}
     return Prepared(patches, network, False, said, {"mirror": mirror})
 
 
 def distil_student(
-    settings: Lessons, init: str, teacher: Model, student: Model, context: Context
+    settings: DistillConfig, init: str, teacher: Model, student: Model, context: Context
 ) -> tuple[Model, dict[str, Json], dict[str, Json]]:
     """Train ``student`` as ``settings`` say; write its weights to the workdir.
 
@@ -138,7 +138,7 @@ def distil_student(
 
 
 def learned(
-    settings: Lessons, network: nn.Module, ready: Prepared, key: Json, context: Context, what: str = "distil"
+    settings: DistillConfig, network: nn.Module, ready: Prepared, key: Json, context: Context, what: str = "distil"
 ) -> tuple[int, list[dict[str, Json]]]:
     """Train ``network`` in place, going on where a stopped run with the same ``key`` left off: steps and curve."""
     samples: Samples | Patches = ready.taught.samples
@@ -147,7 +147,7 @@ def learned(
         network,
         ready.taught,
         objective(settings.losses),
-        settings.recipe,
+        settings.optimizer_config,
         Budget(settings.steps, settings.epochs, settings.minutes),
         teacher=ready.teacher if ready.live else None,
         seed=context.seed,
@@ -159,7 +159,7 @@ def learned(
     )
 
 
-def told(settings: Lessons, steps: int, curve: Sequence[Json]) -> dict[str, Json]:
+def told(settings: DistillConfig, steps: int, curve: Sequence[Json]) -> dict[str, Json]:
     """Of a training, for the report."""
     return {
         "steps": steps,

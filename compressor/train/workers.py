@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-__all__ = ["accelerator", "agreed", "alone", "first", "lost", "mean", "rank", "restarted", "together", "world"]
+__all__ = ["accelerator", "alone", "barrier", "broadcast", "is_main_process", "lost", "mean", "rank", "restarted", "world"]
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes."""
     return rank() == 0
 
@@ -70,7 +70,7 @@ def accelerator(device: str) -> Accelerator:
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         raise UsageError(
-            "torchrun was told of several machines", mend="use the devices of one: --nnodes 1 --nproc-per-node N"
+            "torchrun was told of several machines", hint="use the devices of one: --nnodes 1 --nproc-per-node N"
         )
     if restarted():
         _join_anew("gloo" if device == "cpu" else "nccl")
@@ -81,7 +81,7 @@ def accelerator(device: str) -> Accelerator:
     if made.num_processes != started or made.device.type != device:
         raise Unavailable(
             f"{started} process(es) on {device} are not to be had here: {made.num_processes} on {made.device.type} are",
-            mend="--device cpu, or one process for each GPU",
+            hint="--device cpu, or one process for each GPU",
         )
     return made
 
@@ -106,20 +106,20 @@ def lost(error: Exception) -> bool:
     return world() > 1 and any(words in str(error) for words in ("closed by peer", "remote process exited"))
 
 
-def together(device: str) -> None:
+def barrier(device: str) -> None:
     """Wait until every process is here."""
     if world() > 1:
         accelerator(device).wait_for_everyone()
 
 
-def agreed(make: Callable[[], T], device: str) -> T:
+def broadcast(make: Callable[[], T], device: str) -> T:
     """What ``make()`` gives in the first process, in all of them."""
     if world() == 1:
         return make()
     from accelerate.utils import broadcast_object_list
 
     accelerator(device)
-    (made,) = broadcast_object_list([make() if first() else None])
+    (made,) = broadcast_object_list([make() if is_main_process() else None])
     result: T = made
     return result
 

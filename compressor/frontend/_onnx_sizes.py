@@ -9,7 +9,7 @@ import onnx
 from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
 from compressor.core import UnsafeInput, UsageError
-from compressor.ingest._onnx_tensors import value_bytes
+from compressor.frontend._onnx_tensors import value_bytes
 
 _SMALL = 1024
 """Elements of a tensor that may be a shape, an axis or an index, rather than a weight."""
@@ -38,18 +38,18 @@ def check_sizes(model: ModelProto, graphs: Graphs, held: int, path: Path) -> Non
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UsageError(f"{path} is not a valid ONNX model: {reason}", mend="export it again") from error
+        raise UsageError(f"{path} is not a valid ONNX model: {reason}", hint="export it again") from error
     # What the file itself says of its values is a claim like any other.
     for graph in (*graphs(inferred, path), *graphs(model.graph, path)):
         for value in (*graph.input, *graph.value_info, *graph.output):
             if (bytes := _bytes(value)) > _VALUE:
-                raise UnsafeInput(f"{path}: {value.name!r} takes {bytes:,} bytes", mend="give a model of usual sizes")
+                raise UnsafeInput(f"{path}: {value.name!r} takes {bytes:,} bytes", hint="give a model of usual sizes")
     weights = {tensor.name for tensor in model.graph.initializer}
     given = {value.name for value in model.graph.input} - weights
     made = sum(_bytes(value) for value in _constants(inferred, given))
     if made > _CONSTANTS + _PER_BYTE * held:
         raise UnsafeInput(
-            f"{path} makes {made:,} bytes out of constants, and holds {held:,}", mend="give a model of usual sizes"
+            f"{path} makes {made:,} bytes out of constants, and holds {held:,}", hint="give a model of usual sizes"
         )
 
 

@@ -31,20 +31,20 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         _check(path, os.fstat(file.fileno()))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"there is no file {path}", mend="name a .pt, .pth or .safetensors file") from error
+        raise UsageError(f"there is no file {path}", hint="name a .pt, .pth or .safetensors file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot read {path}: {reason}", mend="check its name and its permissions") from error
+        raise UsageError(f"cannot read {path}: {reason}", hint="check its name and its permissions") from error
     with file:
         yield file
 
 
 def _check(path: Path, status: os.stat_result) -> None:
     if kind := _KINDS.get(stat.S_IFMT(status.st_mode)):
-        raise UsageError(f"{path} is {kind[0]}, not a model file", mend=kind[1])
+        raise UsageError(f"{path} is {kind[0]}, not a model file", hint=kind[1])
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if status.st_size > memory // 2:
         raise UsageError(
             f"{path} has {status.st_size:,} bytes; this machine's memory has {memory:,}",
-            mend="read it where it takes less than half of the memory",
+            hint="read it where it takes less than half of the memory",
         )

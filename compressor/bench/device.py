@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 from compressor.bench import probe
-from compressor.bench.timing import Blocks, Rounds, Runner, interleave, pinned
+from compressor.bench.timing import Blocks, TimingConfig, Runner, interleave, pinned
 from compressor.core import Json, Progress
 
 __all__ = ["Place", "Resident", "Taken", "here"]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TimingRun:
     """Samples of several models that took turns, and the device's state around them."""
 
     blocks: Mapping[str, Blocks] = field(repr=False)
@@ -41,7 +41,7 @@ class Taken:
     def throttled(self) -> bool:
         return probe.throttled(dict(self.before), dict(self.after))
 
-    def pooled(self, more: Taken) -> Taken:
+    def pooled(self, more: TimingRun) -> TimingRun:
         """These samples and ``more``, taken after them."""
         blocks = {name: (*taken, *more.blocks[name]) for name, taken in self.blocks.items()}
         return replace(more, blocks=blocks, before=self.before, cached=more.cached and self.cached)
@@ -59,11 +59,11 @@ class Place(Protocol):
         """`compressor.bench.probe.state` of it, now, with ``runtime`` beside it."""
         ...
 
-    def take(self, rounds: Rounds, progress: Progress) -> Taken: ...
+    def take(self, rounds: TimingConfig, progress: Progress) -> TimingRun: ...
 
 
 @dataclass(frozen=True)
-class Resident:
+class LoadedModel:
     """A model to be run on this machine: the file, the backend that opens it, and the size of one input."""
 
     path: Path
@@ -82,14 +82,14 @@ class _Here:
     def state(self) -> Mapping[str, Json]:
         return {**probe.state(), "runtime": self.runtime}
 
-    def take(self, rounds: Rounds, progress: Progress) -> Taken:
+    def take(self, rounds: TimingConfig, progress: Progress) -> TimingRun:
         before = self.state()
         blocks = interleave(self.runners, rounds, progress=progress)
-        return Taken(blocks, self.threads, self.cores, self.runtime, before, self.state())
+        return TimingRun(blocks, self.threads, self.cores, self.runtime, before, self.state())
 
 
 @contextlib.contextmanager
-def here(models: Mapping[str, Resident], threads: int) -> Iterator[Place]:
+def here(models: Mapping[str, LoadedModel], threads: int) -> Iterator[Place]:
     """This machine, with ``models`` open in this process, on ``threads`` threads bound to as many of its cores."""
     import numpy as np
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from compressor.core import UnsafeInput, UsageError
-from compressor.ingest._archive import Member, members
-from compressor.ingest._claims import Broken, Lie
-from compressor.ingest._header import check_header
-from compressor.ingest._pickle import Reader
+from compressor.frontend._archive import Member, members
+from compressor.frontend._claims import Broken, Lie
+from compressor.frontend._header import check_header
+from compressor.frontend._pickle import Reader
 
 __all__ = ["COPY_AGAIN", "Contents", "scan"]
 
@@ -48,7 +48,7 @@ def scan(file: BinaryIO, path: Path) -> Contents:
     if path.suffix == ".onnx":
         raise UsageError(
             f"{path} is an ONNX file: compression starts from PyTorch",
-            mend="give the checkpoint it was exported from; `compress bench` takes ONNX files",
+            hint="give the checkpoint it was exported from; `compress bench` takes ONNX files",
         )
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -66,9 +66,9 @@ def scan(file: BinaryIO, path: Path) -> Contents:
     except _Code as code:
         return Contents("checkpoint", f"holds code: pickled Python objects ({code})")
     except Lie as lie:
-        raise UnsafeInput(f"{path} {lie}", mend=_SAVE_AGAIN) from lie
+        raise UnsafeInput(f"{path} {lie}", hint=_SAVE_AGAIN) from lie
     except Broken as error:
-        raise UsageError(f"{path} is truncated or corrupt", mend=COPY_AGAIN) from error
+        raise UsageError(f"{path} is truncated or corrupt", hint=COPY_AGAIN) from error
     raise _stranger(head, path)
 
 
@@ -84,7 +84,7 @@ def _archive(file: BinaryIO, size: int, path: Path) -> Contents:
     elif tops & {"archive_format", "models", "serialized_exported_program.json"}:
         kind = Contents("export", "is a torch.export archive: it holds code")
     elif "data.pkl" not in inside:
-        raise UsageError(f"{path} is a zip archive, but not a PyTorch checkpoint", mend=_SAVE_AGAIN)
+        raise UsageError(f"{path} is a zip archive, but not a PyTorch checkpoint", hint=_SAVE_AGAIN)
     odd = [n for n in found if not n.startswith(folder) or "\\" in n or {"", ".", ".."} & set(n.rstrip("/").split("/"))]
     if odd:
         raise Lie(f"is an archive with a member outside its folder ({odd[0][:100]!r})")
@@ -118,7 +118,7 @@ def _pickles(file: BinaryIO, size: int, path: Path) -> Contents:
     """The format before: pickles of a magic number, a protocol, a machine, the content and keys; then all numbers."""
     reader, stream = Reader(), io.BytesIO(file.read(_LONGEST))
     if _value(reader, stream) != _MAGIC:
-        raise UsageError(f"{path} is a pickle, but not a PyTorch checkpoint", mend=_SAVE_AGAIN)
+        raise UsageError(f"{path} is a pickle, but not a PyTorch checkpoint", hint=_SAVE_AGAIN)
     *_, keys = [_value(reader, stream) for _ in range(4)]
     _check_known(reader, path)
     if not isinstance(keys, list) or {str(key) for key in keys} != reader.storages.keys():
@@ -165,7 +165,7 @@ def _check_known(reader: Reader, path: Path) -> None:
     if reader.unread is not None:
         raise UsageError(
             f"{path} is pickled in a way that PyTorch's safe loader does not read ({reader.unread})",
-            mend="if you trust whoever made it, save it again with torch.save's own pickle protocol: "
+            hint="if you trust whoever made it, save it again with torch.save's own pickle protocol: "
             "torch.save(torch.load(path, weights_only=False), new_path)",
         )
 
@@ -173,9 +173,9 @@ def _check_known(reader: Reader, path: Path) -> None:
 def _stranger(head: bytes, path: Path) -> UsageError:
     """What people give by mistake, named."""
     if not head:
-        return UsageError(f"{path} is empty", mend=COPY_AGAIN)
+        return UsageError(f"{path} is empty", hint=COPY_AGAIN)
     if head.startswith(b"version https://git-lfs"):
-        return UsageError(f"{path} is a Git LFS pointer, not the model itself", mend="git lfs pull")
+        return UsageError(f"{path} is a Git LFS pointer, not the model itself", hint="git lfs pull")
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return UsageError(f"{path} is a web page, not a model: its download failed", mend="download the file itself")
-    return UsageError(f"{path} is not a PyTorch checkpoint", mend=_SAVE_AGAIN)
+        return UsageError(f"{path} is a web page, not a model: its download failed", hint="download the file itself")
+    return UsageError(f"{path} is not a PyTorch checkpoint", hint=_SAVE_AGAIN)

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, BinaryIO
 
-from compressor.ingest._claims import Broken, Lie
+from compressor.frontend._claims import Broken, Lie
 
 __all__ = ["check_header"]
 

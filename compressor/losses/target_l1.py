@@ -29,6 +29,6 @@ class Pixels:
             shape = None if labels is None else tuple(labels.shape)
             raise UsageError(
                 f"pixels: the image to be made is {shape}, the student's {tuple(student.logits.shape)}",
-                mend="it is a loss for super-resolution: of classes take cross-entropy",
+                hint="it is a loss for super-resolution: of classes take cross-entropy",
             )
         return F.l1_loss(student.logits, labels)

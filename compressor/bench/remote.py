@@ -13,11 +13,11 @@ from typing import Protocol
 
 from compressor.bench import trtexec
 from compressor.bench.machine import fingerprint
-from compressor.bench.place import Place, Taken
-from compressor.bench.shelf import Shelf
+from compressor.bench.device import Place, TimingRun
+from compressor.bench.cache import ResultCache
 from compressor.bench.ssh import Board, Done, Session
-from compressor.bench.subject import Subject
-from compressor.bench.timing import Blocks, Rounds
+from compressor.bench.bench_model import BenchModel
+from compressor.bench.timing import Blocks, TimingConfig
 from compressor.bundle import runner
 from compressor.core import CompressError, Json, Progress, Unavailable, UsageError, VerificationFailed
 
@@ -45,14 +45,14 @@ class _Runtime(Protocol):
         """Bring the models there, and see that they do there what they should."""
         ...
 
-    def take(self, rounds: Rounds, progress: Progress) -> tuple[dict[str, Blocks], tuple[int, ...]]:
+    def take(self, rounds: TimingConfig, progress: Progress) -> tuple[dict[str, Blocks], tuple[int, ...]]:
         """Samples, and the cores they were taken on."""
         ...
 
 
 @contextlib.contextmanager
 def there(
-    board: Board, subjects: Mapping[str, Subject], threads: int, *, shelf: Shelf, fresh: bool = False
+    board: Board, subjects: Mapping[str, BenchModel], threads: int, *, shelf: ResultCache, fresh: bool = False
 ) -> Iterator[Place]:
     """A board with ``subjects`` on it, as long as its session lasts.
 
@@ -64,7 +64,7 @@ def there(
         yield _There(session, subjects, threads, _runtime(session, subjects, threads), shelf, fresh)
 
 
-def verify_there(board: Board, subject: Subject, progress: Progress) -> None:
+def verify_there(board: Board, subject: BenchModel, progress: Progress) -> None:
     """Bring a bundle to a board, and see that it does there what it should. Raises as `there` does."""
     with board.session() as session:
         _runtime(session, {"candidate": subject}, 1).prepare(progress)
@@ -73,10 +73,10 @@ def verify_there(board: Board, subject: Subject, progress: Progress) -> None:
 @dataclass
 class _There:
     session: Session
-    subjects: Mapping[str, Subject]
+    subjects: Mapping[str, BenchModel]
     threads: int
     runtime: _Runtime
-    shelf: Shelf
+    shelf: ResultCache
     fresh: bool
     _prepared: bool = field(default=False, init=False)
 
@@ -87,7 +87,7 @@ class _There:
     def state(self) -> Mapping[str, Json]:
         return {**self.session.state(), "runtime": self.runtime.name}
 
-    def take(self, rounds: Rounds, progress: Progress) -> Taken:
+    def take(self, rounds: TimingConfig, progress: Progress) -> TimingRun:
         before = self.state()
         key = {
             "models": {name: subject.sha256 for name, subject in self.subjects.items()},
@@ -103,22 +103,22 @@ class _There:
             self._prepared = True
         progress("measuring latency on the board", 0, 1)
         blocks, cores = self.runtime.take(rounds, progress)
-        taken = Taken(blocks, self.threads, cores, self.runtime.name, before, self.state())
+        taken = TimingRun(blocks, self.threads, cores, self.runtime.name, before, self.state())
         if not taken.changed:
             self.shelf.put("boards", key, dataclasses.asdict(taken))
         return taken
 
 
-def _taken(kept: Mapping[str, Json], when: str) -> Taken:
+def _taken(kept: Mapping[str, Json], when: str) -> TimingRun:
     blocks = {name: tuple(map(tuple, samples)) for name, samples in kept["blocks"].items()}
-    return Taken(**{**kept, "blocks": blocks, "pinned": tuple(kept["pinned"]), "cached": when})
+    return TimingRun(**{**kept, "blocks": blocks, "pinned": tuple(kept["pinned"]), "cached": when})
 
 
-def _runtime(session: Session, subjects: Mapping[str, Subject], threads: int) -> _Runtime:
+def _runtime(session: Session, subjects: Mapping[str, BenchModel], threads: int) -> _Runtime:
     """The runtime that the bundles are for; for ONNX files alone the one that the board has."""
     wanted = {subject.backend for subject in subjects.values()} - {None}
     if len(wanted) > 1:
-        raise UsageError(f"the bundles are for {' and '.join(sorted(map(str, wanted)))}", mend="compare like with like")
+        raise UsageError(f"the bundles are for {' and '.join(sorted(map(str, wanted)))}", hint="compare like with like")
     name = next(iter(wanted), None)
     where = session.board.url
     if name is None or name == "onnxruntime":
@@ -129,11 +129,11 @@ def _runtime(session: Session, subjects: Mapping[str, Subject], threads: int) ->
             why = (found.err.strip().splitlines() or ["it said nothing"])[-1]
             raise Unavailable(
                 f"{where}: {session.python} has no ONNX Runtime: {why}",
-                mend="there: python3 -m pip install numpy onnxruntime; or name the Python that has it: "
+                hint="there: python3 -m pip install numpy onnxruntime; or name the Python that has it: "
                 "ssh://user@host/path/to/python3",
             )
     if name not in (None, "tensorrt"):
-        raise Unavailable(f"{name} is not measured on boards", mend="run it there by hand, and time it with run.py")
+        raise Unavailable(f"{name} is not measured on boards", hint="run it there by hand, and time it with run.py")
     for tool in trtexec.PLACES:
         found = session.run([tool, "--help"], _START)
         if found.code != 127:
@@ -141,7 +141,7 @@ def _runtime(session: Session, subjects: Mapping[str, Subject], threads: int) ->
             return _TensorRt(session, subjects, threads, f"tensorrt {'.'.join(map(str, version))}", tool, version)
     raise Unavailable(
         f"{where} has neither ONNX Runtime nor trtexec" if name is None else f"{where} has no trtexec",
-        mend="there: python3 -m pip install numpy onnxruntime, or on a Jetson: apt install libnvinfer-bin",
+        hint="there: python3 -m pip install numpy onnxruntime, or on a Jetson: apt install libnvinfer-bin",
     )
 
 
@@ -150,7 +150,7 @@ class _OnnxRuntime:
     """ONNX Runtime, by `compressor.bundle.runner`: it is sent along, as bundles may be older than its timing."""
 
     session: Session
-    subjects: Mapping[str, Subject]
+    subjects: Mapping[str, BenchModel]
     threads: int
     name: str
 
@@ -163,7 +163,7 @@ class _OnnxRuntime:
         if bundles := [name for name, subject in self.subjects.items() if subject.folder]:
             _check(self.session, self.session.run([self.session.python, "run.py", "--verify", *bundles], _START))
 
-    def take(self, rounds: Rounds, progress: Progress) -> tuple[dict[str, Blocks], tuple[int, ...]]:
+    def take(self, rounds: TimingConfig, progress: Progress) -> tuple[dict[str, Blocks], tuple[int, ...]]:
         settings = {"threads": self.threads, **dataclasses.asdict(rounds)}
         words = [f"--{name}={int(value)}" for name, value in settings.items()]
         command = [self.session.python, "run.py", "--time", *words, *self.subjects]
@@ -179,7 +179,7 @@ class _TensorRt:
     """TensorRT, by trtexec: engines are built on the board, and take their turns one call each."""
 
     session: Session
-    subjects: Mapping[str, Subject]
+    subjects: Mapping[str, BenchModel]
     threads: int
     name: str
     tool: str
@@ -203,7 +203,7 @@ class _TensorRt:
             if done.code != 0 or "&&&& PASSED" not in done.out:
                 trtexec.read(done.out + done.err, done.code or 1)
 
-    def take(self, rounds: Rounds, progress: Progress) -> tuple[dict[str, Blocks], tuple[int, ...]]:
+    def take(self, rounds: TimingConfig, progress: Progress) -> tuple[dict[str, Blocks], tuple[int, ...]]:
         order, names = random.Random(rounds.seed), list(self.subjects)  # noqa: S311 - nothing secret hangs on it
         blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
         for block in range(rounds.blocks):
@@ -224,7 +224,7 @@ def _engine(name: str) -> str:
     return f"{name}/model.engine"
 
 
-def _shapes(subject: Subject) -> str:
+def _shapes(subject: BenchModel) -> str:
     """The one size that is timed, as trtexec takes it; nothing where the model leaves none open."""
     dims: Sequence[int | str] = subject.manifest["input"]["shape"]
     if all(isinstance(dim, int) for dim in dims):
@@ -243,24 +243,24 @@ def _check(session: Session, done: Done) -> None:
     said = [line.removeprefix("error: ") for line in done.err.splitlines() if line.startswith("error: ")]
     what = f"{session.board.url}: {'; '.join(said) or done.err.strip() or done.out.strip()}"
     if "No space left" in what or "Disk quota" in what:
-        raise CompressError(f"the disk of {session.board.url} is full", mend="free some space there, in /tmp")
+        raise CompressError(f"the disk of {session.board.url} is full", hint="free some space there, in /tmp")
     match done.code:
         case 0:
             return
         case 5:
-            raise Unavailable(what, mend="there: python3 -m pip install numpy onnxruntime")
+            raise Unavailable(what, hint="there: python3 -m pip install numpy onnxruntime")
         case _:
-            raise VerificationFailed(what, mend="the board's runtime does not compute what the bundle says: update it")
+            raise VerificationFailed(what, hint="the board's runtime does not compute what the bundle says: update it")
 
 
 def _check_signal(session: Session, done: Done) -> None:
     if done.code is None:
         raise Unavailable(
-            f"{session.board.url}: the runner was not done after {done.seconds:.0f} s", mend="see what else runs there"
+            f"{session.board.url}: the runner was not done after {done.seconds:.0f} s", hint="see what else runs there"
         )
     if done.code < 0 or done.code in (137, 143):
         number = -done.code if done.code < 0 else done.code - 128
         raise Unavailable(
             f"{session.board.url}: the runner was ended by signal {number} in the middle",
-            mend="by the kernel, for want of memory? the same command starts anew",
+            hint="by the kernel, for want of memory? the same command starts anew",
         )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.core import InputSpec, Json, UnsafeInput
-from compressor.ingest._file import opened
-from compressor.ingest._sandbox import read
-from compressor.ingest._scan import scan
+from compressor.frontend._file import opened
+from compressor.frontend._sandbox import read
+from compressor.frontend._scan import scan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Ingested:
 
     def build(self) -> nn.Module:
         """The network with these weights, in eval mode."""
-        from compressor.ingest._networks import make
+        from compressor.frontend._networks import make
 
         module = make(self.family, self.settings)
         module.load_state_dict(self.state)
@@ -64,12 +64,12 @@ def ingest(path: Path, *, arch: str | None = None, trust: bool = False) -> Inges
         contents = scan(file, path)  # which needs no torch: what is refused here is refused at once
         if contents.code is None:
             weights = read(file, path)
-            from compressor.ingest._networks import given, recognised
+            from compressor.frontend._networks import given, recognised
 
             return recognised(weights, path) if arch is None else given(weights, arch)
         if not trust:
-            raise UnsafeInput(f"{path} {contents.code}", mend=_CODE)
+            raise UnsafeInput(f"{path} {contents.code}", hint=_CODE)
         _log.warning("--trust: running the code in %s, with your rights", path)
-        from compressor.ingest._trusted import trusted
+        from compressor.frontend._trusted import trusted
 
         return trusted(file, path, contents.form, arch)

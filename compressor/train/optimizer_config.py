@@ -10,7 +10,7 @@ __all__ = ["Recipe"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OptimizerConfig:
     """How a training goes: SGD with Nesterov momentum, or Adam; weights decayed, biases and norms not.
 
     ``rate`` is the highest learning rate: of ``sgd`` at a batch of 128 samples (scaled with the batch: Goyal et al.

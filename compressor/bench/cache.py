@@ -20,13 +20,13 @@ _KEPT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ResultCache:
     """A folder of the user's. What cannot be kept there is only measured again the next time."""
 
     folder: Path
 
     @classmethod
-    def of_user(cls) -> Shelf:
+    def of_user(cls) -> ResultCache:
         """Where the XDG base directory specification has a user's caches."""
         home = os.environ.get("XDG_CACHE_HOME") or ""
         return cls((Path(home) if home.startswith("/") else Path.home() / ".cache") / "compressor")

@@ -7,7 +7,7 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
-from compressor.ingest._claims import CALLS, CONSTANTS, OPAQUE, STORAGES, Broken, Lie, Named, Storage, Table, built
+from compressor.frontend._claims import CALLS, CONSTANTS, OPAQUE, STORAGES, Broken, Lie, Named, Storage, Table, built
 
 __all__ = ["Reader"]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import Json, Model, UsageError
-from compressor.ingest._ingest import Ingested
-from compressor.ingest._weights import Weights, fit, some
+from compressor.frontend._loader import Ingested
+from compressor.frontend._weights import Weights, fit, some
 from compressor.models._family import Family
 from compressor.models._headed import architecture
 from compressor.user_code import call
@@ -31,7 +31,7 @@ def load(model: Model) -> nn.Module:
     try:
         state = safetensors.torch.load_file(model.weights)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UsageError(f"cannot read {model.weights}: {error}", mend="start over: --fresh") from error
+        raise UsageError(f"cannot read {model.weights}: {error}", hint="start over: --fresh") from error
     module.load_state_dict(fit(Weights(state), reference, model.family).state)
     return module
 
@@ -59,14 +59,14 @@ def recognised(weights: Weights, path: Path) -> Ingested:
     raise misfit or UsageError(
         f"{path}: the architecture is not recognised (keys such as {some(list(weights.state))}); "
         f"known families: {', '.join(known)}",
-        mend=f"give the code that builds it: {_ARCH}",
+        hint=f"give the code that builds it: {_ARCH}",
     )
 
 
 def given(weights: Weights, arch: str) -> Ingested:
     """The user's own architecture: of the key spellings, the one that fits its module best."""
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", arch):
-        raise UsageError(f"not a callable's name: {arch!r}", mend=f"write {_ARCH}")
+        raise UsageError(f"not a callable's name: {arch!r}", hint=f"write {_ARCH}")
     module = make(arch, {})
     reference = module.state_dict()
     best = max(_spellings(weights), key=lambda version: len(version.state.keys() & reference.keys()))
@@ -84,7 +84,7 @@ def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
     if ":" not in family:
         return architecture(family, settings).build().eval()
     if settings:
-        from compressor.ingest._trusted import again
+        from compressor.frontend._trusted import again
 
         return again(family.partition(":")[2], settings)
     return settled(_own(family), family)
@@ -95,7 +95,7 @@ def settled(module: nn.Module, whose: str) -> nn.Module:
     if any(not isinstance(t, Tensor) or nn.parameter.is_lazy(t) for t in module.state_dict().values()):
         raise UsageError(
             f"{whose} has lazy layers, or state that is no tensor",
-            mend="give its layers their input sizes, and keep what is no tensor out of its state dict",
+            hint="give its layers their input sizes, and keep what is no tensor out of its state dict",
         )
     return module.to("cpu", torch.float32).eval()
 
@@ -104,7 +104,7 @@ def _own(family: str) -> nn.Module:
     module = call(family)
     if not isinstance(module, nn.Module):
         raise UsageError(
-            f"{family} returned {type(module).__name__}, not a torch.nn.Module", mend="return the network itself"
+            f"{family} returned {type(module).__name__}, not a torch.nn.Module", hint="return the network itself"
         )
     return module
 

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto
 
 from compressor.core import UnsafeInput, UsageError
-from compressor.ingest._file import opened
-from compressor.ingest._memory import memory_limit
-from compressor.ingest._onnx_sizes import check_sizes
-from compressor.ingest._onnx_tensors import check_tensor, tensors, with_outside_data
+from compressor.frontend._file import opened
+from compressor.frontend._memory import memory_limit
+from compressor.frontend._onnx_sizes import check_sizes
+from compressor.frontend._onnx_tensors import check_tensor, tensors, with_outside_data
 
 _LARGEST = (2 << 30) - 1
 """Protobuf has no larger messages, and ONNX Runtime takes none from memory."""
@@ -55,7 +55,7 @@ def read_onnx(path: Path, content: bytes | None = None) -> ModelProto:
     if whole[4:8] == b"ORTM":
         # The runtime would go by these bytes, whatever the protobuf around them says.
         raise UnsafeInput(
-            f"{path} is in ONNX Runtime's own format, which cannot be judged", mend="give the ONNX file it is made from"
+            f"{path} is in ONNX Runtime's own format, which cannot be judged", hint="give the ONNX file it is made from"
         )
     try:
         with memory_limit(_STRUCTURE + 3 * len(whole)):
@@ -63,14 +63,14 @@ def read_onnx(path: Path, content: bytes | None = None) -> ModelProto:
             _check(model, path)
         size = len(whole) + with_outside_data(model.graph, path, None if content is not None else path.parent)
         if size > _LARGEST:
-            raise UsageError(f"{path} has {size:,} bytes of weights, more than 2 GiB", mend="give a smaller model")
+            raise UsageError(f"{path} has {size:,} bytes of weights, more than 2 GiB", hint="give a smaller model")
         with memory_limit(_STRUCTURE + 3 * size):
             for graph in _graphs(model.graph, path):
                 for tensor in tensors(graph, path):
                     check_tensor(tensor, path)
             check_sizes(model, _graphs, size, path)
     except MemoryError as error:
-        raise UnsafeInput(f"{path} asks for far more memory than it has bytes", mend=_EXPORT_AGAIN) from error
+        raise UnsafeInput(f"{path} asks for far more memory than it has bytes", hint=_EXPORT_AGAIN) from error
     except UnicodeDecodeError as error:  # protobuf reads its texts when they are asked for
         raise _no_model(path) from error
     return model
@@ -79,7 +79,7 @@ def read_onnx(path: Path, content: bytes | None = None) -> ModelProto:
 def _bytes(path: Path) -> bytes:
     with opened(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > _LARGEST:
-            raise UsageError(f"{path} has {size:,} bytes, more than ONNX files have", mend=_EXPORT_AGAIN)
+            raise UsageError(f"{path} has {size:,} bytes, more than ONNX files have", hint=_EXPORT_AGAIN)
         head = file.read(1)
         if not head or head[0] >> 3 not in ModelProto.DESCRIPTOR.fields_by_number or head[0] & 7 not in (0, 2):
             raise _no_model(path)  # told by its first byte, before gigabytes of it are read
@@ -100,19 +100,19 @@ def _parsed(content: bytes, path: Path) -> ModelProto:
 
 
 def _no_model(path: Path) -> UsageError:
-    return UsageError(f"{path} is not an ONNX model, or it is truncated", mend="export or copy it again")
+    return UsageError(f"{path} is not an ONNX model, or it is truncated", hint="export or copy it again")
 
 
 def _check(model: ModelProto, path: Path) -> None:
     """What can be told without a look at the weights."""
     if model.training_info or model.functions:
         what = "a training graph" if model.training_info else f"functions ({model.functions[0].name!r})"
-        raise UnsafeInput(f"{path} brings {what} of its own", mend="export it for inference, with functions inlined")
+        raise UnsafeInput(f"{path} brings {what} of its own", hint="export it for inference, with functions inlined")
     nodes = 0
     for graph in _graphs(model.graph, path):
         nodes += len(graph.node)
         if nodes > _NODES:
-            raise UnsafeInput(f"{path} has more than {_NODES:,} nodes", mend="give the graph of one network")
+            raise UnsafeInput(f"{path} has more than {_NODES:,} nodes", hint="give the graph of one network")
         _check_names(graph, path)
         for node in graph.node:
             _check_operator(node, path)
@@ -121,7 +121,7 @@ def _check(model: ModelProto, path: Path) -> None:
 def _graphs(graph: GraphProto, path: Path, depth: int = 0) -> Iterator[GraphProto]:
     """A graph and all that its nodes hold."""
     if depth > _DEEPEST:
-        raise UnsafeInput(f"{path} nests graphs more than {_DEEPEST} deep", mend="export it without control flow")
+        raise UnsafeInput(f"{path} nests graphs more than {_DEEPEST} deep", hint="export it without control flow")
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -136,7 +136,7 @@ def _check_names(graph: GraphProto, path: Path) -> None:
     # An initialiser may be an input too: its default.
     for names in ([*kept, *made], [*(value.name for value in graph.input), *made]):
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise UsageError(f"{path} has two values named {twice[0]!r}", mend="export it again")
+            raise UsageError(f"{path} has two values named {twice[0]!r}", hint="export it again")
 
 
 def _check_operator(node: NodeProto, path: Path) -> None:
@@ -144,7 +144,7 @@ def _check_operator(node: NodeProto, path: Path) -> None:
     if not known:
         raise UnsafeInput(
             f"{path} has an operator that is not ONNX's: {node.domain}::{node.op_type}",
-            mend="export it with the operators of the domain ai.onnx alone",
+            hint="export it with the operators of the domain ai.onnx alone",
         )
     if node.op_type in _ENDLESS:
-        raise UnsafeInput(f"{path} has a {node.op_type}, which may run for ever", mend="export it without control flow")
+        raise UnsafeInput(f"{path} has a {node.op_type}, which may run for ever", hint="export it without control flow")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compressor.bench.place import Resident
+from compressor.bench.device import LoadedModel
 from compressor.bundle import verify_bundle
 from compressor.core import InputSpec, Json, Metric, Normalization, UsageError, VerificationFailed
 
@@ -16,7 +16,7 @@ __all__ = ["Subject", "same_input"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchModel:
     """A model file that was judged harmless, and what its bundle says of it."""
 
     path: Path
@@ -47,7 +47,7 @@ class Subject:
         return Metric(**evaluation["metric"]) if evaluation else None
 
     @classmethod
-    def read(cls, path: Path, input: InputSpec | None = None) -> Subject:
+    def read(cls, path: Path, input: InputSpec | None = None) -> BenchModel:
         """Read and judge what ``path`` names; ``input`` is for a file that leaves its input's size open.
 
         Raises UsageError for anything else, VerificationFailed for a bundle that is not as it was written,
@@ -61,24 +61,24 @@ class Subject:
         return cls(path, folder, content, _size(manifest["input"]["shape"], path, input), manifest)
 
     @classmethod
-    def _of_file(cls, path: Path, input: InputSpec | None) -> Subject:
+    def _of_file(cls, path: Path, input: InputSpec | None) -> BenchModel:
         from onnx import TensorProto
 
-        from compressor.ingest import read_onnx
+        from compressor.frontend import read_onnx
 
         model = read_onnx(path)
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in weights]
         if len(inputs) != 1 or not model.graph.output:
-            raise UsageError(f"{path} has {len(inputs)} inputs", mend="give a model with one input and an output")
+            raise UsageError(f"{path} has {len(inputs)} inputs", hint="give a model with one input and an output")
         (given,) = inputs
         tensor = given.type.tensor_type
         dims: list[int | str] = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
         if tensor.elem_type != TensorProto.FLOAT or len(dims) < 2:
-            raise UsageError(f"the input of {path} is no float32 batch", mend="export it with a float32 input")
+            raise UsageError(f"the input of {path} is no float32 batch", hint="export it with a float32 input")
         if dims[0] not in (1,) and not isinstance(dims[0], str):
             raise UsageError(
-                f"{path} takes {dims[0]} samples at a time", mend="export it with a free batch, or one of 1"
+                f"{path} takes {dims[0]} samples at a time", hint="export it with a free batch, or one of 1"
             )
         shape = _size(dims, path, input)
         manifest = {
@@ -91,7 +91,7 @@ class Subject:
         """How images become its input. Raises UsageError for an ONNX file, which does not say."""
         if self.folder is None:
             raise UsageError(
-                f"{self.path} does not say how its input is prepared", mend="give a bundle or a run's folder"
+                f"{self.path} does not say how its input is prepared", hint="give a bundle or a run's folder"
             )
         entry = self.manifest["input"]
         try:
@@ -100,10 +100,10 @@ class Subject:
         except (KeyError, TypeError, ValueError) as error:
             raise VerificationFailed(
                 f"{self.folder / 'manifest.json'} is not of this program's form: {type(error).__name__}: {error}",
-                mend="make the bundle anew with compress run",
+                hint="make the bundle anew with compress run",
             ) from error
 
-    def resident(self, folder: Path) -> Resident:
+    def resident(self, folder: Path) -> LoadedModel:
         """What a backend opens: the bundle's file, or an ONNX file's judged bytes, written into ``folder``.
 
         Of an ONNX file's own path a runtime would look for weights beside it.
@@ -111,7 +111,7 @@ class Subject:
         path = folder / f"{self.sha256}.onnx" if self.folder is None else self.folder / self._loaded
         if self.folder is None:
             path.write_bytes(self.content)
-        return Resident(path, self.backend or "onnxruntime", self.shape)
+        return LoadedModel(path, self.backend or "onnxruntime", self.shape)
 
     @property
     def _loaded(self) -> str:
@@ -132,15 +132,15 @@ def _size(dims: list[int | str], path: Path, input: InputSpec | None) -> tuple[i
     open_ones = any(not isinstance(dim, int) or dim < 1 for dim in dims[1:])
     if input is None:
         if open_ones:
-            raise UsageError(f"{path} leaves the size of its input open: {dims}", mend="--input CxHxW")
+            raise UsageError(f"{path} leaves the size of its input open: {dims}", hint="--input CxHxW")
         return tuple(int(dim) for dim in dims[1:])
     if len(dims) != 4 or any(isinstance(d, int) and d != size for d, size in zip(dims[1:], input.shape, strict=True)):
-        raise UsageError(f"{path} takes no input of {input}, but {dims[1:]}", mend="leave --input out, or change it")
+        raise UsageError(f"{path} takes no input of {input}, but {dims[1:]}", hint="leave --input out, or change it")
     return input.shape
 
 
-def same_input(subjects: list[Subject]) -> None:
+def same_input(subjects: list[BenchModel]) -> None:
     """Raise UsageError where models that are compared take inputs of different sizes."""
     if len({subject.shape for subject in subjects}) > 1:
         told = " and ".join(f"{'x'.join(map(str, s.shape))} ({s.path})" for s in subjects)
-        raise UsageError(f"the inputs differ: {told}", mend="compare models of one task")
+        raise UsageError(f"the inputs differ: {told}", hint="compare models of one task")

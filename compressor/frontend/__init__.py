@@ -6,17 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.ingest._file import opened
-    from compressor.ingest._ingest import Ingested, ingest
-    from compressor.ingest._memory import memory_limit
-    from compressor.ingest._networks import load
-    from compressor.ingest._onnx import read_onnx
-    from compressor.ingest._weights import save
+    from compressor.frontend._file import opened
+    from compressor.frontend._loader import Ingested, ingest
+    from compressor.frontend._memory import memory_limit
+    from compressor.frontend._networks import load
+    from compressor.frontend._onnx import read_onnx
+    from compressor.frontend._weights import save
 
 __all__ = ["Ingested", "ingest", "load", "memory_limit", "opened", "read_onnx", "save"]
 
 _HOMES = {
-    "Ingested": "_ingest", "ingest": "_ingest", "load": "_networks",
+    "Ingested": "_loader", "ingest": "_loader", "load": "_networks",
     "memory_limit": "_memory", "opened": "_file", "read_onnx": "_onnx", "save": "_weights",
 }  # fmt: skip
 

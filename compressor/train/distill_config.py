@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.budgets import Budget
-from compressor.core import Json, Prospect
+from compressor.core import Json, PlanContext
 from compressor.losses import objective
-from compressor.train.recipe import Recipe
+from compressor.train.optimizer_config import OptimizerConfig
 
 __all__ = ["Lessons"]
 
@@ -21,7 +21,7 @@ _HINTON: tuple[Mapping[str, Json], ...] = (
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillConfig:
     """What is learned, from which images, and for how long.
 
     The length is ``steps``, where they are given; else the lesser of ``epochs`` and ``minutes`` (which become
@@ -32,7 +32,7 @@ class Lessons:
     shifted by up to ``shift`` of their side, mixed with each other where ``mixup`` (the Beta distribution's
     alpha) is above 0, and mirrored; ``mirror = "auto"`` does that where the teacher knows mirrored images
     as well. Of photographs, patches of ``patch`` pixels a side of the small image are learned from, turned and
-    mirrored; the teacher enlarges each photograph once. The rest is as in `compressor.train.recipe.Recipe`.
+    mirrored; the teacher enlarges each photograph once. The rest is as in `compressor.train.optimizer_config.Recipe`.
     """
 
     losses: tuple[Mapping[str, Json], ...] = _HINTON
@@ -56,13 +56,13 @@ class Lessons:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     @property
-    def recipe(self) -> Recipe:
-        return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)})
+    def optimizer_config(self) -> OptimizerConfig:
+        return OptimizerConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(OptimizerConfig)})
 
-    def problems(self, where: str, prospect: Prospect) -> tuple[str, ...]:
+    def problems(self, where: str, plan_context: PlanContext) -> tuple[str, ...]:
         """What stands in the way, each with its mend. Raises UsageError for losses that are not known."""
-        problems = [f"{where}.{problem}" for problem in self.recipe.problems()]
-        if not prospect.has_train:
+        problems = [f"{where}.{problem}" for problem in self.optimizer_config.problems()]
+        if not plan_context.has_train:
             problems.append("there is no training data to distil on: give --data, or use --profile float")
         for name, least in (("steps", 1), ("epochs", 0), ("minutes", 0)):
             value = getattr(self, name)
@@ -78,10 +78,10 @@ class Lessons:
         ):
             if not fine:
                 problems.append(f"{where}.{name} = {getattr(self, name)}: {wanted}")
-        images = prospect.task == "super-resolution"
+        images = plan_context.task == "super-resolution"
         for loss, _ in objective(self.losses).terms:
             if loss.needs != {"features"} and images != getattr(loss, "for_images", False):
                 fitting = "pixels and answers, or --profile super-resolution" if images else "kl and cross-entropy"
-                problems.append(f"{where}.losses has {loss.kind}, which is not for {prospect.task}: take {fitting}")
+                problems.append(f"{where}.losses has {loss.kind}, which is not for {plan_context.task}: take {fitting}")
         Budget.parse(f"bytes={self.cache}")
         return tuple(problems)

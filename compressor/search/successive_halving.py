@@ -18,7 +18,7 @@ from compressor.models._family import Architecture
 from compressor.scores._probe import untrained
 from compressor.train.distil import trial_seconds
 from compressor.train.inherit import inherit
-from compressor.train.lessons import Lessons
+from compressor.train.distill_config import DistillConfig
 from compressor.train.student import learned, prepared
 
 __all__ = ["Tried", "trials"]
@@ -52,13 +52,13 @@ def trials(
     assert context.data.train is not None
     begun = time.perf_counter()
     taught, judged = _halves(context.data.train, context.seed)
-    lessons = Lessons(minutes=None, steps=1, views=2, warmup=0.1)
+    lessons = DistillConfig(minutes=None, steps=1, views=2, warmup=0.1)
     ready = prepared(lessons, teacher, context, taught)
     networks = [_first(each, ready.teacher, context.seed) for each in finalists]
     keys = [json.dumps(each.encode()) for each in finalists]
 
     def seconds(index: int) -> float:
-        return trial_seconds(networks[index], ready.taught, objective(lessons.losses), lessons.recipe, context.device)
+        return trial_seconds(networks[index], ready.taught, objective(lessons.losses), lessons.optimizer_config, context.device)
 
     def fitting(indices: Sequence[int]) -> int:
         return max(1, int(60 * minutes / rounds / sum(map(seconds, indices))))

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from compressor.core import CompressError, UnsafeInput, UsageError
 
 if TYPE_CHECKING:
-    from compressor.ingest._weights import Weights
+    from compressor.frontend._weights import Weights
 
 __all__ = ["read"]
 
 _ROOT = Path(__file__).parents[2]
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from compressor.ingest._child import main; main(*sys.argv[2:])"
+    "from compressor.frontend._child import main; main(*sys.argv[2:])"
 )
 _SECONDS = 120
 """Of waiting, beside one for every so many bytes: a slow disk is no attack."""
@@ -52,22 +52,22 @@ def read(file: BinaryIO, path: Path) -> Weights:
                 # Both import torch at once: waiting for the child takes no time of its own.
                 import safetensors.torch
 
-                from compressor.ingest._weights import Weights
+                from compressor.frontend._weights import Weights
 
                 told, errors = child.communicate(timeout=allowed)
             except subprocess.TimeoutExpired as error:
-                raise UnsafeInput(f"{path} takes more than {allowed} seconds to read", mend=_MEND) from error
+                raise UnsafeInput(f"{path} takes more than {allowed} seconds to read", hint=_MEND) from error
             finally:
                 child.kill()
         if child.returncode < 0:
-            raise UnsafeInput(f"{path} {_ended(-child.returncode)}", mend=_MEND)
+            raise UnsafeInput(f"{path} {_ended(-child.returncode)}", hint=_MEND)
         if child.returncode > 0:
             last = errors.decode(errors="replace").strip().splitlines()[-1:]
-            raise CompressError(f"the process that reads {path} failed: {''.join(last)}", mend="compress doctor")
+            raise CompressError(f"the process that reads {path} failed: {''.join(last)}", hint="compress doctor")
         answer = json.loads(told)
         if "code" in answer:
             kinds = {kind.code: kind for kind in (UsageError, UnsafeInput)}
-            raise kinds.get(answer["code"], CompressError)(answer["what"], mend=answer["mend"])
+            raise kinds.get(answer["code"], CompressError)(answer["what"], hint=answer["hint"])
         state = safetensors.torch.load_file(f"/proc/self/fd/{kept.fileno()}")
         return Weights({key: state[key] for key in answer["keys"]}, tuple(answer["notes"]))
 

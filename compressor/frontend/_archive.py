@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from compressor.ingest._claims import Broken, Lie
+from compressor.frontend._claims import Broken, Lie
 
 __all__ = ["Member", "members"]
 

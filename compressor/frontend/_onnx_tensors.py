@@ -49,16 +49,16 @@ def tensors(graph: GraphProto, path: Path) -> Iterator[TensorProto]:
                 yield attribute.t
             yield from attribute.tensors
     if sparse:
-        raise UnsafeInput(f"{path} has sparse tensors", mend="export it with dense weights")
+        raise UnsafeInput(f"{path} has sparse tensors", hint="export it with dense weights")
 
 
 def check_tensor(tensor: TensorProto, path: Path) -> None:
     """Raises UnsafeInput where a tensor's values are fewer than its shape says or elsewhere, UsageError where more."""
     if tensor.data_location == TensorProto.EXTERNAL:
-        raise UnsafeInput(f"{path}: {tensor.name!r} lies in another file", mend=_INSIDE)
+        raise UnsafeInput(f"{path}: {tensor.name!r} lies in another file", hint=_INSIDE)
     bits = _BITS.get(tensor.data_type)
     if bits is None or tensor.HasField("segment") or min(tensor.dims, default=0) < 0:
-        raise UsageError(f"{path}: {tensor.name!r} is no tensor that is known", mend="export it again")
+        raise UsageError(f"{path}: {tensor.name!r} is no tensor that is known", hint="export it again")
     fields = (
         (tensor.float_data, 4), (tensor.double_data, 8), (tensor.int64_data, 8), (tensor.string_data, 1),
         (tensor.int32_data, max(1, bits // 8)), (tensor.uint64_data, bits // 8),
@@ -68,10 +68,10 @@ def check_tensor(tensor: TensorProto, path: Path) -> None:
     if claimed > held:
         raise UnsafeInput(
             f"{path}: {tensor.name!r} claims {claimed:,} bytes ({'x'.join(map(str, tensor.dims))}), and holds {held:,}",
-            mend="export it again, with its weights whole",
+            hint="export it again, with its weights whole",
         )
     if claimed < held:
-        raise UsageError(f"{path}: {tensor.name!r} holds {held:,} bytes for {claimed:,}", mend="export it again")
+        raise UsageError(f"{path}: {tensor.name!r} holds {held:,} bytes for {claimed:,}", hint="export it again")
 
 
 def with_outside_data(graph: GraphProto, path: Path, beside: Path | None) -> int:
@@ -85,10 +85,10 @@ def with_outside_data(graph: GraphProto, path: Path, beside: Path | None) -> int
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         if beside is None:
-            raise UnsafeInput(f"{path}: {tensor.name!r} lies in another file", mend=_INSIDE)
+            raise UnsafeInput(f"{path}: {tensor.name!r} lies in another file", hint=_INSIDE)
         total += (claimed := value_bytes(tensor.data_type, list(tensor.dims)))
         if total > _OUTSIDE:
-            raise UnsafeInput(f"{path} claims more than 2 GiB of weights in other files", mend="give a smaller model")
+            raise UnsafeInput(f"{path} claims more than 2 GiB of weights in other files", hint="give a smaller model")
         tensor.raw_data = _outside(tensor, claimed, path, beside)
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
@@ -106,17 +106,17 @@ def _outside(tensor: TensorProto, claimed: int, path: Path, beside: Path) -> byt
         # What a link leads to counts, not where it stands.
         file = (folder / location).resolve() if within else folder
         if not (within and file.is_relative_to(folder)):
-            raise UnsafeInput(f"{where} is outside of the model's folder", mend=_INSIDE)
+            raise UnsafeInput(f"{where} is outside of the model's folder", hint=_INSIDE)
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", claimed))
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as opened:
             found = os.fstat(opened.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise UnsafeInput(f"{where} is no regular file, or a hard link", mend="copy it, as a file of its own")
+                raise UnsafeInput(f"{where} is no regular file, or a hard link", hint="copy it, as a file of its own")
             if length != claimed or offset < 0 or offset + length > found.st_size:
                 raise UnsafeInput(
-                    f"{where} claims {claimed:,} bytes, of {found.st_size - offset:,} there", mend="copy it again"
+                    f"{where} claims {claimed:,} bytes, of {found.st_size - offset:,} there", hint="copy it again"
                 )
             opened.seek(offset)
             return opened.read(length)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {where}: {error}", mend="copy the model with the files beside it") from error
+        raise UsageError(f"cannot read {where}: {error}", hint="copy the model with the files beside it") from error

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import Json, UsageError
-from compressor.ingest._exported import input_of, network
-from compressor.ingest._file import opened
-from compressor.ingest._ingest import Ingested
-from compressor.ingest._networks import channels, given, recognised, settled
-from compressor.ingest._weights import NESTS, Weights, unwrap
+from compressor.frontend._exported import input_of, network
+from compressor.frontend._file import opened
+from compressor.frontend._loader import Ingested
+from compressor.frontend._networks import channels, given, recognised, settled
+from compressor.frontend._weights import NESTS, Weights, unwrap
 from compressor.user_code import importing_from_here
 
 __all__ = ["again", "trusted"]
@@ -53,7 +53,7 @@ def again(form: str, settings: Mapping[str, Json]) -> nn.Module:
     path = Path(settings["path"])
     with opened(path) as file:
         if _sha256(file) != settings["sha256"]:
-            raise UsageError(f"{path} is not the file that was trusted: it has changed", mend="start over: --fresh")
+            raise UsageError(f"{path} is not the file that was trusted: it has changed", hint="start over: --fresh")
         module = _module(_run(file, path, form), path)
     assert module is not None
     return module
@@ -79,7 +79,7 @@ def _run(file: BufferedReader, path: Path, form: str) -> Any:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UsageError(
             f"{path} cannot be loaded: {type(error).__name__}: {reason}",
-            mend="run in the folder that its classes are imported from, with the libraries that it was saved with",
+            hint="run in the folder that its classes are imported from, with the libraries that it was saved with",
         ) from error
 
 

@@ -54,7 +54,7 @@ def _bound(path: Path, fixed: int | None) -> UsageError:
     batch = "as it was exported" if fixed is None else f"other than {fixed}"
     return UsageError(
         f"{path} does not give one output a sample for a batch {batch}",
-        mend="export it again in eval mode with a free batch: torch.export.export(model.eval(), (example,), "
+        hint="export it again in eval mode with a free batch: torch.export.export(model.eval(), (example,), "
         "dynamic_shapes=({0: torch.export.Dim('batch')},))",
     )
 
@@ -67,7 +67,7 @@ def _input(program: ExportedProgram, path: Path) -> Any:
     if not isinstance(value, Tensor) or value.ndim != 4 or value.dtype != torch.float32:
         raise UsageError(
             f"{path} takes something else than one batch of images",
-            mend="export a forward that takes N x C x H x W in float32",
+            hint="export a forward that takes N x C x H x W in float32",
         )
     return value
 

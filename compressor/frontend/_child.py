@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 
 from compressor.core import CompressError, UnsafeInput, UsageError
-from compressor.ingest._memory import memory_limit
-from compressor.ingest._scan import COPY_AGAIN
-from compressor.ingest._weights import Weights, packed, unwrap
+from compressor.frontend._memory import memory_limit
+from compressor.frontend._scan import COPY_AGAIN
+from compressor.frontend._weights import Weights, packed, unwrap
 
 __all__ = ["main", "read_weights"]
 
@@ -45,10 +45,10 @@ def main(path: str, descriptor: str, kept: str) -> None:
                 weights_file.write(packed(weights.state))
             answer = {"keys": list(weights.state), "notes": weights.notes}
         except CompressError as error:
-            answer = {"code": error.code, "what": error.what, "mend": error.mend}
+            answer = {"code": error.code, "what": error.what, "hint": error.hint}
         except MemoryError:
             what = f"{path} takes more than {allowed:,} bytes of memory to read"
-            answer = {"code": UnsafeInput.code, "what": what, "mend": COPY_AGAIN}
+            answer = {"code": UnsafeInput.code, "what": what, "hint": COPY_AGAIN}
     print(json.dumps(answer))
 
 
@@ -69,7 +69,7 @@ def read_weights(file: BinaryIO, path: Path) -> Weights:
     except Exception as error:  # torch raises EOFError, KeyError, IndexError, RuntimeError ... for broken files
         if "allocate memory" in str(error):
             raise MemoryError from error
-        raise UsageError(f"{path} is truncated or corrupt", mend=COPY_AGAIN) from error
+        raise UsageError(f"{path} is truncated or corrupt", hint=COPY_AGAIN) from error
     return unwrap(content, path)
 
 

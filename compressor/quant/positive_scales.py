@@ -8,7 +8,7 @@ from torch import fx, nn
 __all__ = ["unsign"]
 
 
-def unsign(network: nn.Module) -> None:
+def make_scales_positive(network: nn.Module) -> None:
     """Make every normalisation behind a convolution multiply by no negative number; what is computed stays the same.
 
     The convolution takes the sign. A layer's weights, once its norm is folded into them, are then positive

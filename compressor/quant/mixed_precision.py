@@ -124,8 +124,8 @@ class _Prepared:
         """The graph as it is deployed, and what `pack` says of it."""
         graph = ir.from_proto(ir.to_proto(self.exact))
         Placement(graph, rules, floats).apply(self.seen.ranges, self.bits, means=self.seen.means)
-        packed: Json = pack(graph) if rules.unfolds and self.bits else {}
-        if rules.rest == "float16":
+        packed: Json = pack(graph) if rules.folds_packed_weights and self.bits else {}
+        if rules.float_dtype == "float16":
             halved(graph)
         return graph, packed
 

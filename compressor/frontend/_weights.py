@@ -62,7 +62,7 @@ def unwrap(content: Any, path: Path) -> Weights:
     if not state:
         held = f"a dict of {some([str(key) for key in named])}" if named else f"a {type(content).__name__}"
         raise UsageError(
-            f"{path} holds no weights by name, but {held}", mend="save them: torch.save(model.state_dict(), path)"
+            f"{path} holds no weights by name, but {held}", hint="save them: torch.save(model.state_dict(), path)"
         )
     if aside := [str(key) for key in named if key not in state]:
         notes.append(f"left aside, being no tensors: {some(aside)}")
@@ -78,7 +78,7 @@ def _check(state: Mapping[str, Tensor], path: Path) -> None:
         if not dense:
             raise UsageError(
                 f"{path}: {key} is not a dense tensor of real numbers",
-                mend="give the float checkpoint, before any quantisation or sparsification",
+                hint="give the float checkpoint, before any quantisation or sparsification",
             )
     storages = [t.untyped_storage() for t in state.values()]
     held = sum({s.data_ptr(): s.nbytes() for s in storages}.values())
@@ -86,13 +86,13 @@ def _check(state: Mapping[str, Tensor], path: Path) -> None:
     if claimed > _TYING * held:
         raise UnsafeInput(
             f"{path} claims {claimed:,} bytes of weights, and holds {held:,}",
-            mend="save its tensors in full: {k: v.clone() for k, v in model.state_dict().items()}",
+            hint="save its tensors in full: {k: v.clone() for k, v in model.state_dict().items()}",
         )
     for key, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise UsageError(
                 f"{path}: {key} has values that are not finite (NaN or infinity)",
-                mend="give a checkpoint from before the training diverged",
+                hint="give a checkpoint from before the training diverged",
             )
 
 
@@ -124,7 +124,7 @@ def fit(weights: Weights, reference: Mapping[str, Tensor], whose: str) -> Weight
         told = "; ".join(f"{what}: {some(keys)}" for what, keys in differences.items() if keys)
         raise UsageError(
             f"the weights do not fit {whose}: {told}",
-            mend="name the code that these weights were saved from: --arch package.module:callable",
+            hint="name the code that these weights were saved from: --arch package.module:callable",
         )
     ordered = {k: state[k] if want.is_floating_point() else state[k].to(want.dtype) for k, want in reference.items()}
     return Weights(ordered, notes)
