@@ -186,7 +186,7 @@ def test_a_failure_as_json_is_one_document(
     done = compress(*arguments, "--json")
     error = json.loads(done.out)["error"]
     assert error["exit"] == done.code != 0
-    assert f"error: {error['what']}\n  hint: {error["hint"]}\n" == done.err
+    assert f"error: {error['what']}\n  hint: {error['hint']}\n" == done.err
 
 
 def test_no_traceback_from_a_process_of_its_own(odd: Path) -> None:
