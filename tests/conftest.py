@@ -12,8 +12,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+from places import SHARED
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from compressor.report.document import SCHEMA_VERSION
+
+HOSTILE = (
+    "</title></style></svg>\"'><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202e&amp;{{ 7 * 7 }}"
+)
+"""Words that a page must show as words."""
+SECTIONS = (
+    "summary gains search training layers latency samples passes environment bundle again".split()  # noqa: SIM905
+)
+"""The parts of a run's page, in its order."""
+
 
 def png(side: int, seed: int) -> str:
     """Noise, which no compression makes smaller."""
@@ -19,7 +30,10 @@ def png(side: int, seed: int) -> str:
 
 
 def metric(value: float) -> dict[str, Any]:
-    return {"name": "top1", "value": value, "samples": 10_000, "fingerprint": "f" * 64, "source": "cifar10 test"}
+    return {
+        "name": "top1", "value": value, "samples": 10_000, "fingerprint": "f" * 64, "source": "cifar10 test",
+        "also": {}, "unit": "%", "higher_is_better": True,
+    }  # fmt: skip
 
 
 def latency(median: float) -> dict[str, Any]:
@@ -31,13 +45,13 @@ def latency(median: float) -> dict[str, Any]:
 def side(precision: str, size: int, ms: float, top1: float) -> dict[str, Any]:
     return {
         "family": "cifar-resnet", "precision": precision, "params": size // 4, "macs": 100 * size, "bytes": size,
-        "metric": metric(top1), "latency_ms": latency(ms),
+        "metric": metric(top1), "latency_ms": latency(ms), "memory_bytes": None,
     }  # fmt: skip
 
 
 def stage(passes: list[str], structure: str | None, weights: str | None, **figures: Any) -> dict[str, Any]:
     told = side(**figures)
-    del told["family"]
+    del told["family"], told["memory_bytes"]
     return {"passes": passes, "structure": structure, "weights": weights, **told}
 
 
@@ -96,22 +110,35 @@ def record(kind: str, metrics: dict[str, Any], **settings: Any) -> dict[str, Any
 
 def predictions(count: int) -> dict[str, Any]:
     pairs = [("cat", "dog"), ("dog", "cat"), ("dog", "dog"), ("cat", "cat")]
+    counts = {"only the teacher is right": 310, "only the result is right": 140, "both are right": 9550}
     return {
-        "task": "classification", "judged_on": "cifar10 test",
-        "counts": {"lost": 310, "gained": 140, "both_wrong": 790, "both_right": 8760},
+        "layout": "grid", "title": "Predictions", "text": "10,000 samples.", "judged_on": "cifar10 test",
+        "facts": [{"name": name, "value": value, "of": 10_000} for name, value in counts.items()],
         "shown": [
-            {"image": png(32, i % 24), "label": "cat", "teacher": pairs[i % 4][0], "result": pairs[i % 4][1]}
+            {"name": "cat", "images": [{"caption": "", "png": png(32, i % 24)}],
+             "lines": [
+                 {"name": side, "text": label, "good": label == "cat"}
+                 for side, label in zip(("teacher", "result"), pairs[i % 4], strict=True)
+             ]}
             for i in range(count)
         ],
     }  # fmt: skip
 
 
 def crops(count: int) -> dict[str, Any]:
+    sides = {"input": 24, "teacher": 96, "result": 96, "target": 96}
     return {
-        "task": "super-resolution", "judged_on": "Set5", "scale": 4,
+        "layout": "rows", "title": "Crops", "text": "Crops of Set5, 4x.", "judged_on": "Set5", "facts": [],
         "shown": [
-            {"name": f"butterfly {i}", "low": png(24, 4 * i), "teacher": png(96, 4 * i + 1),
-             "result": png(96, 4 * i + 2), "truth": png(96, 4 * i + 3), "teacher_db": 27.5, "result_db": 27.25}
+            {"name": f"butterfly {i}",
+             "images": [
+                 {"caption": caption, "png": png(side, 4 * i + seed)}
+                 for seed, (caption, side) in enumerate(sides.items())
+             ],
+             "lines": [
+                 {"name": "teacher", "text": "27.50 dB", "good": None},
+                 {"name": "result", "text": "27.25 dB (-0.25 dB)", "good": None},
+             ]}
             for i in range(count)
         ],
     }  # fmt: skip
@@ -132,7 +159,7 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
         for i in range(more_passes)
     ]
     return {
-        "schema_version": 1, "status": "ok", "command": ["compress", "run", "resnet 56.pt", "--target", "host"],
+        "schema_version": SCHEMA_VERSION, "status": "ok", "command": ["compress", "run", "resnet 56.pt", "--target", "host"],
         "environment": {
             "arch": "x86_64", "board": None, "cpu": "AMD EPYC", "features": ["avx2", "fma"], "cores": 2,
             "memory_mb": 7900, "governor": None, "load": [0.1, 0.2, 0.3], "system": "Linux 6", "python": "3.11.7",
@@ -166,13 +193,13 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
 
 def hostile(value: Any, words: str) -> Any:
     """The same with ``words`` in place of every string, and after every key that is not the report's own."""
-    free = ("fingerprints", "versions", "settings", "top1", "counts", "samples_ms")
+    free = ("fingerprints", "versions", "settings", "top1", "samples_ms")
 
     def changed(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
             return {f"{name} {words}" if key in free else name: changed(item, name) for name, item in value.items()}
         if isinstance(value, list):
             return [changed(item) for item in value]
-        return words if isinstance(value, str) and key != "task" else value
+        return words if isinstance(value, str) else value
 
     return changed(value)

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from compressor.atomic import FULL
 from compressor.core import CompressError, UnsafeInput, UsageError
 from compressor.exits import fail
 
-ROOT = Path(__file__).parents[1]
 STOPPED = "error: stopped\n  hint: the same command goes on from where it was\n"
 
 BUSY = """

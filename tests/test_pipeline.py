@@ -22,10 +22,10 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from places import ROOT
 
 from compressor.bench.machine import machine
 
-ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits" / "teacher.pt"
 PASSES = ["lower", "quantize", "build", "measure", "verify"]
 QUICK = ("--set", "measure.blocks=5", "--set", "measure.inferences=1")

@@ -1,0 +1,114 @@
+"""Every door, from outside: what is refused is refused soon, in one message, and leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import Case, canary, data, models, onnx
+from places import ROOT
+
+ALL = {f"{door.__name__.partition('.')[2]}: {case.name}": case for door in (models, onnx, data) for case in door.CASES}
+BYTES = 1_000_000_000
+
+# A process in between: what the tests' own process once held would count as the child's.
+METER = """
+import json, resource, subprocess, sys, time
+begun = time.monotonic()
+code = subprocess.call(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+told = {"code": code, "bytes": used.ru_maxrss * 1024}
+told["seconds"] = min(time.monotonic() - begun, used.ru_utime + used.ru_stime)
+json.dump(told, open(sys.argv[1], "w"))
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a refusal said and took; seconds are those of the clock, or of computing on a busy machine."""
+
+    code: int
+    err: str
+    bytes: int
+    seconds: float
+    before: dict[str, tuple[int, ...]]
+    after: dict[str, tuple[int, ...]]
+
+
+def snapshot(place: Path) -> dict[str, tuple[int, ...]]:
+    """Everything below a folder: kind, size and time of the last change, which in TMPDIR may be a new one."""
+    found = {}
+    for path in (place, *place.rglob("*")):
+        status = path.lstat()
+        changed = 0 if path == place / "tmp" else status.st_mtime_ns
+        found[str(path)] = (status.st_mode, status.st_size, changed)
+    return found
+
+
+def refuse(case: Case, place: Path) -> Outcome:
+    folder = place / "files"
+    for empty in (folder, place / "home", place / "tmp"):
+        empty.mkdir(parents=True)
+    arguments = case.make(folder)
+    environment = {
+        **os.environ, "HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+    before = snapshot(place)
+    meter = place.with_suffix(".json")
+    command = [sys.executable, "-P", "-m", "compressor.cli", *arguments]
+    err, told = metered(command, meter, cwd=folder, env=environment)
+    return Outcome(told["code"], err, told["bytes"], told["seconds"], before, snapshot(place))
+
+
+def metered(command: list[str], meter: Path, **options: Any) -> tuple[str, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", METER, str(meter), *command],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, **options,
+    )  # fmt: skip
+    return done.stderr, json.loads(meter.read_text())
+
+
+@pytest.fixture(scope="module")
+def limit(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Seconds for a refusal: 5, or, on a slow or busy machine, what five imports of torch take."""
+    _, told = metered([sys.executable, "-c", "import torch"], tmp_path_factory.mktemp("meter") / "torch.json")
+    return max(5.0, 5 * float(told["seconds"]))
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Outcome]]]:
+    """All the cases that were asked for, two at a time."""
+    asked = [item.callspec.params["name"] for item in request.session.items if item.path == Path(__file__)]
+    root = tmp_path_factory.mktemp("hostile")
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(refuse, ALL[name], root / str(i)) for i, name in enumerate(asked)}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) -> None:
+    case, outcome = ALL[name], outcomes[name].result()
+    assert outcome.code == case.exit, outcome.err
+    lines = outcome.err.splitlines()
+    assert len(lines) == 2, outcome.err
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("  hint: ")
+    assert case.says in outcome.err
+    assert "Traceback" not in outcome.err
+    assert "internal error" not in outcome.err
+    # Neither a canary nor anything else: no output, no temporary file, nothing changed.
+    assert not any(Path(path).name == canary(Path()).name for path in outcome.after)
+    assert outcome.after == outcome.before
+    assert outcome.bytes < BYTES
+    assert outcome.seconds < limit
