@@ -1,1 +1,1 @@
-"""report.json is the truth; everything else here is a view of it."""
+"""``report.json`` is the truth; the terminal, the HTML page, JUnit and Markdown are views of it."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from compressor.core import Json
+from compressor.figures import NONE, count, format_metric, milliseconds, scaled
 from compressor.report.charts.trade_off import trade_off
 from compressor.report.sections._section import Chart, Section, cut, table
-from compressor.report.summary import METRICS, NONE, Summary, count, metric, milliseconds
+from compressor.report.summary import Summary
 
 __all__ = ["compared"]
 
@@ -15,9 +16,9 @@ Runs = Sequence[tuple[str, Mapping[str, Json]]]
 
 
 def compared(runs: Runs) -> tuple[str, tuple[str, ...], tuple[Section, ...]]:
-    """Of named reports: a title, what does not compare, and the sections of a page."""
+    """Make a page of named reports: its title, warnings of what does not compare, and its sections."""
     sections = (_figures(runs), _charts(runs), _commands(runs))
-    return f"{len(runs)} runs compared", _apart(runs), tuple(s for s in sections if s is not None)
+    return f"{len(runs)} runs compared", _warnings(runs), tuple(s for s in sections if s is not None)
 
 
 def _figures(runs: Runs) -> Section:
@@ -31,7 +32,7 @@ def _figures(runs: Runs) -> Section:
                 report["status"],
                 f"{count(result['bytes'], 'B')}\n{size}",
                 f"{milliseconds(latency['median'] if latency else None)}\n{speed}",
-                f"{metric(result['metric'])}\n{quality}",
+                f"{format_metric(result['metric'])}\n{quality}",
                 count(result["params"]),
                 f"{result['family']}\n{result['precision'] or NONE}",
                 report["target"],
@@ -39,34 +40,35 @@ def _figures(runs: Runs) -> Section:
             )
         )
     columns = ("run", "status", "file", "latency", "accuracy", "parameters", "network", "target", "profile")
-    words = "Each against its own teacher, measured in one run with it."
-    return Section("runs", "Results", (words,), table=table("figures of the runs", columns, rows))
+    text = "Each run against its own teacher, measured together with it."
+    return Section("runs", "Results", (text,), table=table("figures of the runs", columns, rows))
 
 
 def _charts(runs: Runs) -> Section | None:
+    """Draw metric against size and against latency, where all runs were judged by the same metric."""
     judged = [(number, report) for number, (_, report) in enumerate(runs, start=1) if report["result"]["metric"]]
-    names = {report["result"]["metric"]["name"] for _, report in judged}
-    if len(names) != 1:
+    metrics = {(report["result"]["metric"]["name"], report["result"]["metric"]["unit"]) for _, report in judged}
+    if len(metrics) != 1:
         return None
-    factor, unit, _ = METRICS.get(worth := names.pop(), (1.0, "", ""))
+    ((metric, unit),) = metrics
     costs: dict[str, tuple[Callable[[Json], float | None], Callable[[float], str]]] = {
         "size of the file": (lambda side: side["bytes"], lambda value: count(value, "B")),
         "latency": (lambda side: side["latency_ms"] and side["latency_ms"]["median"], milliseconds),
     }
     charts = []
-    for name, (cost, words) in costs.items():
+    for name, (cost, format_cost) in costs.items():
 
         def point(side: Json, cost: Callable[[Json], float | None] = cost) -> tuple[float, float] | None:
             spent = cost(side)
-            return (spent, factor * side["metric"]["value"]) if spent and side["metric"] else None
+            return (spent, scaled(side["metric"]["value"], unit)) if spent and side["metric"] else None
 
         results = [(str(number), *at) for number, report in judged if (at := point(report["result"]))]
         teachers = list(dict.fromkeys(at for _, report in judged if (at := point(report["teacher"]))))
         if results:
-            axis = f"{worth},{unit}" if unit else worth
-            charts.append(Chart(f"{worth} against {name}", trade_off(results, teachers, name, axis, words)))
-    said = ("Numbers are those of the table.",)
-    return Section("trade-off", "What it costs, and what it is worth", said, tuple(charts)) if charts else None
+            axis = f"{metric}, {unit}" if unit else metric
+            charts.append(Chart(f"{metric} against {name}", trade_off(results, teachers, name, axis, format_cost)))
+    text = ("Numbers are those of the table.",)
+    return Section("trade-off", f"{metric} against cost", text, tuple(charts)) if charts else None
 
 
 def _commands(runs: Runs) -> Section:
@@ -74,8 +76,8 @@ def _commands(runs: Runs) -> Section:
     return Section("commands", "Commands", facts=facts)
 
 
-def _apart(runs: Runs) -> tuple[str, ...]:
-    """What must not be compared across the runs, and why."""
+def _warnings(runs: Runs) -> tuple[str, ...]:
+    """Say what must not be compared across the runs, and why."""
     metrics = [report["result"]["metric"] for _, report in runs if report["result"]["metric"]]
     timed = [report for _, report in runs if report["result"]["latency_ms"]]
     warnings = []

@@ -18,68 +18,70 @@ VERDICTS = {"met": GOOD, "missed": "bold red", "not judged": BAD}
 
 
 def print_summary(report: Mapping[str, Json], console: Console) -> None:
-    """Print what was gained and what it cost; the last line names the bundle and what comes next.
+    """Print what was gained and what it cost; the last line names the bundle and the next step.
 
-    Reads well from 80 columns up; without a terminal it is the same text without colours.
+    The text fits 80 columns. Without a terminal it is printed without colours.
     """
-    say = Summary.of(report)
-    tables = [_comparison(say.rows)]
-    if say.limits:
-        tables.append(_limits(say.limits))
-    if say.steps:
-        tables.append(_steps(say.steps))
+    summary = Summary.of(report)
+    tables = [_comparison(summary.rows)]
+    if summary.limits:
+        tables.append(_limits(summary.limits))
+    if summary.steps:
+        tables.append(_steps(summary.steps))
     console.print()
-    console.print(_text(say.title, QUIET))
-    console.print(_text(say.headline, "bold"))
+    console.print(styled(summary.title, QUIET))
+    console.print(styled(summary.headline, "bold"))
     for table in tables:
         console.print()
         console.print(table)
     console.print()
-    for note in say.missing:
-        console.print(_text(f"Note: {note}", BAD))
-    for limit in say.limits:
+    for note in summary.missing:
+        console.print(styled(f"Note: {note}", BAD))
+    for limit in summary.limits:
         if limit.shortfall:
-            console.print(_text(f"{limit.verdict.capitalize()}: {limit.shortfall}", VERDICTS[limit.verdict]))
-    for note in say.notes:
-        console.print(_text(f"Note: {note}", QUIET))
+            console.print(styled(f"{limit.verdict.capitalize()}: {limit.shortfall}", VERDICTS[limit.verdict]))
+    for note in summary.notes:
+        console.print(styled(f"Note: {note}", QUIET))
     # soft_wrap: a path or a command that is broken over two lines cannot be copied
-    console.print(_text(f"Bundle: {say.bundle} · {say.next}" if say.bundle else say.next), soft_wrap=True)
+    console.print(
+        styled(f"Bundle: {summary.bundle} · {summary.next}" if summary.bundle else summary.next), soft_wrap=True
+    )
 
 
 def _comparison(rows: tuple[Row, ...]) -> Table:
-    table = _table("", "teacher", "result", "change")
+    table = new_table("", "teacher", "result", "change")
     table.columns[1].justify = table.columns[2].justify = "right"
     for row in rows:
         style = "" if row.better is None else GOOD if row.better else BAD
-        table.add_row(_text(row.name), _text(row.teacher), _text(row.result, "bold"), _text(row.change, style))
+        table.add_row(styled(row.name), styled(row.teacher), styled(row.result, "bold"), styled(row.change, style))
     return table
 
 
 def _limits(limits: tuple[Limit, ...]) -> Table:
-    table = _table("budget", "limit", "result", "")
+    table = new_table("budget", "limit", "result", "")
     for limit in limits:
-        figures = map(_text, (limit.name, limit.limit, limit.value))
-        table.add_row(*figures, _text(limit.verdict, VERDICTS[limit.verdict]))
+        figures = map(styled, (limit.name, limit.limit, limit.value))
+        table.add_row(*figures, styled(limit.verdict, VERDICTS[limit.verdict]))
     return table
 
 
 def _steps(steps: tuple[Step, ...]) -> Table:
-    table = _table("pass", "time", "gained and cost")
+    table = new_table("pass", "time", "gained and cost")
     for step in steps:
-        notes = [_text(note) for note in step.notes]
-        warnings = [_text(f"warning: {warning}", BAD) for warning in step.warnings]
+        notes = [styled(note) for note in step.notes]
+        warnings = [styled(f"warning: {warning}", BAD) for warning in step.warnings]
         outcome = Text("\n").join((*([Text(" · ").join(notes)] if notes else ()), *warnings))
-        table.add_row(_text(step.kind), _text(step.time, QUIET), outcome)
+        table.add_row(styled(step.kind), styled(step.time, QUIET), outcome)
     return table
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style=QUIET, border_style=QUIET)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
-def _text(words: str, style: str = "") -> Text:
-    """Never markup, and no escape sequences."""
+def styled(words: str, style: str = "") -> Text:
+    """Take the words literally: no markup, no escape sequences."""
     return Text(legible(words), style=style)

@@ -1,4 +1,4 @@
-"""``report.json``: what a run made, what it costs and how that was found out."""
+"""``report.json``: what a run made, what it costs, and how that was measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compressor.budgets import Outcome
 from compressor.core import Artifact, Json, Latency, Measurement, Profile, Target
 from compressor.report.html import render_html
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 UNMEASURED = "the profile has no measure pass"
 
@@ -25,36 +25,37 @@ class DataUsed:
     """Which samples the run learned from and was judged on."""
 
     source: str
-    """As the command line named it."""
+    """The data's name on the command line."""
     fingerprints: Mapping[str, str]
-    """Of each half, by its name."""
+    """The fingerprint of each half, by the half's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Teacher or result: what it costs and is worth."""
+    """Costs and quality of the teacher or of the result."""
 
     family: str
     precision: str | None
     params: int
     macs: int
     bytes: int | None
-    """Of the teacher its fp32 export, of the result the file that the target loads."""
+    """Size of the file: the teacher's fp32 export, or the file that the target loads."""
     metric: Json
-    """``{name, value, samples, fingerprint, source}``; ``value`` is a fraction for top1, dB for PSNR."""
+    """``{name, value, unit, higher_is_better, samples, fingerprint, source, also}``. The unit ``%`` says that ``value``
+    is a fraction which is printed as a percentage."""
     latency_ms: Json
-    """``{median, p90, p99, samples, estimated, threads}`` at batch 1; p90 and p99 only with enough samples."""
+    """``{median, p90, p99, samples, estimated, threads}`` at batch 1; p90 and p99 are null with too few samples."""
     memory_bytes: int | None = None
-    """Of the constants that the runtime holds once the file is loaded: codes of few bits are unfolded by then."""
+    """Size of the constants that the runtime holds once the file is loaded: weight codes are unpacked by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``report.json``, key by key. A missing figure is null, and a ``why_no_…`` says why."""
+    """``report.json``, key by key. A figure that is missing is null, and a ``why_no_…`` says why."""
 
     schema_version: int
     status: str
-    """``ok``, or ``missed`` where a budget or the allowed drop was, or could not be judged."""
+    """``ok``, or ``missed`` where a budget or the allowed drop was missed or could not be judged."""
     command: Sequence[str]
     environment: Machine
     versions: Mapping[str, str]
@@ -69,38 +70,35 @@ class Report:
     teacher: Side
     result: Side
     speedup: float | None
-    """Median over blocks of teacher's latency / result's."""
+    """Median over the blocks of the teacher's latency divided by the result's."""
     speedup_interval: Sequence[float] | None
     """Its 90 % bootstrap interval."""
     why_no_metric: str | None
     why_no_latency: str | None
     budgets: Sequence[Outcome]
-    """``{name, limit, value, met, shortfall}``; ``met`` is null where there was no value to judge."""
+    """``{name, limit, value, met, shortfall}``; ``met`` is null where there is no value to judge."""
     stages: Sequence[Json]
-    """The graphs on the way, the result's own last: ``{passes, structure, weights, precision, params, macs, bytes,
-    metric, latency_ms}``. ``passes`` ran since the graph before it; ``structure`` and ``weights`` are the last of
-    them that changed the architecture and the weights, or null."""
+    """The graphs that were made on the way; the last is the result's: ``{passes, structure, weights, precision, params,
+    macs, bytes, metric, latency_ms}``. ``passes`` ran since the graph before; ``structure`` and ``weights`` name the
+    last of them that changed the architecture and the weights, or are null."""
     passes: Sequence[Json]
     """``{kind, settings, seconds, cached, metrics, warnings}``, in the order they ran."""
     notes: Sequence[str]
     """How the run read what it was given: the file, the normalisation, the data."""
     engine: str | None
-    """``ready``, ``pending`` until ``todo`` is done, or null where none was built."""
+    """``ready``, ``pending`` until ``todo`` is done, or null where no engine was built."""
     todo: str | None
     bundle: Json
     """``{path, manifest_sha256, files: [{name, bytes}]}``."""
     samples_ms: Json
-    """``{teacher, result}``: every latency sample, one list a block."""
+    """``{teacher, result}``: every latency sample in ms, a list for each block."""
     samples: Json
-    """What teacher and result make of single samples, small and bounded; null without data. Images are PNG in base64.
+    """Single samples through teacher and result, as the task describes them; small and bounded; null without data.
 
-    ``{task: "classification", judged_on, counts: {lost, gained, both_wrong, both_right},
-    shown: [{image, label, teacher, result}]}``: at most 24, of 64 pixels a side; labels are classes' names or null.
-
-    ``{task: "super-resolution", judged_on, scale, shown: [{name, low, teacher, result, truth, difference, teacher_db,
-    result_db}]}``: at most 6 crops; ``truth``, ``teacher``, ``result`` and the ``difference`` of those two, eight
-    times as large, are of one size, 96 pixels a side at most, ``low`` is what they were made from; the dB are of the
-    whole image."""
+    ``{layout, title, text, judged_on, facts: [{name, value, of}], shown: [{name, images: [{caption, png}],
+    lines: [{name, text, good}]}]}``. ``layout`` is ``grid``, small samples in a grid, or ``rows``, a sample on each
+    row with its images side by side. ``facts`` are counts out of ``of``. ``png`` is base64. ``good`` is true or false
+    where a line is right or wrong, else null."""
 
 
 def build_report(
@@ -117,9 +115,9 @@ def build_report(
     notes: Sequence[str] = (),
     bundle: Path | None = None,
 ) -> dict[str, Json]:
-    """The report of a finished run, as plain JSON values.
+    """Build the report of a finished run, as plain JSON values.
 
-    ``bundle`` is the bundle's folder as the user will find it (default: the artifact's).
+    ``bundle`` is the folder in which the user will find the bundle (default: the artifact's).
     """
     model, measured, engine = artifact.teacher, artifact.measurements, artifact.engine
     report = Report(
@@ -157,7 +155,7 @@ def build_report(
 def write_report(report: Mapping[str, Json], folder: Path) -> None:
     """Write ``report.json`` and ``report.html``, each whole or not at all.
 
-    Raises UsageError where the folder cannot be written, CompressError where the disk is full.
+    Raises UsageError where the folder cannot be written, and CompressError where the disk is full.
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render_html(report)
@@ -193,7 +191,7 @@ def _result(artifact: Artifact) -> Side:
 def _side(
     measured: Measurement | None, *, family: str, precision: str | None, params: int, macs: int, file: Path | None
 ) -> Side:
-    """What was measured; without a measure pass, what is known all the same."""
+    """Take what was measured; without a measure pass, what is known without it."""
     if measured is None:
         size = file.stat().st_size if file else None
         return Side(family, precision, params, macs, size, metric=None, latency_ms=None)
@@ -203,7 +201,7 @@ def _side(
 
 
 def _latency(latency: Latency) -> dict[str, Json]:
-    """The figures; the samples they came from stand at the report's end."""
+    """Take the figures only: the samples stand at the report's end."""
     return {
         "median": latency.median,
         "p90": latency.p90,
@@ -227,8 +225,8 @@ def _stages(artifact: Artifact) -> list[Json]:
 def _samples(artifact: Artifact) -> Json:
     if artifact.measurements is None:
         return None
-    taken = {"teacher": artifact.measurements.teacher.latency, "result": artifact.measurements.result.latency}
-    return {side: latency.raw for side, latency in taken.items() if latency} or None
+    latencies = {"teacher": artifact.measurements.teacher.latency, "result": artifact.measurements.result.latency}
+    return {side: latency.raw for side, latency in latencies.items() if latency} or None
 
 
 def _bundle(artifact: Artifact, folder: Path | None) -> Json:
@@ -244,8 +242,11 @@ def _bundle(artifact: Artifact, folder: Path | None) -> Json:
 
 
 def _plain(value: object) -> Json:
-    """``value`` as JSON has it. JSON knows no NaN and no infinity, and UTF-8 no lone surrogate
-    (a file name may hold one): they become null and a question mark."""
+    """Convert ``value`` to JSON's types.
+
+    JSON has no NaN and no infinity: they become null. UTF-8 has no lone surrogate, which a file name may hold: it
+    becomes a question mark.
+    """
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

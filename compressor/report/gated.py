@@ -17,7 +17,7 @@ __all__ = ["publish", "verdict"]
 
 
 def publish(document: Mapping[str, Json], *, junit: Path | None, markdown: Path | None, github: bool) -> Sequence[str]:
-    """Write the views that were asked for; gives the lines that GitHub is to find among what is printed.
+    """Write the views that were asked for. Returns the workflow commands that GitHub reads from the output.
 
     Raises UsageError where a file cannot be written, CompressError where the disk is full.
     """
@@ -35,15 +35,15 @@ def publish(document: Mapping[str, Json], *, junit: Path | None, markdown: Path 
 
 
 def verdict(document: Mapping[str, Json]) -> CompressError | None:
-    """What ends the command with the verdict's exit code; None for a pass."""
+    """Return the error that ends the command with the verdict's exit code; None for a pass."""
     if document["verdict"] == "pass":
         return None
-    told = [check for check in document["checks"] if check["verdict"] == document["verdict"]]
-    what = "; ".join(f"{check['name']}: {check['why']}" for check in told)
+    decisive = [check for check in document["checks"] if check["verdict"] == document["verdict"]]
+    what = "; ".join(f"{check['name']}: {check['why']}" for check in decisive)
     match document["verdict"]:
         case "fail":
             return BudgetMissed(what, hint="make the model smaller or faster, or loosen the limit")
         case "invalid":
-            return Inconclusive(what, hint="leave power mode, governor and runtime as they are while it is measured")
+            return Inconclusive(what, hint="do not change power mode, governor or runtime during the measurement")
         case _:
-            return Inconclusive(what, hint="measure on a quieter device, or give a tolerance that it can tell")
+            return Inconclusive(what, hint="measure on a quieter device, or allow a larger regression")

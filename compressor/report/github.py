@@ -14,7 +14,7 @@ _LEVELS = {"pass": "notice", "fail": "error", "inconclusive": "warning", "invali
 
 
 def annotate(document: Mapping[str, Json]) -> list[str]:
-    """One ``::level title=…::message`` a limit."""
+    """Return a workflow command, ``::level title=…::message``, for each limit."""
     return [
         f"::{_LEVELS[check['verdict']]} title={_property('compress gate: ' + check['name'])}::{_data(check['why'])}"
         for check in document["checks"]
@@ -22,13 +22,13 @@ def annotate(document: Mapping[str, Json]) -> list[str]:
 
 
 def append_summary(document: Mapping[str, Json], path: Path) -> None:
-    """Append the verdict to the file that GITHUB_STEP_SUMMARY names. Raises UsageError where that cannot be."""
+    """Append the verdict to the file that GITHUB_STEP_SUMMARY names. Raises UsageError where it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(markdown(document) + "\n")
     except OSError as error:
         raise UsageError(
-            f"cannot write to {path}: {error.strerror}", hint="see what GITHUB_STEP_SUMMARY is set to"
+            f"cannot write to {path}: {error.strerror}", hint="check what GITHUB_STEP_SUMMARY is set to"
         ) from error
 
 

@@ -27,10 +27,10 @@ _SECTIONS = (gains, search, trainings, layers, latency, samples, passes, setting
 
 
 def render_html(report: Mapping[str, Json]) -> str:
-    """The page of a ``report.json``: inline style, no script, nothing fetched; every value escaped."""
+    """Render a ``report.json`` as a page with its style inline, no script and nothing to fetch; escape every value."""
     return _render(
         "report.html",
-        say=Summary.of(report),
+        summary=Summary.of(report),
         tiles=tiles(report),
         sections=[section for section in (make(report) for make in _SECTIONS) if section is not None],
         version=report["versions"].get("compressor", ""),
@@ -38,12 +38,12 @@ def render_html(report: Mapping[str, Json]) -> str:
 
 
 def render_comparison(runs: Sequence[tuple[str, Mapping[str, Json]]]) -> str:
-    """The page of several reports, each with the name that it goes by."""
+    """Render a page that compares several named reports."""
     title, warnings, sections = compared(runs)
     return _render("comparison.html", title=title, warnings=warnings, sections=sections)
 
 
-def _render(template: str, **said: Any) -> str:
+def _render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("compressor.report"),
         autoescape=True,
@@ -52,4 +52,4 @@ def _render(template: str, **said: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(said).lstrip()
+    return environment.get_template(template).render(values).lstrip()

@@ -1,4 +1,4 @@
-"""A gate's verdict as JUnit XML, which CI systems show: a view of its document."""
+"""A gate's verdict as JUnit XML, which CI systems show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["junit"]
 
 
 def junit(document: Mapping[str, Json], hostname: str) -> str:
-    """One suite, one test case a limit: a missed one is a failure, one that could not be told an error.
+    """Render one suite with a test case for each limit.
 
-    In the form of the Apache Ant schema, the strictest of those in use, which Jenkins and GitLab read too.
+    A missed limit is a failure; an inconclusive or invalid one is an error. The form is that of the Apache Ant
+    schema, the strictest in use, which Jenkins and GitLab read too.
     """
     checks = document["checks"]
     verdicts = [check["verdict"] for check in checks]
@@ -39,13 +40,13 @@ def junit(document: Mapping[str, Json], hostname: str) -> str:
     for key, value in _properties(document).items():
         SubElement(properties, "property", name=key, value=_plain(value))
     for check in checks:
-        # The time of the whole is the first one's: what was measured was measured for all of them.
-        took = seconds if check is checks[0] else "0.000"
-        case = SubElement(suite, "testcase", name=check["name"], classname=f"compressor.gate.{name}", time=took)
+        # All limits share one measurement: the first test case carries its time.
+        time = seconds if check is checks[0] else "0.000"
+        case = SubElement(suite, "testcase", name=check["name"], classname=f"compressor.gate.{name}", time=time)
         if check["verdict"] != "pass":
             kind = "failure" if check["verdict"] == "fail" else "error"
-            told = SubElement(case, kind, message=_plain(check["why"]), type=check["verdict"])
-            told.text = _plain(check["why"])
+            outcome = SubElement(case, kind, message=_plain(check["why"]), type=check["verdict"])
+            outcome.text = _plain(check["why"])
     SubElement(suite, "system-out").text = "\n".join(_plain(check["why"]) for check in checks)
     SubElement(suite, "system-err")
     indent(root)
@@ -53,14 +54,18 @@ def junit(document: Mapping[str, Json], hostname: str) -> str:
 
 
 def _properties(document: Mapping[str, Json]) -> dict[str, str]:
-    found = {"verdict": document["verdict"]}
+    properties = {"verdict": document["verdict"]}
     for name, model in document["models"].items():
-        found |= {f"{name}.path": model["path"], f"{name}.sha256": model["sha256"]}
+        properties |= {f"{name}.path": model["path"], f"{name}.sha256": model["sha256"]}
     if "runtime" in document:
-        found |= {"device": document["device"]["cpu"], "runtime": document["runtime"], "board": document["board"] or ""}
-    return {key: str(value) for key, value in found.items()}
+        properties |= {
+            "device": document["device"]["cpu"],
+            "runtime": document["runtime"],
+            "board": document["board"] or "",
+        }
+    return {key: str(value) for key, value in properties.items()}
 
 
 def _plain(text: object) -> str:
-    """Without the control characters that XML cannot hold."""
+    """Replace the control characters that XML cannot hold."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in str(text)).encode("utf-8", "replace").decode()

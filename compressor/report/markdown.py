@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compressor.core import Json
-from compressor.report.summary import NONE, milliseconds
+from compressor.figures import NONE, milliseconds
 
 __all__ = ["SIGNS", "markdown"]
 
@@ -13,7 +13,7 @@ SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "invalid": "⚠️
 
 
 def markdown(document: Mapping[str, Json]) -> str:
-    """The verdict, a table of the limits, and where it was measured."""
+    """Render the verdict, a table of the limits, and where they were measured."""
     verdict, name = document["verdict"], document["models"]["candidate"]["path"]
     lines = [f"### {SIGNS[verdict]} compress gate: {verdict}, {_code(name)}", ""]
     lines += ["| limit | verdict | |", "|---|---|---|"]
@@ -35,17 +35,17 @@ def markdown(document: Mapping[str, Json]) -> str:
 def _where(document: Mapping[str, Json]) -> list[str]:
     device, board = document["device"], document["board"]
     samples = document["models"]["candidate"]["latency_ms"]["samples"]
-    told = [
+    facts = [
         _cell(device["board"] or device["cpu"]) + (f" ({_code(board)})" if board else ""),
         _cell(document["runtime"]),
         f"{document['threads']} thread{'s' if document['threads'] > 1 else ''}",
         f"{samples:,} samples a model" + (", after the one extension" if document["extended"] else ""),
     ]
     if document["cached"]:
-        told.append(f"measured {document['cached']}, kept since")
+        facts.append(f"measured {document['cached']}, from the cache")
     if document["state"]["throttled"]:
-        told.append("the device throttled itself")
-    return [" · ".join(told)]
+        facts.append("the device throttled")
+    return [" · ".join(facts)]
 
 
 def _code(text: object) -> str:
@@ -53,6 +53,6 @@ def _code(text: object) -> str:
 
 
 def _cell(text: object) -> str:
-    """Of one line, that neither ends a cell nor starts a tag."""
+    """Keep a text on one line, without ending the cell or starting a tag."""
     shown = "".join(c if c.isprintable() else "?" for c in str(text))
     return shown.replace("|", "\\|").replace("<", "&lt;")

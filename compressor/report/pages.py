@@ -18,11 +18,11 @@ __all__ = ["write_pages"]
 
 
 def write_pages(runs: Sequence[Path], output: Path | None) -> Json:
-    """Write one page of ``runs`` (folders, or their report.json): of one alone as a run does, of several compared.
+    """Write one page of ``runs`` (folders, or their report.json): a run's own page of one, a comparison of several.
 
-    Without ``output`` that is report.html in the run's folder, or comparison.html in the working directory.
-    Returns ``{page, runs: [{run, status, headline}]}``. Raises UsageError for what is no report, and where the
-    page cannot be written.
+    Without ``output`` the page is report.html in the run's folder, or comparison.html in the working directory.
+    Returns ``{page, runs: [{run, status, headline}]}``. Raises UsageError where a file is no report, and where
+    the page cannot be written.
     """
     reports = [read_report(run) for run in runs]
     names = _names(runs)
@@ -33,9 +33,9 @@ def write_pages(runs: Sequence[Path], output: Path | None) -> Json:
         page = output or Path("comparison.html")
     try:
         text = render_html(reports[0]) if len(runs) == 1 else render_comparison(list(zip(names, reports, strict=True)))
-        told = [_told(name, report) for name, report in zip(names, reports, strict=True)]
+        entries = [_entry(name, report) for name, report in zip(names, reports, strict=True)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, TemplateError) as error:
-        # Of all that a report holds, only its outline is checked: what is wrong with the rest is found here.
+        # Reading checks only a report's outermost keys. A fault further in shows here.
         raise UsageError(
             f"{' or '.join(map(str, runs))} is not a report as this program writes it: {type(error).__name__}: {error}",
             hint="run the command that made it again",
@@ -45,15 +45,15 @@ def write_pages(runs: Sequence[Path], output: Path | None) -> Json:
     with refusals(page.parent):
         page.parent.mkdir(parents=True, exist_ok=True)
         write(page, text)
-    return {"page": str(page), "runs": told}
+    return {"page": str(page), "runs": entries}
 
 
-def _told(name: str, report: Mapping[str, Json]) -> Json:
+def _entry(name: str, report: Mapping[str, Json]) -> Json:
     return {"run": name, "status": report["status"], "headline": Summary.of(report).headline}
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: their paths, without what all of them begin with."""
+    """Name each run by its path, without the beginning that all paths share."""
     paths = [str((run if run.name != "report.json" else run.parent).absolute()) for run in runs]
     if len(set(paths)) < 2:
         return [Path(path).name for path in paths]

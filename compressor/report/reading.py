@@ -12,15 +12,11 @@ from compressor.report.document import SCHEMA_VERSION, Report, Side
 
 __all__ = ["read_report"]
 
-_LATER = ("stages", "samples")
-_LATER_OF_A_SIDE = ("memory_bytes",)
-"""Keys that the first reports of this schema lack."""
-
 
 def read_report(run: Path) -> Mapping[str, Json]:
-    """The ``report.json`` of a run's folder, or at that path itself.
+    """Read the ``report.json`` of a run's folder, or the one at that path.
 
-    Raises UsageError where there is none, and for a file that is not one that this program can show.
+    Raises UsageError where there is none, and for a file that is not a report of this schema version.
     """
     path = run / "report.json" if run.is_dir() else run
     hint = "name the folder of a run that has ended, or its report.json"
@@ -34,17 +30,14 @@ def read_report(run: Path) -> Mapping[str, Json]:
         raise UsageError(f"{path} is not a report", hint=hint)
     if report["schema_version"] != SCHEMA_VERSION:
         raise UsageError(
-            f"{path} is of schema version {report['schema_version']}, and this program shows version {SCHEMA_VERSION}",
-            hint="show it with the version of compressor that its `versions` name",
+            f"{path} has schema version {report['schema_version']}, and this program reads version {SCHEMA_VERSION}",
+            hint="use the version of compressor that its `versions` name, or run its `command` again",
         )
-    whole = {**dict.fromkeys(_LATER), **report}
-    lacking = {field.name for field in dataclasses.fields(Report)} - whole.keys()
-    for side in ("teacher", "result"):
-        has = whole.get(side)
-        if isinstance(has, Mapping):
-            has = whole[side] = {**dict.fromkeys(_LATER_OF_A_SIDE), **has}
+    missing = {field.name for field in dataclasses.fields(Report)} - report.keys()
+    for name in ("teacher", "result"):
+        side = report.get(name)
         keys = {field.name for field in dataclasses.fields(Side)}
-        lacking |= {f"{side}.{key}" for key in keys - (has.keys() if isinstance(has, Mapping) else set())}
-    if lacking:
-        raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}", hint=hint)
-    return whole
+        missing |= {f"{name}.{key}" for key in keys - (side.keys() if isinstance(side, Mapping) else set())}
+    if missing:
+        raise UsageError(f"{path} lacks {', '.join(sorted(missing))}", hint=hint)
+    return report

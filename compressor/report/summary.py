@@ -1,4 +1,4 @@
-"""What a report says in words: the one place where its figures become text for people."""
+"""A report in words, for every view of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compressor.core import Json
+from compressor.figures import (
+    NONE,
+    count,
+    duration,
+    format_change,
+    format_drop,
+    format_metric,
+    milliseconds,
+)
 
-NONE = "—"
-
-# A metric's name: factor, unit of a value, unit of a difference.
-METRICS = {"top1": (100.0, " %", " points"), "psnr": (1.0, " dB", " dB")}
+__all__ = ["Limit", "Row", "Step", "Summary", "legible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Step:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
-    """Those that say something, by name."""
+    """Name and value of each setting that is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Limit:
     value: str
     verdict: str
     shortfall: str | None
-    """What is wanting, where it is not met."""
+    """By how much, or why, the limit is not met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,12 @@ class Summary:
 
     title: str
     changes: tuple[str, str, str]
-    """Of size, of speed and of quality."""
+    """How size, speed and quality changed."""
     rows: tuple[Row, ...]
     limits: tuple[Limit, ...]
     steps: tuple[Step, ...]
     missing: tuple[str, ...]
-    """Which figures are not there, and why."""
+    """Which figures are absent, and why."""
     notes: tuple[str, ...]
     """How the run read what it was given."""
     bundle: str | None
@@ -72,17 +78,17 @@ class Summary:
 
     @property
     def headline(self) -> str:
-        """All that changed, on a line."""
+        """All that changed, on one line."""
         return " · ".join(self.changes)
 
     @classmethod
     def of(cls, report: Mapping[str, Json]) -> Summary:
-        """Read a ``report.json`` of schema version 1."""
+        """Summarise a ``report.json`` of this program's schema version."""
         return cls(
             title=f"{report['teacher']['family']} for {report['target']}, profile {report['profile']}",
             changes=_changes(report),
             rows=_rows(report),
-            limits=tuple(_limit(budget) for budget in report["budgets"]),
+            limits=tuple(_limit(budget, report) for budget in report["budgets"]),
             steps=tuple(_step(record) for record in report["passes"]),
             missing=_missing(report),
             notes=tuple(report["notes"]),
@@ -92,51 +98,20 @@ class Summary:
         )
 
 
-# -- figures ----------------------------------------------------------------------------------
+def legible(text: str) -> str:
+    """Remove control characters and marks that reverse the direction of writing: a file name may hold any."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")
 
 
-def legible(words: str) -> str:
-    """Without control characters and marks that turn the writing round: a file's name may hold any."""
-    return "".join(c for c in words if c.isprintable() or c == "\n")
-
-
-def count(value: float | None, unit: str = "") -> str:
-    """Three figures and a decimal prefix: 853018 is ``853k``."""
-    if value is None:
-        return NONE
-    prefix = ""
-    for limit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            value, prefix = value / limit, name
-            break
-    figure = f"{value:.2f}" if value < 10 and prefix else f"{value:.1f}" if value < 100 and prefix else f"{value:.0f}"
-    return f"{figure}{' ' if unit else ''}{prefix}{unit}"
-
-
-def milliseconds(value: float | None) -> str:
-    """Three figures or so: ``0.043 ms``, ``6.00 ms``, ``12.5 ms``, ``250 ms``."""
-    if value is None:
-        return NONE
-    return f"{value:.{3 if value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0}f} ms"
-
-
-def duration(seconds: float) -> str:
-    """``0.3 s``, ``42 s``, ``12 min 05 s``, ``3 h 20 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+# -- comparing --------------------------------------------------------------------------------
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio < 1.1 else f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
 
 
-# -- comparing --------------------------------------------------------------------------------
-
-
-def change(teacher: float | None, result: float | None, better: str, worse: str) -> tuple[str, bool | None]:
-    """``4.1x smaller`` and True; differences under half a percent are none."""
+def _ratio(teacher: float | None, result: float | None, better: str, worse: str) -> tuple[str, bool | None]:
+    """Compare two costs: ``4.1x smaller`` and True. Differences under half a percent are none."""
     if not teacher or not result:
         return "", None
     ratio = teacher / result
@@ -146,13 +121,13 @@ def change(teacher: float | None, result: float | None, better: str, worse: str)
 
 
 def _speed(report: Mapping[str, Json]) -> tuple[str, bool | None]:
-    """Faster or slower only where the interval says so: where it holds 1, neither is known."""
+    """Say faster or slower only where the interval of the speed-up excludes 1."""
     speedup, interval = report["speedup"], report["speedup_interval"]
     teacher, result = report["teacher"]["latency_ms"], report["result"]["latency_ms"]
     if not teacher or not result:
         return "", None
     if speedup is None or interval is None:
-        text, better = change(teacher["median"], result["median"], "faster", "slower")
+        text, better = _ratio(teacher["median"], result["median"], "faster", "slower")
     elif interval[0] <= 1 <= interval[1]:
         text, better = "as fast, within noise", None
     elif speedup > 1:
@@ -167,15 +142,14 @@ def _quality(report: Mapping[str, Json]) -> tuple[str, bool | None]:
     teacher, result = report["teacher"]["metric"], report["result"]["metric"]
     if not teacher or not result:
         return "", None
-    factor, _, unit = METRICS.get(result["name"], (1.0, "", ""))
-    difference = round((result["value"] - teacher["value"]) * factor, 2)
-    if difference == 0:
+    change = format_change(teacher["value"], result["value"], result["unit"])
+    if not change:
         return f"no change in {result['name']}", None
-    return f"{difference:+.2f}{unit}", difference > 0
+    return change, (result["value"] > teacher["value"]) == result["higher_is_better"]
 
 
 def _changes(report: Mapping[str, Json]) -> tuple[str, str, str]:
-    size, _ = change(report["teacher"]["bytes"], report["result"]["bytes"], "smaller", "larger")
+    size, _ = _ratio(report["teacher"]["bytes"], report["result"]["bytes"], "smaller", "larger")
     size = "the same size" if size == "the same" else size
     speed, _ = _speed(report)
     quality, _ = _quality(report)
@@ -184,53 +158,31 @@ def _changes(report: Mapping[str, Json]) -> tuple[str, str, str]:
 
 def _rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
     teacher, result = report["teacher"], report["result"]
+    metric = tuple(format_metric(side["metric"]) for side in (teacher, result))
     return (
         Row("precision", teacher["precision"] or NONE, result["precision"] or NONE, "", None),
-        Row(
-            "parameters",
-            count(teacher["params"]),
-            count(result["params"]),
-            *change(teacher["params"], result["params"], "fewer", "more"),
-        ),
-        Row(
-            "MACs",
-            count(teacher["macs"]),
-            count(result["macs"]),
-            *change(teacher["macs"], result["macs"], "fewer", "more"),
-        ),
-        Row(
-            "file",
-            count(teacher["bytes"], "B"),
-            count(result["bytes"], "B"),
-            *change(teacher["bytes"], result["bytes"], "smaller", "larger"),
-        ),
-        *_memory(teacher.get("memory_bytes"), result.get("memory_bytes")),
-        Row(_metric_name(report), metric(teacher["metric"]), metric(result["metric"]), *_quality(report)),
+        _cost("parameters", teacher["params"], result["params"], "", "fewer", "more"),
+        _cost("MACs", teacher["macs"], result["macs"], "", "fewer", "more"),
+        _cost("file", teacher["bytes"], result["bytes"], "B", "smaller", "larger"),
+        *_memory(teacher["memory_bytes"], result["memory_bytes"]),
+        Row(_metric_name(report), *metric, *_quality(report)),
         *_latency_rows(report),
     )
+
+
+def _cost(name: str, teacher: float | None, result: float | None, unit: str, better: str, worse: str) -> Row:
+    return Row(name, count(teacher, unit), count(result, unit), *_ratio(teacher, result, better, worse))
 
 
 def _memory(teacher: int | None, result: int | None) -> tuple[Row, ...]:
     if teacher is None or result is None:
         return ()
-    return (
-        Row(
-            "weights in memory", count(teacher, "B"), count(result, "B"), *change(teacher, result, "smaller", "larger")
-        ),
-    )
+    return (_cost("weights in memory", teacher, result, "B", "smaller", "larger"),)
 
 
 def _metric_name(report: Mapping[str, Json]) -> str:
-    judged = report["result"]["metric"] or report["teacher"]["metric"]
-    return f"{judged['name']}, {judged['samples']:,} samples" if judged else "accuracy"
-
-
-def metric(judged: Json) -> str:
-    """``89.00 %``, ``37.31 dB``."""
-    if not judged:
-        return NONE
-    factor, unit, _ = METRICS.get(judged["name"], (1.0, "", ""))
-    return f"{judged['value'] * factor:.2f}{unit}"
+    metric = report["result"]["metric"] or report["teacher"]["metric"]
+    return f"{metric['name']}, {metric['samples']:,} samples" if metric else "accuracy"
 
 
 def _latency_rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
@@ -243,24 +195,29 @@ def _latency_rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
     samples = result.get("samples") or teacher.get("samples")
     name = f"latency, median of {samples:,}" if samples else "latency"
     rows = [Row(name, milliseconds(teacher.get("median")), milliseconds(result.get("median")), verdict, better)]
-    for name in ("p90", "p99"):
-        ours, theirs = result.get(name), teacher.get(name)
-        if ours is not None or theirs is not None:
-            compared = change(theirs, ours, "faster", "slower")
-            rows.append(Row(f"latency, {name}", milliseconds(theirs), milliseconds(ours), *compared))
+    for percentile in ("p90", "p99"):
+        before, after = teacher.get(percentile), result.get(percentile)
+        if before is not None or after is not None:
+            compared = _ratio(before, after, "faster", "slower")
+            rows.append(Row(f"latency, {percentile}", milliseconds(before), milliseconds(after), *compared))
     return tuple(rows)
 
 
 # -- everything else --------------------------------------------------------------------------
 
 
-def _limit(outcome: Mapping[str, Json]) -> Limit:
+def _limit(outcome: Mapping[str, Json], report: Mapping[str, Json]) -> Limit:
     name, value = outcome["name"], outcome["value"]
-    texts = {"latency": milliseconds(value), "max-drop": f"{value or 0:.2f}", "bytes": count(value, "B")}
+    if value is None:
+        text = NONE
+    elif name == "max-drop":
+        text = format_drop(value, report["result"]["metric"]["unit"])
+    else:
+        text = milliseconds(value) if name == "latency" else count(value, "B" if name == "bytes" else "")
     return Limit(
         name,
         limit=outcome["limit"].removeprefix(f"{name}="),
-        value=NONE if value is None else texts.get(name, count(value)),
+        value=text,
         verdict={True: "met", False: "missed", None: "not judged"}[outcome["met"]],
         shortfall=outcome["shortfall"],
     )
@@ -281,19 +238,19 @@ def _step(record: Mapping[str, Json]) -> Step:
 
 
 def _notes(metrics: Mapping[str, Json]) -> tuple[str, ...]:
-    """A pass's plain metrics in words; ``x_before`` and ``x`` become one note, of tables only parity's is read."""
+    """Put a pass's plain metrics into words. ``x_before`` and ``x`` make one note; the only table read is parity's."""
     notes = []
     for key, value in metrics.items():
         stem = key.removesuffix("_before")
         if stem != key and stem in metrics:
             notes.append(f"{stem.replace('_', ' ')} {_figure(stem, value)} → {_figure(stem, metrics[stem])}")
-        elif f"{key}_before" not in metrics and value is not None and not isinstance(value, Mapping | list):
+        elif f"{key}_before" not in metrics and value is not None and _is_plain(value):
             notes.append(f"{key.replace('_', ' ')} {_figure(key, value)}")
     return (*notes, *_parity(metrics))
 
 
 def _parity(metrics: Mapping[str, Json]) -> list[str]:
-    """How faithful each step of the lowering was, and the first layer that was not."""
+    """Say how faithful each step of the lowering is, and name the first layer that drifts."""
     notes = []
     for rung in metrics.get("ladder") or ():
         agreement = "" if rung["agreement"] is None else f", {rung['agreement'] * 100:.1f} % of labels agree"
@@ -303,7 +260,17 @@ def _parity(metrics: Mapping[str, Json]) -> list[str]:
     return notes
 
 
+def _is_plain(value: Json) -> bool:
+    return not isinstance(value, Mapping | list) or _is_metric(value)
+
+
+def _is_metric(value: Json) -> bool:
+    return isinstance(value, Mapping) and {"name", "value", "unit", "higher_is_better"} <= value.keys()
+
+
 def _figure(name: str, value: Json) -> str:
+    if _is_metric(value):
+        return f"{value['name']} {format_metric(value)}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float) and "bytes" in name:

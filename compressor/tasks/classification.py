@@ -56,37 +56,42 @@ class Classification:
         sessions: Mapping[str, Session],
         seed: int,
     ) -> Json:
-        """What the teacher and the result make of single samples, for the report.
+        """Describe single samples through teacher and result, in the form of the report's ``samples``.
 
-        ``outcomes`` and ``sessions`` are of ``teacher`` and ``result``; the outcomes, what `evaluate` gave.
-        ``counts`` are over all samples of ``split``; ``shown`` are up to 24, as many as can be of those that
-        only one of the two has right, then of those that both have wrong, and right. ``image`` is a PNG in
-        base64 of 64 pixels a side or less. A label that is no class is null.
+        ``outcomes`` and ``sessions`` map ``teacher`` and ``result`` to what `evaluate` returned and to the session.
+        The facts count all samples of ``split``. Up to 24 are shown: first those that only one of the two has right,
+        then those that both have wrong, then those that both have right. An image has 64 pixels a side or less.
         """
         teacher, result, labels = outcomes["teacher"], outcomes["result"], split.labels
         before, after = teacher == labels, result == labels
         kinds = {
-            "lost": before & ~after,
-            "gained": ~before & after,
-            "both_wrong": ~before & ~after,
-            "both_right": before & after,
+            "only the teacher is right": before & ~after,
+            "only the result is right": ~before & after,
+            "both are wrong": ~before & ~after,
+            "both are right": before & after,
         }
         drawn = _drawn([np.flatnonzero(kind) for kind in kinds.values()], seed)
         images = split.pixels(drawn) if len(drawn) else np.empty(0, np.uint8)
 
-        def name(label: int) -> str | None:
-            return classes[label] if 0 <= label < len(classes) else None
+        def name(label: int) -> str:
+            return classes[label] if 0 <= label < len(classes) else "none"
 
+        def line(side: str, row: int) -> Json:
+            label = int(outcomes[side][row])
+            return {"name": side, "text": name(label), "good": label == int(labels[row])}
+
+        total = len(split)
         return {
-            "task": "classification",
+            "layout": "grid",
+            "title": "Predictions",
+            "text": f"{total:,} samples of {split.name}; those that only one of the two has right are shown first.",
             "judged_on": split.name,
-            "counts": {kind: int(members.sum()) for kind, members in kinds.items()},
+            "facts": [{"name": kind, "value": int(rows.sum()), "of": total} for kind, rows in kinds.items()],
             "shown": [
                 {
-                    "image": picture(image, _SIDE),
-                    "label": name(int(labels[row])),
-                    "teacher": name(int(teacher[row])),
-                    "result": name(int(result[row])),
+                    "name": name(int(labels[row])),
+                    "images": [{"caption": "", "png": picture(image, _SIDE)}],
+                    "lines": [line(side, row) for side in ("teacher", "result")],
                 }
                 for row, image in zip(drawn.tolist(), images, strict=True)
             ],

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compressor.core import Json, Metric, Progress, Session, UsageError
 from compressor.data import PreparedPhotographs
+from compressor.figures import format_change, format_value
 from compressor.preprocessing import normalize
 from compressor.tasks._picture import picture
 
@@ -66,12 +67,12 @@ class SuperResolution:
         sessions: Mapping[str, Session],
         seed: int,
     ) -> Json:
-        """What the teacher and the result make of some photographs, where the two differ most, for the report.
+        """Describe crops of single photographs, in the form of the report's ``samples``.
 
-        ``outcomes`` and ``sessions`` are of ``teacher`` and ``result``; the outcomes, what `evaluate` gave.
-        ``shown`` are up to three: those that the result loses most on. Of each, ``name``, ``teacher_db`` and
-        ``result_db`` of the whole image, and of one crop the pixels in base64, as PNG: ``low``, the network's input;
-        ``teacher``, ``result`` and ``truth``; and ``difference`` of the former two, eight times as large, around grey.
+        ``outcomes`` and ``sessions`` map ``teacher`` and ``result`` to what `evaluate` returned and to the session.
+        Up to three photographs are shown: those on which the result loses most against the teacher. The crop of each
+        lies where the two differ most. Its images are the input, the outputs of both, the target, and the difference
+        of the outputs, times eight, around grey. The dB are those of the whole photograph.
         """
         lost = np.argsort(outcomes["result"] - outcomes["teacher"], kind="stable")[:_SHOWN]
         shown: list[dict[str, Json]] = []
@@ -83,13 +84,30 @@ class SuperResolution:
             place = _worst(difference, split.enlarges)
             low = small[:, *(slice(at.start // split.enlarges, at.stop // split.enlarges) for at in place)]
             images = {
-                "low": low,
-                **{side: image[:, *place] for side, image in (*made.items(), ("truth", large))},
-                "difference": np.clip(8 * difference[:, *place] + 128, 0, 255).astype(np.uint8),
+                "input": low,
+                **{side: image[:, *place] for side, image in (*made.items(), ("target", large))},
+                "difference of the two, 8x": np.clip(8 * difference[:, *place] + 128, 0, 255).astype(np.uint8),
             }
-            decibels = {f"{side}_db": float(outcomes[side][row]) for side in made}
-            shown.append({"name": name, **decibels, **{kind: picture(image, _CROP) for kind, image in images.items()}})
-        return {"task": "super-resolution", "judged_on": split.name, "scale": split.enlarges, "shown": shown}
+            teacher, result = (float(outcomes[side][row]) for side in ("teacher", "result"))
+            change = format_change(teacher, result, "dB") or "no change"
+            shown.append(
+                {
+                    "name": name,
+                    "images": [{"caption": caption, "png": picture(image, _CROP)} for caption, image in images.items()],
+                    "lines": [
+                        {"name": "teacher", "text": format_value(teacher, "dB"), "good": None},
+                        {"name": "result", "text": f"{format_value(result, 'dB')} ({change})", "good": None},
+                    ],
+                }
+            )
+        return {
+            "layout": "rows",
+            "title": "Crops",
+            "text": f"Crops of {split.name}, {split.enlarges}x, pixel for pixel; dB are of the whole image.",
+            "judged_on": split.name,
+            "facts": [],
+            "shown": shown,
+        }
 
 
 def _worst(difference: NDArray[np.int32], scale: int) -> tuple[slice, slice]:

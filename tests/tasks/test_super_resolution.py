@@ -23,7 +23,7 @@ from compressor.bundle.runner import Model, cropped
 from compressor.core import InputSpec, PlanContext, UsageError
 from compressor.data import PhotographSource, PreparedPhotographs, load_data
 from compressor.export import export
-from compressor.frontend import save
+from compressor.frontend import save_weights
 from compressor.losses import Outputs, objective
 from compressor.losses.target_l1 import Pixels
 from compressor.models.common.imdb import IMDB, SLOPE
@@ -393,7 +393,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, compress: Callable[..., Any
     """Of a tiny network, in floats; judged on photographs."""
     root = tmp_path_factory.mktemp("sr")
     torch.manual_seed(0)
-    save(TINY.build().state_dict(), root / "tiny.safetensors")
+    save_weights(TINY.build().state_dict(), root / "tiny.safetensors")
     photos = folder(root / "photos", 3)
     done = compress(
         "run", root / "tiny.safetensors", "--target", "host", "--profile", "float", "--eval", photos,

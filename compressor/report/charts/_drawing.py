@@ -23,54 +23,56 @@ COLOURS = {
     "bad": "#050505",
     "accent": "#060606",
 }
-"""What Matplotlib draws with, and the page's style then replaces by its own colour of that name."""
+"""Placeholders that Matplotlib draws with; `Drawing.svg` replaces each by the page's colour of that name."""
 
 _WIDTH = 5.0
 _LONGEST = 22
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the chart."""
+    """Cut a label so that it leaves room for the chart."""
     label = legible(label)
     return label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
 
 
 class Drawing:
-    """A chart in the making: ``axes`` to draw on, then `svg`."""
+    """A chart in the making: draw on ``axes``, then call `svg`."""
 
     def __init__(self, figure: Any, axes: Any) -> None:
         self.axes = axes
         self._figure = figure
 
-    def svg(self, told: str) -> Markup:
-        """The chart as an element; ``told`` is for those who do not see it."""
+    def svg(self, description: str) -> Markup:
+        """Return the chart as an element; ``description`` is its label for screen readers."""
         buffer = io.BytesIO()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of glyphs that Matplotlib's font lacks: the reader's may have them
+            warnings.simplefilter("ignore")  # a glyph that Matplotlib's font lacks may be in the reader's
             self._figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = buffer.getvalue().decode()
         text = text[text.index("<svg") :]
         text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
-        text = re.sub(r' id="[a-zA-Z0-9.]+_[0-9]+"', "", text)  # of groups: nothing refers to them
-        text = re.sub(r' (d|x|y)="[^"]*"', lambda m: re.sub(r"(\.[0-9]{2})[0-9]+", r"\1", m[0]), text)  # near enough
+        text = re.sub(r' id="[a-zA-Z0-9.]+_[0-9]+"', "", text)  # nothing refers to the ids of groups
+        text = re.sub(
+            r' (d|x|y)="[^"]*"', lambda m: re.sub(r"(\.[0-9]{2})[0-9]+", r"\1", m[0]), text
+        )  # two decimals suffice
         for name, colour in COLOURS.items():
             text = text.replace(colour, f"var(--{name})")
         text = re.sub(r" font-family: [^;]*;", "", text)  # the page's own
         text = re.sub(r"\s*\n\s*", " ", text)
         size = re.search(r'viewBox="[^"]*"', text)
         assert size is not None
-        text, label = legible(text), escape(legible(told))
+        text, label = legible(text), escape(legible(description))
         opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]} role="img" aria-label="{label}">'
         return Markup(opening + text[text.index(">") + 1 :])  # noqa: S704 - Matplotlib escapes what it is given
 
 
 @contextmanager
 def drawing(height: float, name: str) -> Iterator[Drawing]:
-    """A chart of so many inches (5 wide). ``name`` keeps apart what charts of one page define for themselves."""
+    """Open a chart of ``height`` inches by 5. ``name`` makes the ids of one page's charts differ."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # A page is the same for the same report: no dates, and ids that follow from what is drawn.
+    # The same report gives the same page: no dates, and ids that depend only on the drawing.
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
@@ -101,7 +103,7 @@ def drawing(height: float, name: str) -> Iterator[Drawing]:
 
 
 def ticks(words: Callable[[float], str]) -> Any:
-    """A formatter for an axis."""
+    """Make an axis formatter of a function from a value to its text."""
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: words(value))

@@ -1,4 +1,4 @@
-"""How latencies are spread."""
+"""Distributions of latencies."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _BINS = 60
 
 
 def latencies(samples: Mapping[str, Sequence[float]]) -> Markup:
-    """A histogram of milliseconds for each name, one above the other on one logarithmic axis; medians are marked."""
+    """Draw a histogram of milliseconds for each name, stacked over one logarithmic axis, with the medians marked."""
     import numpy as np
 
-    everything = np.concatenate([np.asarray(taken, np.float64) for taken in samples.values()])
+    everything = np.concatenate([np.asarray(values, np.float64) for values in samples.values()])
     low, high = float(everything.min()), float(everything.max())
     low, high = (low, high) if high > low * 1.01 else (low * 0.9, high * 1.1)
     edges = np.geomspace(low, high, _BINS + 1)
-    medians = {name: float(np.median(taken)) for name, taken in samples.items()}
+    medians = {name: float(np.median(values)) for name, values in samples.items()}
     with drawing(0.7 + 1.0 * len(samples), "latencies") as chart:
         axes = chart.axes
-        for row, (name, taken) in enumerate(samples.items()):
+        for row, (name, values) in enumerate(samples.items()):
             floor = 1.3 * (len(samples) - 1 - row)
-            counts, _ = np.histogram(taken, edges)
+            counts, _ = np.histogram(values, edges)
             heights = floor + counts / max(1, counts.max())
             style = {"color": COLOURS["quiet" if row == 0 else "accent"]}
             axes.stairs(heights, edges, baseline=floor, fill=True, alpha=0.55, lw=0, **style)
@@ -51,13 +51,13 @@ def latencies(samples: Mapping[str, Sequence[float]]) -> Markup:
         axes.grid(axis="y", visible=False)
         return chart.svg(
             ", ".join(
-                f"{name}: {len(taken):,} samples, median {medians[name]:.3g} ms" for name, taken in samples.items()
+                f"{name}: {len(values):,} samples, median {medians[name]:.3g} ms" for name, values in samples.items()
             )
         )
 
 
 def medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
-    """The median of each block of samples, in the order they were taken: whether the machine was steady."""
+    """Draw the median of each block of samples in the order of measurement, which shows how steady the machine was."""
     with drawing(0.7 + 1.0 * len(blocks), "blocks") as chart:
         axes = chart.axes
         for row, (name, taken) in enumerate(blocks.items()):
@@ -70,11 +70,11 @@ def medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-        return chart.svg(f"medians of {max(map(len, blocks.values()))} blocks of {', '.join(blocks)}, in turn")
+        return chart.svg(f"medians of {max(map(len, blocks.values()))} blocks of {', '.join(blocks)}, in order")
 
 
 def _marks(low: float, high: float) -> list[float]:
-    """Up to about six round figures within the range: of 1, 2 and 5 times powers of ten, else evenly."""
+    """Choose up to about six round figures in the range: 1, 2 and 5 times powers of ten, else evenly spaced."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         marks = [float(f"{step}e{power}") for power in decades for step in steps]

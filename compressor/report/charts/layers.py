@@ -1,4 +1,4 @@
-"""A figure for each layer, in the graph's order."""
+"""A figure for each layer, in the order of the graph."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from compressor.report.charts._drawing import COLOURS, drawing
 __all__ = ["bits", "drift"]
 
 _PERFECT = 100.0
-"""Decibels that the chart has room for: a tensor that is kept to the bit would flatten all others."""
+"""Upper end of the axis in dB: a bit-exact tensor would flatten all others."""
 
 
 def drift(decibels: Sequence[float], limit: float | None, lowest: str) -> Markup:
-    """How well each tensor of the graph is kept, and the limit under which one is said to drift.
+    """Draw the signal-to-noise ratio of each tensor, and the limit under which a tensor drifts.
 
-    ``lowest`` is the name of the least faithful.
+    ``lowest`` names the least faithful tensor.
     """
     with drawing(2.6, "drift") as chart:
         axes = chart.axes
@@ -34,12 +34,14 @@ def drift(decibels: Sequence[float], limit: float | None, lowest: str) -> Markup
         ceiling = min(max(decibels), _PERFECT)
         axes.set(xlabel="tensor, from the input to the output", ylabel="signal to noise, dB")
         axes.set(ylim=(max(0, floor - 5), max(ceiling, floor) + 5))
-        told = f"signal to noise of {len(decibels)} tensors, from {max(decibels):.0f} down to {min(decibels):.0f} dB"
-        return chart.svg(f"{told}, the least at {lowest}")
+        description = (
+            f"signal to noise of {len(decibels)} tensors, from {max(decibels):.0f} down to {min(decibels):.0f} dB"
+        )
+        return chart.svg(f"{description}, the least at {lowest}")
 
 
 def bits(widths: Sequence[int]) -> Markup:
-    """The bits that each weight of a layer takes in the file."""
+    """Draw the bits of each layer's weights in the file."""
     with drawing(2.0, "bits") as chart:
         edges = [number - 0.5 for number in range(len(widths) + 1)]
         chart.axes.stairs(widths, edges, fill=True, color=COLOURS["accent"], alpha=0.55, lw=0)

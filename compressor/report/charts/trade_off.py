@@ -1,4 +1,4 @@
-"""Several runs: what they cost against what they are worth."""
+"""The metric of several runs against their cost."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ def trade_off(
     runs: Sequence[tuple[str, float, float]],
     teachers: Sequence[tuple[float, float]],
     name: str,
-    worth: str,
-    words: Callable[[float], str],
+    axis: str,
+    format_cost: Callable[[float], str],
 ) -> Markup:
-    """Label, cost and worth of each run, and cost and worth of their teachers; ``words`` says a cost."""
+    """Draw runs (label, cost, metric) and teachers (cost, metric).
+
+    ``name`` is that of the cost, ``axis`` that of the metric with its unit; ``format_cost`` prints a cost.
+    """
     with drawing(3.0, f"trade-off {name}") as chart:
         axes = chart.axes
         if teachers:
@@ -35,12 +38,12 @@ def trade_off(
             axes.set_xticks(_between(min(costs), max(costs)))
             axes.set_xticks([], minor=True)
         axes.margins(0.14)
-        axes.set(xlabel=name, ylabel=short(worth))
-        axes.xaxis.set_major_formatter(ticks(words))
+        axes.set(xlabel=name, ylabel=short(axis))
+        axes.xaxis.set_major_formatter(ticks(format_cost))
         if teachers:
             axes.legend(frameon=False, loc="lower right", handletextpad=0.3)
-        told = "; ".join(f"{label}: {words(cost)}, {value:.2f}" for label, cost, value in runs)
-        return chart.svg(f"{worth} against {name}: {told}")
+        points = "; ".join(f"{label}: {format_cost(cost)}, {value:.2f}" for label, cost, value in runs)
+        return chart.svg(f"{axis} against {name}: {points}")
 
 
 def _between(low: float, high: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""The loss over a training."""
+"""The loss over the steps of a training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["training"]
 
 _POINTS = 200
 _FEW = 40
-"""So many points or fewer are marked one by one."""
+"""Up to this number, points are marked one by one."""
 
 
 def training(points: Sequence[Mapping[str, Json]], losses: Sequence[str], name: str) -> Markup:
-    """The loss over the steps, and each of its parts where there are several; ``name`` is what it is of.
+    """Draw the loss over the steps, and its parts where there are several; ``name`` is the pass.
 
-    Of more than 200 points, as many are drawn, evenly from the first to the last.
+    At most 200 points are drawn, evenly spaced from the first to the last.
     """
     last = len(points) - 1
     rows = [round(last * i / (_POINTS - 1)) for i in range(_POINTS)] if last >= _POINTS else range(last + 1)

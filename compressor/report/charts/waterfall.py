@@ -13,7 +13,7 @@ __all__ = ["waterfall"]
 
 _ROWS = 14
 _NARROWEST = 0.1
-"""Points or dB that an axis of marks spans at least: it would make a mountain of a rounding error."""
+"""Points or dB that an axis of marks spans at least, so that a rounding error looks small."""
 
 
 def waterfall(
@@ -22,15 +22,15 @@ def waterfall(
     steps: Sequence[tuple[str, float]],
     words: Callable[[float], str],
     signed: Callable[[float], str],
-    marks: Callable[[float], str],
+    tick: Callable[[float], str],
     *,
     lower_is_better: bool,
 ) -> Markup:
-    """The teacher, each step (what it is owed to, and the figure after it) and the result, which is the last step's.
+    """Draw the teacher, each step (its passes, and the figure after it) and the result, which is the last step's.
 
-    ``words`` says a figure, ``signed`` a difference, ``marks`` the axis. What is better the lower has bars from
-    zero; else the axis shows where the figures lie, and they are marks. Of more than 14 steps the smallest are
-    drawn as one, the last.
+    ``words`` prints a figure, ``signed`` a difference, ``tick`` a mark of the axis. Figures for which lower is better
+    are bars from zero; others are marks on an axis that spans their range. Of more than 14 steps the smallest are
+    drawn together, as the last.
     """
     result = steps[-1][1] if steps else teacher
     changes = [
@@ -62,9 +62,9 @@ def waterfall(
                 axes.barh(row, change, 0.56, left=before, color=hue)
         for row, value in enumerate(reached):  # from one step to the next
             axes.plot([value, value], [row - 0.28, min(row + 1.28, len(labels) - 0.72)], color=COLOURS["ink"], lw=0.8)
-        said = [words(teacher), *(signed(change) for _, change in changes), words(result)]
+        texts = [words(teacher), *(signed(change) for _, change in changes), words(result)]
         ends = [teacher, *(max(pair) for pair in pairwise(reached)), result]
-        for row, (text, end) in enumerate(zip(said, ends, strict=True)):
+        for row, (text, end) in enumerate(zip(texts, ends, strict=True)):
             axes.annotate(text, (end, row), xytext=(7, 0), textcoords="offset points", va="center")
         if lower_is_better:
             left = 0.0
@@ -74,11 +74,11 @@ def waterfall(
             left = low - 0.15 * (high - low)
         axes.set(xlim=(left, high + 0.34 * (high - left)), ylim=(len(labels) - 0.5, -0.5))
         axes.set_yticks(range(len(labels)), labels, color=COLOURS["ink"])
-        axes.xaxis.set_major_formatter(ticks(marks))
+        axes.xaxis.set_major_formatter(ticks(tick))
         axes.xaxis.set_major_locator(_few())
         axes.grid(axis="y", visible=False)
-        told = ", ".join(f"{label} {text}" for label, text in zip(labels, said, strict=True))
-        return chart.svg(f"{name}: {told}")
+        description = ", ".join(f"{label} {text}" for label, text in zip(labels, texts, strict=True))
+        return chart.svg(f"{name}: {description}")
 
 
 def _few() -> object:

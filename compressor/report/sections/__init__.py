@@ -1,4 +1,4 @@
-"""What a page says, a section a file: a function from a report to a `Section`, or to None where there is none to show.
+"""The sections of a page, one in a file: a function from a report to a `Section`, or to None if there is none to show.
 
-They make words and drawings; the template only lays them out. Whatever a report holds, a section stays small.
+Sections make text and drawings; the template only lays them out. Each section bounds its own size.
 """

@@ -1,4 +1,4 @@
-"""What a section is made of."""
+"""The parts of a section."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _WORDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns' heads and rows of words; the first of a row is its head."""
+    """Column heads and rows of text; the first cell of a row is its head."""
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left_out: int
-    """Rows that are in report.json only."""
+    """Number of rows that are in report.json only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing, and its figures for those who do not see it."""
+    """A drawing, and a table of its figures."""
 
     title: str
     svg: Markup
@@ -39,16 +39,16 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A sample: its images (source, alternative text, caption) and what is said of it, each with a mark."""
+    """A sample: its images (source, alternative text, caption) and lines of text."""
 
     images: tuple[tuple[str, str, str], ...]
     lines: tuple[tuple[str, str], ...]
-    """A class of the page's style, and words."""
+    """A class of the page's style, and the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page. ``id`` is what links within the page lead to."""
+    """A part of the page. Links within the page lead to its ``id``."""
 
     id: str
     title: str
@@ -56,27 +56,29 @@ class Section:
     charts: tuple[Chart, ...] = ()
     table: Table | None = None
     pictures: tuple[Picture, ...] = ()
+    layout: str = "grid"
+    """How pictures are laid out: ``grid``, or ``rows`` with the images of each side by side."""
     steps: tuple[Step, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
-    """Terms and what is so called."""
+    """Terms and their values."""
     command: str | None = None
-    """What may be copied into a shell."""
+    """Text to copy into a shell."""
 
 
 def table(name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of at most 250 rows."""
+    """Make a table of at most 250 rows."""
     every = list(rows)
     kept = tuple(tuple(cut(cell) for cell in row) for row in every[:_ROWS])
     return Table(name, tuple(columns), kept, len(every) - len(kept))
 
 
 def cut(words: str) -> str:
-    """At most 300 characters: a report's strings may be of any length."""
+    """Cut a text to 300 characters: a report's strings may be of any length."""
     return words if len(words) <= _WORDS else f"{words[:_WORDS]} …"
 
 
 def picture(base64: Json) -> str | None:
-    """What an image's ``src`` is. None for anything but the base64 of a PNG: a report may be anybody's."""
+    """Return an image's ``src``, or None for anything but a PNG in base64: anybody may have written the report."""
     if isinstance(base64, str) and re.fullmatch(r"iVBORw0KGgo[A-Za-z0-9+/]+={0,2}", base64):
         return f"data:image/png;base64,{base64}"
     return None

@@ -1,13 +1,13 @@
-"""What each layer is stored in, and how far it drifts."""
+"""Precision of each layer, and how far its output drifts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from compressor.core import Json
+from compressor.figures import count
 from compressor.report.charts.layers import bits, drift
 from compressor.report.sections._section import Chart, Section, cut, table
-from compressor.report.summary import count
 
 __all__ = ["layers"]
 
@@ -15,7 +15,7 @@ _DRAWN = 2000
 
 
 def layers(report: Mapping[str, Json]) -> Section | None:
-    """The last verification's comparison, tensor by tensor, of the lowered graph with the float one."""
+    """Show how the last verification compared the lowered graph with the float graph, tensor by tensor."""
     done = [record for record in report["passes"] if record["metrics"].get("layers")]
     compared = [layer for layer in done[-1]["metrics"]["layers"] if layer.get("tensor")] if done else []
     if not compared:
@@ -23,7 +23,7 @@ def layers(report: Mapping[str, Json]) -> Section | None:
     least = min(compared, key=lambda layer: layer["db"])
     limit = done[-1]["settings"].get("drift_db")
     first = done[-1]["metrics"].get("first_drift")
-    said = f"The first to drift is {first['tensor']}, at {first['db']:.0f} dB." if first else "None drifts."
+    drifting = f"The first to drift is {first['tensor']}, at {first['db']:.0f} dB." if first else "No layer drifts."
     rows = (
         (
             layer["tensor"],
@@ -41,11 +41,13 @@ def layers(report: Mapping[str, Json]) -> Section | None:
     widths = [layer["bits"] for layer in compared if "bits" in layer]
     if len(set(widths)) > 1:
         charts.append(Chart("Precision: bits of each layer's weights", bits(widths[:_DRAWN])))
-    words = (said, f"The least faithful is {least['tensor']}, {least['db']:.0f} dB.", _precision(widths))
-    return Section("layers", "Precision and drift, layer by layer", tuple(cut(w) for w in words if w), tuple(charts))
+    text = (drifting, f"The least faithful is {least['tensor']}, {least['db']:.0f} dB.", _precision(widths))
+    return Section(
+        "layers", "Precision and drift, layer by layer", tuple(cut(line) for line in text if line), tuple(charts)
+    )
 
 
 def _precision(widths: list[int]) -> str:
-    """How many layers have weights of how many bits."""
+    """Count the layers by the bits of their weights."""
     kinds = [f"{widths.count(each)} of {each} bits" for each in sorted(set(widths), reverse=True)]
     return f"Layers with weights: {', '.join(kinds)}." if kinds else ""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compressor.core import Json
+from compressor.figures import count
 from compressor.report.sections._section import Section, cut, table
-from compressor.report.summary import Summary, count
+from compressor.report.summary import Summary
 
 __all__ = ["again", "made"]
 
 
 def made(report: Mapping[str, Json]) -> Section:
-    """The bundle's files, and what is left to do."""
+    """List the bundle's files, and what is left to do."""
     left = Summary.of(report).next
     bundle = report["bundle"]
     if not bundle:
@@ -24,7 +25,7 @@ def made(report: Mapping[str, Json]) -> Section:
 
 
 def again(report: Mapping[str, Json]) -> Section:
-    """The command as it was typed."""
-    words = "In the same folder, on the same data; what finished passes left there is taken from it."
-    resolved = "resolved.toml, beside this page, is the same plan with everything spelled out: --profile takes it."
-    return Section("again", "How to run it again", (words, resolved), command=Summary.of(report).command)
+    """Show the command as it was typed."""
+    text = "Run it in the same folder, on the same data. Passes that finished are answered from the cache there."
+    resolved = "resolved.toml, beside this page, is the same plan with every setting: give it to --profile."
+    return Section("again", "How to run it again", (text, resolved), command=Summary.of(report).command)

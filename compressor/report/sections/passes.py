@@ -12,20 +12,20 @@ __all__ = ["passes"]
 
 _PASSES = 250
 _ROOM = 800_000
-"""Characters that all passes together may take."""
+"""Characters for all passes together."""
 
 
 def passes(report: Mapping[str, Json]) -> Section:
-    """What each pass took, told, warned of and was set to, as far as there is room for."""
+    """Show the time, figures, warnings and settings of each pass, as far as there is room."""
     every = Summary.of(report).steps
     steps = every[:_PASSES]
     left = len(every) - len(steps)
-    words = (f"{left} more passes are in report.json.",) if left else ()
-    return Section("passes", "Pass by pass", words, steps=tuple(_short(s, _ROOM // len(steps)) for s in steps))
+    text = (f"{left} more passes are in report.json.",) if left else ()
+    return Section("passes", "Pass by pass", text, steps=tuple(_short(s, _ROOM // len(steps)) for s in steps))
 
 
 def _short(step: Step, room: int) -> Step:
-    """The warnings first, then notes, then settings."""
+    """Shorten a step: warnings have the first claim on the room, then notes, then settings."""
 
     def fitting(lines: Sequence[str]) -> tuple[str, ...]:
         nonlocal room

@@ -1,87 +1,72 @@
-"""What teacher and result make of single samples."""
+"""Single samples through teacher and result, laid out as their task says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from compressor.core import Json
-from compressor.report.sections._section import Picture, Section, cut, picture, table
+from compressor.report.sections._section import Picture, Section, Table, cut, picture, table
 
 __all__ = ["samples"]
 
 _SHOWN = 24
 _BYTES = 900_000
-"""Of all images together."""
+"""Size of all images together."""
+_NAME = 40
+"""Characters of a label or a file's name."""
 
-_KINDS = {
-    "lost": "the teacher alone has right",
-    "gained": "the result alone has right",
-    "both_wrong": "neither has right",
-    "both_right": "both have right",
-}
+_MARKS = {True: ("good", "✓ "), False: ("bad", "✗ "), None: ("", "")}
 
 
 def samples(report: Mapping[str, Json]) -> Section | None:
-    """Predictions beside their images; of super-resolution, crops side by side."""
-    told = report["samples"]
-    if not told or not told["shown"]:
+    """Show the report's ``samples``: images with their captions, and a line for each thing said of them."""
+    found = report["samples"]
+    if not found or not found["shown"]:
         return None
-    if told["task"] == "super-resolution":
-        words = f"Crops of {told['judged_on']}, {told['scale']}x, pixel for pixel; dB are of the whole image."
-        return Section("samples", "Crops", (cut(words),), pictures=_within(map(_crop, told["shown"][:_SHOWN])))
-    counts = told["counts"]
-    total = sum(counts.values())
-    rows = (
-        (f"what {_KINDS[kind]}", f"{number:,}", _share(number, total))
-        for kind, number in counts.items()
-        if kind in _KINDS
-    )
-    words = f"Of {total:,} samples of {told['judged_on']}; those that only one of the two has right are shown first."
     return Section(
         "samples",
-        "Predictions",
-        (cut(words),),
-        table=table("predictions", ("samples", "number", "share"), rows),
-        pictures=_within(map(_prediction, told["shown"][:_SHOWN])),
+        cut(found["title"]),
+        (cut(found["text"]),),
+        table=_facts(found["facts"]),
+        pictures=_within(map(_picture, found["shown"][:_SHOWN])),
+        layout=found["layout"],
     )
 
 
-def _within(shown: map[Picture]) -> tuple[Picture, ...]:
-    """As many as there is room for on the page."""
-    kept, size = [], 0
-    for each in shown:
-        size += sum(len(source) for source, _, _ in each.images)
-        if size > _BYTES:
-            break
-        kept.append(each)
-    return tuple(kept)
+def _facts(facts: Json) -> Table | None:
+    rows = ((fact["name"], f"{fact['value']:,}", _share(fact["value"], fact["of"])) for fact in facts)
+    return table("all samples", ("samples", "number", "share"), rows) if facts else None
 
 
 def _share(number: int, total: int) -> str:
     return f"{100 * number / total:.2f} %" if total else ""
 
 
-def _prediction(sample: Json) -> Picture:
-    label = _name(sample["label"])
-    lines = [("", f"is {label}")]
-    for side in ("teacher", "result"):
-        right = sample[side] == sample["label"]
-        lines.append(("good" if right else "bad", f"{'✓' if right else '✗'} {side}: {_name(sample[side])}"))
-    source = picture(sample["image"])
-    return Picture(((source, f"a sample of {label}", ""),) if source else (), tuple(lines))
+def _picture(sample: Json) -> Picture:
+    name = _short(sample["name"])
+    sources = [(picture(image["png"]), _short(image["caption"])) for image in sample["images"]]
+    images = tuple(
+        (source, f"{name}: {caption}" if caption else f"a sample of {name}", caption)
+        for source, caption in sources
+        if source is not None
+    )
+    lines = [("", name)]
+    for line in sample["lines"]:
+        style, mark = _MARKS[line["good"]]
+        lines.append((style, f"{mark}{_short(line['name'])}: {_short(line['text'])}"))
+    return Picture(images, tuple(lines))
 
 
-def _name(label: Json) -> str:
-    words = "none" if label is None else str(label)
-    return words if len(words) <= 40 else f"{words[:39]}…"
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME else f"{text[: _NAME - 1]}…"
 
 
-def _crop(sample: Json) -> Picture:
-    name = _name(sample["name"])
-    sides = {"low": "input", "teacher": "teacher", "result": "result", "truth": "truth",
-             "difference": "difference of the two, 8x"}  # fmt: skip
-    sources = [(picture(sample.get(side)), f"{name}: {word}", word) for side, word in sides.items()]
-    images = tuple((source, told, word) for source, told, word in sources if source is not None)
-    difference = round(sample["result_db"] - sample["teacher_db"], 2) + 0.0  # no minus before a zero
-    decibels = f"teacher {sample['teacher_db']:.2f} dB, result {sample['result_db']:.2f} dB ({difference:+.2f})"
-    return Picture(images, (("", name), ("", decibels)))
+def _within(pictures: Iterable[Picture]) -> tuple[Picture, ...]:
+    """Keep as many as there is room for on the page."""
+    kept, size = [], 0
+    for each in pictures:
+        size += sum(len(source) for source, _, _ in each.images)
+        if size > _BYTES:
+            break
+        kept.append(each)
+    return tuple(kept)

@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compressor.core import Json
+from compressor.figures import count, duration
 from compressor.report.charts.front import front
 from compressor.report.sections._section import Chart, Section, cut, table
-from compressor.report.summary import count, duration
 
 __all__ = ["search"]
 
 
 def search(report: Mapping[str, Json]) -> Section | None:
-    """The last search's Pareto front, its finalists, and their trials where there were some."""
+    """Show the last search: its Pareto front, its finalists, and their successive halving if there was one."""
     done = [record for record in report["passes"] if record["metrics"].get("front")]
     if not done:
         return None
     metrics = done[-1]["metrics"]
     finalists = metrics.get("finalists") or []
-    words = [
+    text = [
         f"{metrics['evaluated']:,} students of {metrics['space']} within {metrics['budget']} were scored untrained, "
-        f"on {metrics['scored_on']}; {len(finalists)} of them were measured whole, as {metrics['timed_as']}.",
+        f"on {metrics['scored_on']}; {len(finalists)} of them were measured end to end, as {metrics['timed_as']}.",
         f"The score: {metrics['score']}.",
     ]
     charts = []
     if all("score" in line for line in metrics["front"]):
         points = [(line["latency_share_predicted"], line["score"]) for line in metrics["front"]]
         measured = [(line["latency_share_predicted"], line["score"]) for line in finalists]
-        taken = next(
+        chosen = next(
             (p for line, p in zip(finalists, measured, strict=True) if line["student"] == metrics["student"]), None
         )
-        seen = [(share, score) for share, score in metrics.get("candidates") or []]
+        candidates = [(share, score) for share, score in metrics.get("candidates") or []]
         best = table(
             "Pareto front",
             ("student", "rank", "score", "predicted latency", "parameters", "MACs"),
@@ -47,14 +47,14 @@ def search(report: Mapping[str, Json]) -> Section | None:
                 for line in metrics["front"]
             ),
         )
-        svg = front(seen, points, measured, taken)
+        svg = front(candidates, points, measured, chosen)
         charts.append(Chart("Score against latency", svg, best))
     if trials := metrics.get("trials"):
-        words.append(_trials(trials))
+        text.append(_trials(trials))
     rows = [
         (
             line["student"],
-            "taken" if line["student"] == metrics["student"] else "",
+            "chosen" if line["student"] == metrics["student"] else "",
             f"{100 * line['latency_share']:.1f} %",
             count(line["bytes"], "B"),
             *_reached(trials, line["student"]),
@@ -62,7 +62,7 @@ def search(report: Mapping[str, Json]) -> Section | None:
         for line in finalists
     ]
     columns = ("finalist", "", "latency, of the teacher's", "file", *(["top1 in its trials"] if trials else []))
-    return Section("search", "The search", tuple(map(cut, words)), tuple(charts), table("finalists", columns, rows))
+    return Section("search", "The search", tuple(map(cut, text)), tuple(charts), table("finalists", columns, rows))
 
 
 def _trials(trials: Json) -> str:

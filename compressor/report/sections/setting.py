@@ -1,4 +1,4 @@
-"""What went in, and what it was made with."""
+"""Input, data and environment of a run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from collections.abc import Iterator, Mapping
 
 from compressor.core import Json
+from compressor.figures import count
 from compressor.report.sections._section import Section, cut, table
-from compressor.report.summary import count
 
 __all__ = ["setting"]
 
 _FEATURES = ("avx2", "fma", "avx512_vnni", "avx_vnni", "asimddp", "fphp")
-"""Of a CPU's features those that decide which kernels run."""
+"""CPU features that decide which kernels run."""
 
 
 def setting(report: Mapping[str, Json]) -> Section:
-    """Input, data, machine and versions."""
+    """Show input, data, machine and versions."""
     facts = tuple((name, cut(words)) for name, words in _facts(report))
     versions = table("versions", ("library", "version"), report["versions"].items())
     return Section("environment", "Input, data and environment", facts=facts, table=versions)
@@ -42,7 +42,7 @@ def _facts(report: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     cores = f"{here['cores']} core{'' if here['cores'] == 1 else 's'}"
     memory = count(here["memory_mb"] * 2**20, "B")
     yield "machine", f"{here['board'] or here['cpu']}, {here['arch']}, {cores}, {memory} of memory"
-    yield "CPU features", ", ".join(f for f in _FEATURES if f in here["features"]) or "none that matter here"
-    yield "frequency governor", here["governor"] or "not told by the kernel"
+    yield "CPU features", ", ".join(f for f in _FEATURES if f in here["features"]) or "none that choose kernels"
+    yield "frequency governor", here["governor"] or "unknown"
     yield "load", ", ".join(f"{each:.1f}" for each in here["load"]) + " over 1, 5 and 15 minutes"
     yield "system", f"{here['system']}, Python {here['python']}"

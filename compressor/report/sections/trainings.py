@@ -14,15 +14,15 @@ _CHARTS = 12
 
 
 def trainings(report: Mapping[str, Json]) -> Section | None:
-    """The loss over every training, the first twelve of them drawn."""
+    """Show the loss of every training; draw the first twelve."""
     done = [(record["kind"], record["metrics"]) for record in report["passes"]]
     trained = [(kind, metrics) for kind, metrics in done if len(metrics.get("curve") or ()) > 1]
     if not trained:
         return None
     left = len(trained) - _CHARTS
-    words = (f"{left} more trainings are in report.json.",) if left > 0 else ()
+    text = (f"{left} more trainings are in report.json.",) if left > 0 else ()
     charts = tuple(_chart(kind, metrics) for kind, metrics in trained[:_CHARTS])
-    return Section("training", "Training", words, charts)
+    return Section("training", "Training", text, charts)
 
 
 def _chart(kind: str, metrics: Mapping[str, Json]) -> Chart:
@@ -32,5 +32,5 @@ def _chart(kind: str, metrics: Mapping[str, Json]) -> Chart:
         for point in metrics["curve"]
     )
     columns = ("step", "learning rate", "loss", *losses)
-    title = f"{kind}: {metrics['steps']:,} steps of {metrics['batch']} images"
+    title = f"{kind}: {metrics['steps']:,} steps of {metrics['batch']} samples"
     return Chart(title, training(metrics["curve"], losses, kind), table(f"loss of {kind}", columns, rows))
