@@ -1,0 +1,127 @@
+"""``compress run``: compress a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressor.cli._options import Arch, AsJson, BoardUrl, InputSize, MaxDrop, ModelFile, Trust
+from compressor.cli._printing import print_document, print_json, stderr_console, stdout_console, watch_run
+from compressor.core import Json
+
+if TYPE_CHECKING:
+    from compressor.plan import Plan
+    from compressor.teacher import Teacher
+
+__all__ = ["run"]
+
+_Target = Annotated[str | None, typer.Option(metavar="T", help="Where it will run: see `compress targets`.")]
+_Profile = Annotated[str | None, typer.Option(metavar="P", help="How to compress: see `compress profiles`.")]
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE", help="A folder or zip of images, an .npz, builtin:digits, or package.module:callable."
+    ),
+]
+_Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        "--eval", metavar="SOURCE", help="Samples to evaluate on. Default: the test half of --data, or a part held out."
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="The run's folder. Default: runs/MODEL-TARGET-PROFILE."),
+]
+_Normalize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N", help="imagenet, cifar10, unit, symmetric, raw or MEAN/STD. Default: found out with the data."
+    ),
+]
+_Budget = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=LIMIT", help="latency=25%, latency=5ms, params=200k, macs=20M, bytes=500k."),
+]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PASS.FIELD=VALUE", help="Change a setting of the profile.")
+]
+_Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of all random draws. Default: 0.")]
+_Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where training happens. Default: cpu.")]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Start over in a folder that has a run.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Do every check that a run does first, and stop.")]
+
+
+def run(
+    model: ModelFile,
+    target: _Target = None,
+    profile: _Profile = None,
+    arch: Arch = None,
+    data: _Data = None,
+    evaluate: _Evaluate = None,
+    output: _Output = None,
+    input: InputSize = None,
+    normalize: _Normalize = None,
+    budget: _Budget = None,
+    max_drop: MaxDrop = None,
+    set: _Set = None,
+    seed: _Seed = None,
+    device: _Device = None,
+    board: BoardUrl = None,
+    trust: Trust = False,
+    fresh: _Fresh = False,
+    dry_run: _DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compress MODEL for a target: measured, verified, bundled."""
+    from compressor.plan import Options, make_plan
+
+    options = Options(
+        target, profile, arch, data, evaluate, input, normalize,
+        tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device, board,
+    )  # fmt: skip
+    plan = make_plan(model, options, trust=trust)
+    _run(plan, output or plan.folder, fresh=fresh, dry_run=dry_run, as_json=as_json)
+
+
+def _run(plan: Plan, folder: Path, *, fresh: bool, dry_run: bool, as_json: bool) -> None:
+    from compressor import pipeline
+    from compressor.train import workers
+
+    if dry_run:
+        print_document(_checked(plan, pipeline.check(plan, folder, fresh=fresh), folder), as_json)
+        return
+
+    from compressor.report.console import print_summary
+
+    console = stderr_console()
+    with console.status("reading the model") as status:
+        command = ["compress", *sys.argv[1:]]
+        compressed = pipeline.run(plan, folder, command, watch_run(console, status), fresh=fresh)
+    if not workers.is_main_process():
+        return
+    if as_json:
+        print_json(compressed.report)
+    else:
+        print_summary(compressed.report, stdout_console())
+    if compressed.missed is not None:
+        raise compressed.missed
+
+
+def _checked(plan: Plan, teacher: Teacher, folder: Path) -> Json:
+    """Return what ``--dry-run`` prints."""
+    return {
+        "model": str(plan.model),
+        "family": teacher.loaded.family,
+        "params": teacher.params,
+        "macs": teacher.macs,
+        "input": str(teacher.input),
+        "target": plan.target.name,
+        "profile": plan.profile.name,
+        "passes": [each.kind for each in plan.passes],
+        "data": plan.source.evaluate.name if plan.source else None,
+        "output": str(folder),
+    }
