@@ -159,7 +159,8 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
         for i in range(more_passes)
     ]
     return {
-        "schema_version": SCHEMA_VERSION, "status": "ok", "command": ["compress", "run", "resnet 56.pt", "--target", "host"],
+        "schema_version": SCHEMA_VERSION, "status": "ok",
+        "command": ["compress", "run", "resnet 56.pt", "--target", "host"],
         "environment": {
             "arch": "x86_64", "board": None, "cpu": "AMD EPYC", "features": ["avx2", "fma"], "cores": 2,
             "memory_mb": 7900, "governor": None, "load": [0.1, 0.2, 0.3], "system": "Linux 6", "python": "3.11.7",

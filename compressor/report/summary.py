@@ -158,14 +158,13 @@ def _changes(report: Mapping[str, Json]) -> tuple[str, str, str]:
 
 def _rows(report: Mapping[str, Json]) -> tuple[Row, ...]:
     teacher, result = report["teacher"], report["result"]
-    metric = tuple(format_metric(side["metric"]) for side in (teacher, result))
     return (
         Row("precision", teacher["precision"] or NONE, result["precision"] or NONE, "", None),
         _cost("parameters", teacher["params"], result["params"], "", "fewer", "more"),
         _cost("MACs", teacher["macs"], result["macs"], "", "fewer", "more"),
         _cost("file", teacher["bytes"], result["bytes"], "B", "smaller", "larger"),
         *_memory(teacher["memory_bytes"], result["memory_bytes"]),
-        Row(_metric_name(report), *metric, *_quality(report)),
+        Row(_metric_name(report), format_metric(teacher["metric"]), format_metric(result["metric"]), *_quality(report)),
         *_latency_rows(report),
     )
 

@@ -42,9 +42,8 @@ def layers(report: Mapping[str, Json]) -> Section | None:
     if len(set(widths)) > 1:
         charts.append(Chart("Precision: bits of each layer's weights", bits(widths[:_DRAWN])))
     text = (drifting, f"The least faithful is {least['tensor']}, {least['db']:.0f} dB.", _precision(widths))
-    return Section(
-        "layers", "Precision and drift, layer by layer", tuple(cut(line) for line in text if line), tuple(charts)
-    )
+    shown = tuple(cut(line) for line in text if line)
+    return Section("layers", "Precision and drift, layer by layer", shown, tuple(charts))
 
 
 def _precision(widths: list[int]) -> str:

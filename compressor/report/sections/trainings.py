@@ -28,7 +28,7 @@ def trainings(report: Mapping[str, Json]) -> Section | None:
 def _chart(kind: str, metrics: Mapping[str, Json]) -> Chart:
     losses = [term["loss"] for term in metrics["losses"]]
     rows = (
-        (f"{point['step']:,}", f"{point['rate']:.3g}", f"{point['loss']:.4f}", *(f"{p:.4f}" for p in point["parts"]))
+        (f"{point['step']:,}", f"{point['lr']:.3g}", f"{point['loss']:.4f}", *(f"{p:.4f}" for p in point["parts"]))
         for point in metrics["curve"]
     )
     columns = ("step", "learning rate", "loss", *losses)
