@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compressor.catalog import unknown
 from compressor.core import Measurements, UsageError
+from compressor.figures import drop, format_movement, with_unit
 
 __all__ = ["Budget", "Outcome", "judge"]
 
@@ -83,11 +84,11 @@ def _drop(max_drop: float, measured: Measurements) -> Outcome:
     if teacher is None or result is None:
         reason = f"max-drop {max_drop:g}: not measured: {measured.why_no_metric}"
         return Outcome("max-drop", f"{max_drop:g}", None, None, reason)
-    unit, scale = ("dB", 1.0) if teacher.name == "psnr" else ("points", 100.0)
-    drop = (teacher.value - result.value) * scale
-    met = drop <= max_drop + 1e-9
-    shortfall = None if met else f"max-drop {max_drop:g}: {teacher.name} fell by {drop:.2f} {unit}"
-    return Outcome("max-drop", f"{max_drop:g} {unit}", drop, met, shortfall)
+    lost = drop(teacher.value, result.value, teacher.unit, higher_is_better=teacher.higher_is_better)
+    met = lost <= max_drop + 1e-9
+    moved = format_movement(teacher.value, result.value, teacher.unit)
+    shortfall = None if met else f"max-drop {max_drop:g}: {teacher.name} {moved}"
+    return Outcome("max-drop", with_unit(f"{max_drop:g}", teacher.unit), lost, met, shortfall)
 
 
 def _figure(value: float) -> str:

@@ -144,7 +144,7 @@ class Normalization:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A task's quality figure: a fraction for ``top1``, dB for ``psnr``; higher is better."""
+    """A task's quality figure: a fraction for ``top1``, dB for ``psnr``."""
 
     name: str
     value: float
@@ -155,6 +155,9 @@ class Metric:
     """For people: which samples these were."""
     also: Mapping[str, float] = field(default_factory=dict)
     """Further figures on the same samples, such as ``ssim``; higher is better."""
+    unit: str = ""
+    """``%`` where ``value`` is a fraction that is printed as a percentage, ``dB``, or any other; empty for none."""
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from compressor.core import Json
 __all__ = [
     "NONE",
     "count",
+    "difference_unit",
     "drop",
     "duration",
     "format_change",
@@ -16,6 +17,7 @@ __all__ = [
     "format_value",
     "milliseconds",
     "scaled",
+    "with_unit",
 ]
 
 NONE = "—"
@@ -51,15 +53,15 @@ def drop(before: float, after: float, unit: str, *, higher_is_better: bool = Tru
 
 def format_drop(amount: float, unit: str) -> str:
     """Print a drop or a limit of one: ``1.10 points``, ``0.30 dB``, ``0.0123``."""
-    return _with_unit(f"{amount:{'.2f' if unit in _TWO_DECIMALS else '.3g'}}", unit)
+    return with_unit(f"{amount:{'.2f' if unit in _TWO_DECIMALS else '.3g'}}", unit)
 
 
 def format_change(before: float, after: float, unit: str) -> str:
     """Print a signed difference: ``-1.10 points``, ``+0.30 dB``; an empty string where it rounds to none."""
     difference = scaled(after - before, unit)
     if unit in _TWO_DECIMALS:
-        return _with_unit(f"{difference:+.2f}", unit) if round(difference, 2) else ""
-    return _with_unit(f"{difference:+.3g}", unit) if format_value(before, unit) != format_value(after, unit) else ""
+        return with_unit(f"{difference:+.2f}", unit) if round(difference, 2) else ""
+    return with_unit(f"{difference:+.3g}", unit) if format_value(before, unit) != format_value(after, unit) else ""
 
 
 def format_movement(before: float, after: float, unit: str) -> str:
@@ -67,9 +69,14 @@ def format_movement(before: float, after: float, unit: str) -> str:
     return f"{'fell' if after < before else 'rose'} by {format_drop(abs(scaled(after - before, unit)), unit)}"
 
 
-def _with_unit(figure: str, unit: str) -> str:
-    """Append the unit of a difference: percentages differ by points."""
-    return f"{figure} {'points' if unit == '%' else unit}".rstrip()
+def with_unit(figure: str, unit: str) -> str:
+    """Append a difference's unit to its figure."""
+    return f"{figure} {difference_unit(unit)}".rstrip()
+
+
+def difference_unit(unit: str) -> str:
+    """Return the unit of a difference: percentages differ by points."""
+    return "points" if unit == "%" else unit
 
 
 # -- costs ------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from compressor.core import Latency, Measurement, Measurements, Metric, UsageErr
 
 
 def metric(value: float, name: str = "top1") -> Metric:
-    return Metric(name, value, 1000, "f" * 64, "the test half")
+    unit = "dB" if name == "psnr" else "%"
+    return Metric(name, value, 1000, "f" * 64, "the test half", unit=unit)
 
 
 def latency(median: float, *, estimated: bool = False) -> Latency:

@@ -24,6 +24,7 @@ from compressor.bench.statistics import enough, quantile, ratio
 from compressor.bench.timing import TimingConfig
 from compressor.budgets import Budget
 from compressor.core import Exit, Json, Metric, Progress, Unavailable, UsageError
+from compressor.figures import difference_unit, drop, format_movement
 
 if TYPE_CHECKING:
     from compressor.bench.bench_model import BenchModel
@@ -233,12 +234,12 @@ def _bytes(size: int, limit: float) -> Check:
 
 
 def _drop(baseline: Metric, candidate: Metric, limit: float) -> Check:
-    unit, scale = ("dB", 1.0) if candidate.name == "psnr" else ("points", 100.0)
-    drop = (baseline.value - candidate.value) * scale
-    verdict = PASS if drop <= limit + 1e-9 else FAIL
-    moved = f"fell by {drop:.2f}" if drop > 0 else f"rose by {-drop:.2f}"
-    told = f"{candidate.name} {moved} {unit} on {candidate.samples:,} samples, the limit is a fall of {limit:g}"
-    return Check("drop", verdict, limit, drop, None, None, unit, told)
+    unit = candidate.unit
+    lost = drop(baseline.value, candidate.value, unit, higher_is_better=candidate.higher_is_better)
+    verdict = PASS if lost <= limit + 1e-9 else FAIL
+    moved = format_movement(baseline.value, candidate.value, unit)
+    why = f"{candidate.name} {moved} on {candidate.samples:,} samples, the limit of a drop is {limit:g}"
+    return Check("drop", verdict, limit, lost, None, None, difference_unit(unit), why)
 
 
 def _metrics(plan: Bench, evaluate: str | None, progress: Progress) -> dict[str, Metric]:

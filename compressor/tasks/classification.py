@@ -45,7 +45,7 @@ class Classification:
             done += len(labels)
             progress(f"evaluating on {split.name}", done, total)
         value = float((predicted == split.labels).mean())
-        metric = Metric(Classification.metric_name, value, total, split.fingerprint, split.name)
+        metric = Metric(Classification.metric_name, value, total, split.fingerprint, split.name, unit="%")
         return metric, predicted
 
     @staticmethod

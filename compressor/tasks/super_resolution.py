@@ -56,7 +56,7 @@ class SuperResolution:
             ssims.append(ssim(*pair))
         also = {} if np.isnan(ssims).any() else {"ssim": float(np.mean(ssims))}
         value = float(np.mean(psnrs))
-        metric = Metric(SuperResolution.metric_name, value, len(split), split.fingerprint, split.name, also)
+        metric = Metric(SuperResolution.metric_name, value, len(split), split.fingerprint, split.name, also, "dB")
         return metric, np.array(psnrs)
 
     @staticmethod
