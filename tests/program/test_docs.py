@@ -29,7 +29,17 @@ from compressor.core import Target
 
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
-COPIED = ("compressor", "targets", "profiles", "examples", "tests", "Makefile", "pyproject.toml", "README.md")
+COPIED = (
+    "compressor",
+    "targets",
+    "profiles",
+    "examples",
+    "tests",
+    "Makefile",
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +124,7 @@ def environment(project: Path, tmp_path: Path, request: pytest.FixtureRequest) -
     tools.mkdir()
     make = shutil.which("make") or "make"
     for name, command in {
-        "compress": f'exec "{sys.executable}" -m compressor.cli "$@"',
+        "compress": f'exec "{sys.executable}" -m compressor "$@"',
         "python": f'exec "{sys.executable}" "$@"',
         "make": f'set -o pipefail; "{make}" --dry-run "$@" | bash -n',
     }.items():
