@@ -210,7 +210,8 @@ def _limit(outcome: Mapping[str, Json], report: Mapping[str, Json]) -> Limit:
     if value is None:
         text = NONE
     elif name == "max-drop":
-        text = format_drop(value, report["result"]["metric"]["unit"])
+        metric = report["result"]["metric"]
+        text = format_drop(value, metric["unit"] if metric else "")
     else:
         text = milliseconds(value) if name == "latency" else count(value, "B" if name == "bytes" else "")
     return Limit(
