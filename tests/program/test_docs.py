@@ -1,6 +1,6 @@
 """Every block of README.md and docs/*.md, executed in the order of its page, in a copy of the project.
 
-- ``sh``: run. ``model.pt``, ``images/``, ``photos/`` and ``photo.png`` are a small teacher and its images.
+- ``sh``: run. ``model.pt``, ``images/`` and ``photo.png`` are a small teacher and its images.
 - ``python``, ``toml``: written to the file that the paragraph before names in backticks; a program where it names none.
 - ``text``: what the block before it (under the same heading) prints, or, where a paragraph beside it says so, an
   example.
@@ -83,7 +83,10 @@ def blocks(page: Path) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: a three-channel teacher (the digits', its stem spread over the channels), and images."""
+    """What a reader has: a three-channel teacher (the digits', its stem spread over the channels), and images.
+
+    The pages' usual run, ``--profile ptq``, is made once: on each page the same command is answered from its cache.
+    """
     from sklearn.datasets import load_digits
 
     here = tmp_path_factory.mktemp("belongings")
@@ -97,8 +100,10 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = here / "images" / str(digits.target[row])
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{row:04}.png")
-    shutil.copytree(here / "images", here / "photos")
     shutil.copyfile(next((here / "images" / "3").iterdir()), here / "photo.png")
+    make = [sys.executable, "-m", "compressor", *"run model.pt --data images/ --target host --profile ptq".split()]
+    paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(make, check=True, capture_output=True, cwd=here, env={**os.environ, **paths}, timeout=600)
     return here
 
 
