@@ -5,7 +5,7 @@ from __future__ import annotations
 from compressor import catalog
 from compressor.bench.machine import fits, machine
 from compressor.core import Json, Unavailable
-from compressor.pipeline import versions
+from compressor.versions import installed_versions
 
 __all__ = ["examine"]
 
@@ -30,6 +30,6 @@ def examine() -> Json:
         "memory_mb": here.memory_mb,
         "governor": here.governor,
         "features": ", ".join(f for f in told if f in here.features) or "none that matter here",
-        "versions": [f"{name} {version}" for name, version in versions().items()],
+        "versions": [f"{name} {version}" for name, version in installed_versions().items()],
         "targets": targets,
     }

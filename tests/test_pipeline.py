@@ -33,7 +33,7 @@ Compress = Callable[..., Any]
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "compressor.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "compressor", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -89,6 +89,14 @@ def test_the_run_gained_what_it_should(digits: tuple[Path, Any]) -> None:
     assert (export["from"], export["to"], quantised["to"]) == ("torch", "fp32", "int8")
     assert export["relative_error"] < 1e-4
     assert quantised["agreement"] > 0.95
+
+
+def test_the_log_has_one_short_line_a_pass(digits: tuple[Path, Any]) -> None:
+    lines = [
+        line for line in (digits[0] / "logs" / "run.log").read_text().splitlines() if "compressor.pipeline" in line
+    ]
+    assert [line.split(": ")[1] for line in lines] == PASSES
+    assert all(len(line) < 260 for line in lines), "200 characters after time and logger"
 
 
 def test_every_layer_of_the_result_is_int8(digits: tuple[Path, Any]) -> None:

@@ -128,13 +128,13 @@ def _watcher(progress: Progress | None) -> Watcher:
         where = f"[{number}/{total}] {kind}"
         tell(where, 0, 1)
 
-    def told(message: str, done: int, total: int) -> None:
+    def report_progress(message: str, done: int, total: int) -> None:
         tell(f"{where}: {message}" if where else message, done, total)
 
     def finished(record: Record) -> None:
         tell(where, 1, 1)
 
-    return Watcher(told, started, finished)
+    return Watcher(report_progress, started, finished)
 
 
 # -- a network instead of a file --------------------------------------------------------------------
@@ -148,7 +148,7 @@ def _file(model: str | Path | nn.Module) -> Iterator[Path]:
         return
     from torch import Tensor, nn
 
-    from compressor.frontend import save
+    from compressor.frontend import save_weights
 
     if not isinstance(model, nn.Module):
         raise UsageError(
@@ -163,7 +163,7 @@ def _file(model: str | Path | nn.Module) -> Iterator[Path]:
         )
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         path = Path(folder) / f"{_name(model).lower()}.safetensors"
-        save(state, path)
+        save_weights(state, path)
         yield path
 
 
@@ -180,11 +180,11 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
         raise UsageError(error.what.replace(str(plan.model), name), hint=error.hint) from error
     noise = torch.randn(2, *teacher.input.shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        rebuilt = teacher.ingested.build()(noise)
+        rebuilt = teacher.loaded.build()(noise)
         given = copy.deepcopy(model).to("cpu", torch.float32).eval()(noise)
     if given.shape != rebuilt.shape or float((given - rebuilt).abs().max()) > 1e-3 * float(rebuilt.abs().max()):
         raise UsageError(
-            f"{name} has the weights of {teacher.ingested.family}, and computes something else",
+            f"{name} has the weights of {teacher.loaded.family}, and computes something else",
             hint="give arch=, a class or function without arguments that makes this very network",
         )
 
