@@ -12,7 +12,51 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
-from places import SHARED
+from places import ROOT, SHARED, TEACHER
+from runs import QUICK, Run, once
+
+# -- which tests share a process ------------------------------------------------------------------
+#
+# `make test` runs two processes (`pytest -n 2 --dist loadgroup`). A file's quick tests go to one of them, so that its
+# module's fixtures are made once. A slow test goes to whichever is free, unless its file names a group
+# (`pytestmark = pytest.mark.xdist_group("board")`). The longest come first.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            alone = item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+# -- runs that several tests look at --------------------------------------------------------------
+#
+# Each is made by the first test that asks for it, in a process of its own as a user starts it, once for all of
+# pytest's processes. They are READ-ONLY: a test that writes into a run's folder copies it first
+# (`shutil.copytree(digits_ptq.folder, tmp_path / "run")`; a moved run goes on).
+#
+#   digits_ptq      the demo's teacher, `--profile ptq --target host`: INT8 by calibration, measured in 5 blocks
+#   digits_student  the demo's teacher searched, distilled (33 steps), quantised in training, on the host
+
+
+@pytest.fixture(scope="session")
+def digits_ptq(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The demo's teacher in INT8 for this machine (``--profile ptq``, `QUICK`)."""
+    return once(tmp_path_factory, "digits-ptq", TEACHER, "--target", "host", "--profile", "ptq", *QUICK)
+
+
+@pytest.fixture(scope="session")
+def digits_student(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A student of the demo's teacher: searched, distilled, quantised in training, with every pass as short as goes."""
+    profile = ROOT / "tests" / "student.toml"
+    return once(
+        tmp_path_factory, "digits-student", TEACHER, "--data", "builtin:digits", "--target", "host",
+        "--profile", profile, *QUICK,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

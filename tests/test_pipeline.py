@@ -22,13 +22,12 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from places import ROOT
+from places import ROOT, TEACHER
+from runs import QUICK, Run
 
 from compressor.bench.machine import machine
 
-DIGITS = ROOT / "examples" / "digits" / "teacher.pt"
 PASSES = ["lower", "quantize", "build", "measure", "verify"]
-QUICK = ("--set", "measure.blocks=5", "--set", "measure.inferences=1")
 Compress = Callable[..., Any]
 
 
@@ -55,32 +54,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 # -- the built-in digits, once ------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A whole run as a newcomer starts it, in a process of its own."""
-    here = tmp_path_factory.mktemp("digits")
-    done = subprocess.run(
-        command("run", DIGITS, "--target", "host", "--profile", "ptq", *QUICK, "-o", "run", "--json"),
-        capture_output=True, text=True, cwd=here, env=environment(), timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return here / "run", done
-
-
-def test_a_run_leaves_what_is_promised(digits: tuple[Path, Any]) -> None:
-    folder, done = digits
+def test_a_run_leaves_what_is_promised(digits_ptq: Run) -> None:
+    folder = digits_ptq.folder
     for name in (
         "report.json", "report.html", "resolved.toml", "logs/run.log",
         "bundle/model.onnx", "bundle/manifest.json", "bundle/golden.npz", "bundle/run.py",
     ):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name
-    assert json.loads(done.stdout) == report_of(folder), "stdout is exactly the report"
+    assert json.loads(digits_ptq.out) == report_of(folder), "stdout is exactly the report"
     assert not re.search(r"\.partial|\.bundle-", " ".join(tree(folder)))
     assert [p.name for p in folder.parent.iterdir()] == ["run"], "and nothing beside the run's folder"
 
 
-def test_the_run_gained_what_it_should(digits: tuple[Path, Any]) -> None:
-    report = report_of(digits[0])
+def test_the_run_gained_what_it_should(digits_ptq: Run) -> None:
+    report = report_of(digits_ptq.folder)
     assert report["normalization"]["name"] == "symmetric"
     assert report["teacher"]["metric"]["samples"] == report["result"]["metric"]["samples"] == 360
     assert report["result"]["metric"]["value"] > report["teacher"]["metric"]["value"] - 0.02
@@ -91,31 +78,32 @@ def test_the_run_gained_what_it_should(digits: tuple[Path, Any]) -> None:
     assert quantised["agreement"] > 0.95
 
 
-def test_the_log_has_one_short_line_a_pass(digits: tuple[Path, Any]) -> None:
+def test_the_log_has_one_short_line_a_pass(digits_ptq: Run) -> None:
     lines = [
-        line for line in (digits[0] / "logs" / "run.log").read_text().splitlines() if "compressor.pipeline" in line
+        line
+        for line in (digits_ptq.folder / "logs" / "run.log").read_text().splitlines()
+        if "compressor.pipeline" in line
     ]
     assert [line.split(": ")[1] for line in lines] == PASSES
     assert all(len(line) < 260 for line in lines), "200 characters after time and logger"
 
 
-def test_every_layer_of_the_result_is_int8(digits: tuple[Path, Any]) -> None:
-    graph = onnx.load(str(digits[0] / "bundle" / "model.onnx")).graph
+def test_every_layer_of_the_result_is_int8(digits_ptq: Run) -> None:
+    graph = onnx.load(str(digits_ptq.folder / "bundle" / "model.onnx")).graph
     integers = [i for i in graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) > 1]
     ops = [node.op_type for node in graph.node]
     assert len(integers) == ops.count("Conv") + ops.count("Gemm") == 12
     assert "Relu" not in ops, "the integers' own clamping does it"
 
 
-def test_progress_is_on_stderr(digits: tuple[Path, Any]) -> None:
-    _, done = digits
+def test_progress_is_on_stderr(digits_ptq: Run) -> None:
     for number, kind in enumerate(PASSES, start=1):
-        assert f"[{number}/5] {kind}" in done.stderr
-    assert done.stdout.startswith("{")
+        assert f"[{number}/5] {kind}" in digits_ptq.err
+    assert digits_ptq.out.startswith("{")
 
 
-def test_the_report_has_the_documented_schema(digits: tuple[Path, Any]) -> None:
-    folder, _ = digits
+def test_the_report_has_the_documented_schema(digits_ptq: Run) -> None:
+    folder = digits_ptq.folder
     report = report_of(folder)
     assert report["schema_version"] == 1
     assert report["command"][:2] == ["compress", "run"]
@@ -142,11 +130,11 @@ def test_the_report_has_the_documented_schema(digits: tuple[Path, Any]) -> None:
         assert each["cached"] is False
 
 
-def test_the_model_is_as_the_manifest_says(digits: tuple[Path, Any]) -> None:
+def test_the_model_is_as_the_manifest_says(digits_ptq: Run) -> None:
     import onnx
     import onnxruntime
 
-    bundle = digits[0] / "bundle"
+    bundle = digits_ptq.folder / "bundle"
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["target"] == "host"
     for name in ("model.onnx", "golden.npz", "run.py"):
@@ -162,27 +150,27 @@ def test_the_model_is_as_the_manifest_says(digits: tuple[Path, Any]) -> None:
     assert session.run(None, {"input": np.zeros((3, *taken.shape[1:]), np.float32)})[0].shape == (3, 10)
 
 
-def test_the_bundle_verifies_itself(digits: tuple[Path, Any], tmp_path: Path) -> None:
-    bundle = shutil.copytree(digits[0] / "bundle", tmp_path / "copied")
+def test_the_bundle_verifies_itself(digits_ptq: Run, tmp_path: Path) -> None:
+    bundle = shutil.copytree(digits_ptq.folder / "bundle", tmp_path / "copied")
     done = subprocess.run([sys.executable, str(bundle / "run.py"), "--verify"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "verified\n"), done.stderr
 
 
-def test_a_second_run_is_answered_from_the_cache(digits: tuple[Path, Any], compress: Compress) -> None:
-    folder, _ = digits
+def test_a_second_run_is_answered_from_the_cache(digits_ptq: Run, tmp_path: Path, compress: Compress) -> None:
+    folder = shutil.copytree(digits_ptq.folder, tmp_path / "run")
     before = model_bytes(folder)
-    done = compress("run", DIGITS, "--target", "host", "--profile", "ptq", *QUICK, "-o", folder, "--json")
+    done = compress("run", TEACHER, "--target", "host", "--profile", "ptq", *QUICK, "-o", folder, "--json")
     assert done.code == 0, done.err
     assert {p["kind"]: p["cached"] for p in json.loads(done.out)["passes"]} == {k: k != "measure" for k in PASSES}
     assert model_bytes(folder) == before
 
 
 def test_resolved_toml_runs_it_again(
-    digits: tuple[Path, Any], tmp_path: Path, compress: Compress, monkeypatch: pytest.MonkeyPatch
+    digits_ptq: Run, tmp_path: Path, compress: Compress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = digits
+    folder = digits_ptq.folder
     monkeypatch.chdir(tmp_path)
-    done = compress("run", DIGITS, "--profile", folder / "resolved.toml", "-o", tmp_path / "again", "--json")
+    done = compress("run", TEACHER, "--profile", folder / "resolved.toml", "-o", tmp_path / "again", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert model_bytes(tmp_path / "again") == model_bytes(folder)
@@ -202,10 +190,10 @@ def heed_interrupts() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_stopped_and_a_killed_run_go_on_to_the_same_model(
-    number: signal.Signals, digits: tuple[Path, Any], tmp_path: Path, compress: Compress
+    number: signal.Signals, digits_ptq: Run, tmp_path: Path, compress: Compress
 ) -> None:
     folder = tmp_path / "run"
-    arguments = ("run", DIGITS, "--target", "host", "--profile", "ptq", *QUICK, "-o", folder, "--json")
+    arguments = ("run", TEACHER, "--target", "host", "--profile", "ptq", *QUICK, "-o", folder, "--json")
     process = subprocess.Popen(
         command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env=environment(), preexec_fn=heed_interrupts,
@@ -233,12 +221,12 @@ def test_a_stopped_and_a_killed_run_go_on_to_the_same_model(
 
     done = compress(*arguments)
     assert done.code == 0, f"killed after {moment:.2f} s: {done.err}"
-    assert model_bytes(folder) == model_bytes(digits[0]), f"killed after {moment:.2f} s"
+    assert model_bytes(folder) == model_bytes(digits_ptq.folder), f"killed after {moment:.2f} s"
     assert not [name for name in tree(folder) if name.endswith(".partial")]
 
 
-def test_a_bundle_that_was_tampered_with_fails(digits: tuple[Path, Any], tmp_path: Path, compress: Compress) -> None:
-    folder, _ = digits
+def test_a_bundle_that_was_tampered_with_fails(digits_ptq: Run, tmp_path: Path, compress: Compress) -> None:
+    folder = digits_ptq.folder
     done = compress("verify", folder)
     assert (done.code, done.err) == (0, "")
     told = json.loads(compress("verify", folder / "bundle", "--json").out)

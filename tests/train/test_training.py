@@ -1,8 +1,7 @@
-"""Training: what can be drawn again, stored, taken up again, inherited, and quantised in floats."""
+"""Training: reproducible augmentation, stored teacher outputs, resuming, inheritance, fake quantisers."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from places import ROOT
+from places import TEACHER
+from runs import Run
 from torch import Tensor, nn
 
 from compressor import catalog
@@ -26,8 +26,9 @@ from compressor.preprocessing import parse_normalization
 from compressor.quant.fake import FakeQuantised
 from compressor.train import loop
 from compressor.train.augmentation import Augmentation
-from compressor.train.distil import Budget, distil, live
+from compressor.train.fit import Duration, fit
 from compressor.train.inherit import inherit
+from compressor.train.live_targets import LiveTargets
 from compressor.train.optimizer_config import OptimizerConfig
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
@@ -80,10 +81,10 @@ def test_images_are_moved_as_drawn() -> None:
     images = torch.randn(20, 3, 8, 12)
     drawn = augmentation.draw(0, 0, 20, InputSpec(3, 8, 12))
     moved = augmentation.move(images, drawn).numpy()
-    for image, (down, right, mirrored, _, _), got in zip(images.numpy(), drawn.astype(int), moved, strict=True):
+    for image, (down, right, flipped, _, _), got in zip(images.numpy(), drawn.astype(int), moved, strict=True):
         for y in range(8):
             for x in range(12):
-                column = (11 - x if mirrored else x) + right
+                column = (11 - x if flipped else x) + right
                 inside = 0 <= y + down < 8 and 0 <= column < 12
                 assert np.array_equal(got[:, y, x], image[:, y + down, column] if inside else np.zeros(3, np.float32))
 
@@ -104,20 +105,20 @@ def test_mixed_images_have_mixed_labels(samples: Samples) -> None:
         assert torch.allclose(label, expected, atol=1e-6)
 
 
-# -- the teacher's stored answers ---------------------------------------------------------------
+# -- the teacher's stored outputs ---------------------------------------------------------------
 
 
-def test_stored_answers_are_the_teachers(samples: Samples, tmp_path: Path) -> None:
+def test_stored_outputs_are_the_teachers(samples: Samples, tmp_path: Path) -> None:
     teacher = network(0).eval()
-    asked: list[int] = []
+    predicted: list[int] = []
 
-    def answer(images: Tensor) -> Tensor:
-        asked.append(len(images))
+    def predict(images: Tensor) -> Tensor:
+        predicted.append(len(images))
         with torch.no_grad():
             return teacher(images)
 
     targets = SoftTargets(samples, 2, tmp_path, "it")
-    assert targets.prepare(answer, quiet) == 600 == sum(asked)
+    assert targets.prepare(predict, quiet) == 600 == sum(predicted)
     rows = np.array([7, 250, 3])
     for epoch in (0, 1, 2, 3):
         images, labels, logits = targets.batch(rows, epoch)
@@ -127,10 +128,10 @@ def test_stored_answers_are_the_teachers(samples: Samples, tmp_path: Path) -> No
         assert labels.tolist() == samples.split.labels[rows].tolist()
     first, third = targets.batch(rows, 0)[0], targets.batch(rows, 2)[0]
     assert torch.equal(first, third)
-    assert SoftTargets(samples, 2, tmp_path, "it").prepare(answer, quiet) == 0
-    assert SoftTargets(samples, 2, tmp_path, "another teacher").prepare(answer, quiet) == 600
+    assert SoftTargets(samples, 2, tmp_path, "it").prepare(predict, quiet) == 0
+    assert SoftTargets(samples, 2, tmp_path, "another teacher").prepare(predict, quiet) == 600
     (damaged := tmp_path / "view1-0.safetensors").write_bytes(damaged.read_bytes()[:40])
-    assert SoftTargets(samples, 2, tmp_path, "another teacher").prepare(answer, quiet) == 300
+    assert SoftTargets(samples, 2, tmp_path, "another teacher").prepare(predict, quiet) == 300
 
 
 def test_of_many_classes_the_highest_are_stored(samples: Samples, tmp_path: Path) -> None:
@@ -151,23 +152,23 @@ def test_of_many_classes_the_highest_are_stored(samples: Samples, tmp_path: Path
     assert got.exp().sum(1).sub(got.gather(1, top.indices).exp().sum(1)).min() > 0.3
 
 
-def test_answers_that_do_not_fit() -> None:
-    assert SoftTargets.affordable(1000, 10, 130_000) == 3
+def test_outputs_that_do_not_fit() -> None:
+    assert SoftTargets.affordable_views(1000, 10, 130_000) == 3
     with pytest.raises(UsageError, match="more than distill"):
-        SoftTargets.affordable(1_000_000, 10, 60_000)
+        SoftTargets.affordable_views(1_000_000, 10, 60_000)
 
 
 # -- the loop -----------------------------------------------------------------------------------
 
 
-def test_the_rate_climbs_and_falls() -> None:
-    optimizer_config = OptimizerConfig(rate=0.1, batch=256, warmup=0.25)
-    rates = [optimizer_config.rate_at(step, 100) for step in range(100)]
-    assert max(rates) == rates[25] == pytest.approx(0.2)
-    assert rates[:26] == sorted(rates[:26])
-    assert rates[25:] == sorted(rates[25:], reverse=True)
-    assert rates[60] == pytest.approx(0.1 * (1 + math.cos(math.pi * 35 / 75)))
-    assert OptimizerConfig(schedule="cosine").rate_at(0, 10) == pytest.approx(0.1)
+def test_the_learning_rate_climbs_and_falls() -> None:
+    optimizer_config = OptimizerConfig(lr=0.1, batch=256, warmup=0.25)
+    lrs = [optimizer_config.lr_at(step, 100) for step in range(100)]
+    assert max(lrs) == lrs[25] == pytest.approx(0.2)
+    assert lrs[:26] == sorted(lrs[:26])
+    assert lrs[25:] == sorted(lrs[25:], reverse=True)
+    assert lrs[60] == pytest.approx(0.1 * (1 + math.cos(math.pi * 35 / 75)))
+    assert OptimizerConfig(schedule="cosine").lr_at(0, 10) == pytest.approx(0.1)
 
 
 class Stop(Exception):
@@ -197,7 +198,7 @@ def teach(
     stop: int | None = None,
     **optimizer_config: Any,
 ) -> tuple[dict[str, Tensor], list[Any], list[int]]:
-    """Weights, curve, and the steps that were told."""
+    """The weights, the curve, and the steps that progress was reported at."""
     teacher = network(0).eval()
     targets: Any = SoftTargets(samples, 2, folder, "it")
     targets.prepare(lambda images: teacher(images).detach(), quiet)
@@ -209,9 +210,9 @@ def teach(
         if stop is not None and done >= stop:
             raise Stop
 
-    _, curve = distil(
-        learner, live(samples) if reads else targets, objective(losses),
-        OptimizerConfig(batch=32, **optimizer_config), Budget(steps=30),
+    _, curve = fit(
+        learner, LiveTargets(samples) if reads else targets, objective(losses),
+        OptimizerConfig(batch=32, **optimizer_config), Duration(steps=30),
         teacher=teacher if reads else None, seed=0, device="cpu", checkpoint=checkpoint,
         remember=lambda compute: compute(), progress=progress,
     )  # fmt: skip
@@ -228,8 +229,8 @@ FEATURES = ({"loss": "similarity"}, {"loss": "hint"}, {"loss": "cross-entropy"})
         (lambda: network(1), KD, {"ema": 0.9}),
         (lambda: network(1), KD, {"precision": "fp32", "schedule": "cosine"}),
         (dropping, KD, {}),
-        (fake, KD, {"rate": 0.01}),
-        (fake, KD, {"rate": 0.01, "ema": 0.9}),
+        (fake, KD, {"lr": 0.01}),
+        (fake, KD, {"lr": 0.01, "ema": 0.9}),
         (lambda: network(1, widths=(4, 8, 16)), FEATURES, {}),
     ],
     ids=["plain", "ema", "fp32", "dropout", "quantised", "quantised, ema", "features"],
@@ -257,7 +258,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
 
 def test_an_average_is_one_of_scales_too(samples: Samples, tmp_path: Path) -> None:
     first = {name: each.detach().clone() for name, each in fake().named_parameters() if "quantiser" in name}
-    averaged, _, _ = teach(samples, tmp_path, None, fake, rate=0.01, ema=0.5)
+    averaged, _, _ = teach(samples, tmp_path, None, fake, lr=0.01, ema=0.5)
     assert first
     changed = {name for name in first if not torch.equal(first[name], averaged[name])}
     assert sum("scaling" in name for name in changed) >= sum("scaling" in name for name in first) - 1  # but the input's
@@ -271,14 +272,14 @@ def test_a_damaged_checkpoint(samples: Samples, tmp_path: Path) -> None:
 
 def test_a_training_that_diverges(samples: Samples, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed, match="diverged"):
-        teach(samples, tmp_path, None, lambda: network(1), rate=1e12)
+        teach(samples, tmp_path, None, lambda: network(1), lr=1e12)
 
 
 @pytest.mark.parametrize("loss", ["attention-transfer", "correlation", "hint", "relational", "similarity"])
 def test_losses_on_feature_maps_train_for_minutes(samples: Samples, loss: str) -> None:
     terms = objective(({"loss": loss}, {"loss": "cross-entropy"}))
-    steps, curve = distil(
-        network(1, widths=(4, 8, 16)), live(samples), terms, OptimizerConfig(batch=32), Budget(minutes=0.02),
+    steps, curve = fit(
+        network(1, widths=(4, 8, 16)), LiveTargets(samples), terms, OptimizerConfig(batch=32), Duration(minutes=0.02),
         teacher=network(0), seed=0, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
     )  # fmt: skip
     assert curve[-1]["step"] == steps
@@ -295,17 +296,17 @@ def test_minutes_become_steps_once(samples: Samples, tmp_path: Path) -> None:
             remembered.append(compute())
         return remembered[0]
 
-    def run(budget: Budget) -> int:
-        steps, curve = distil(
-            network(1), targets, objective(KD), OptimizerConfig(batch=32), budget, seed=0, device="cpu",
+    def run(duration: Duration) -> int:
+        steps, curve = fit(
+            network(1), targets, objective(KD), OptimizerConfig(batch=32), duration, seed=0, device="cpu",
             checkpoint=None, remember=remember, progress=quiet,
         )  # fmt: skip
         assert curve[-1]["step"] == steps
         return steps
 
-    first = run(Budget(minutes=0.005))
-    assert run(Budget(minutes=0.005)) == first == remembered[0] >= 1
-    assert run(Budget(minutes=0.005, epochs=0.1)) == 1  # 9 steps make an epoch; the lesser counts
+    first = run(Duration(minutes=0.005))
+    assert run(Duration(minutes=0.005)) == first == remembered[0] >= 1
+    assert run(Duration(minutes=0.005, epochs=0.1)) == 1  # 9 steps make an epoch; the lesser counts
 
 
 # -- inheritance --------------------------------------------------------------------------------
@@ -344,67 +345,38 @@ def test_what_does_not_fit_stays_as_it_is() -> None:
 
 # -- in a run -----------------------------------------------------------------------------------
 
-PROFILE = """
-[[pass]]
-kind = "search"
-budget = ["macs=40%"]
-evaluations = 12
-{more}
-[[pass]]
-kind = "distill"
-epochs = 3
-{lessons}
-[[pass]]
-kind = "lower"
-[[pass]]
-kind = "quantize"
-method = "distil"
-lessons = {{ epochs = 0.5, rate = 0.01 }}
-[[pass]]
-kind = "build"
-[[pass]]
-kind = "measure"
-[[pass]]
-kind = "verify"
-"""
 
-
-def test_searched_distilled_and_quantised(compress: Any, tmp_path: Path) -> None:
-    (tmp_path / "p.toml").write_text(PROFILE.format(more="trial_minutes = 0.02\nfinalists = 2", lessons=""))
-    model = str(ROOT / "examples" / "digits" / "teacher.pt")
-    said = ("--data", "builtin:digits", "--target", "host")
-    first = compress("run", model, *said, "--profile", str(tmp_path / "p.toml"), "-o", str(tmp_path / "a"))
-    assert first.code == 0, first.err
-    report = json.loads((tmp_path / "a" / "report.json").read_text())
-    passes = {done["kind"]: done["metrics"] for done in report["passes"]}
+def test_searched_distilled_and_quantised(digits_student: Run, compress: Any, tmp_path: Path) -> None:
+    passes = digits_student.passes
     curve = passes["distill"]["curve"]
     assert curve[-1]["step"] == passes["distill"]["steps"] == 33
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert passes["quantize"]["fake_agreement"] >= 0.98
     assert len(passes["search"]["trials"]["rounds"]) == 1
-    assert passes["quantize"]["teacher_asked"] == 0
+    assert passes["quantize"]["teacher_inferences"] == 0
+    report = digits_student.report
     assert report["result"]["bytes"] < report["teacher"]["bytes"] / 4
-    again = compress("run", model, "--profile", str(tmp_path / "a" / "resolved.toml"), "-o", str(tmp_path / "b"))
+    resolved = digits_student.folder / "resolved.toml"
+    again = compress("run", TEACHER, "--profile", resolved, "-o", tmp_path / "again")
     assert again.code == 0, again.err
-    one, other = ((tmp_path / run / "bundle" / "model.onnx").read_bytes() for run in "ab")
-    assert one == other
+    assert (tmp_path / "again" / "bundle" / "model.onnx").read_bytes() == digits_student.model
 
 
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("distill.rate=0", "give a learning rate above 0"),
+        ("distill.lr=0", "give a learning rate above 0"),
         ("distill.epochs=0", "distill.epochs = 0"),
         ("distill.mixup=-1", "distill.mixup = -1"),
         ('distill.cache="many"', "not a budget"),
         ('distill.losses=[{loss="kll"}]', "did you mean 'kl'?"),
         ('distill.losses=[{loss="kl", temperature=0}]', "kl.temperature"),
-        ("quantize.lessons.rate=0", "quantize.lessons.rate = 0"),
-        ('quantize.lessons.losses=[{loss="hint"}]', "feature maps"),
+        ("quantize.distill.lr=0", "quantize.distill.lr = 0"),
+        ('quantize.distill.losses=[{loss="hint"}]', "feature maps"),
     ],
 )
 def test_settings_that_cannot_be(compress: Any, tmp_path: Path, setting: str, says: str) -> None:
-    model = str(ROOT / "examples" / "digits" / "teacher.pt")
+    model = str(TEACHER)
     said = (
         "--data",
         "builtin:digits",
@@ -423,7 +395,7 @@ def test_settings_that_cannot_be(compress: Any, tmp_path: Path, setting: str, sa
 
 @pytest.mark.parametrize("space", ["cifar-resnet", "mobilenetv2", "shufflenetv2"])
 def test_the_runtime_computes_what_was_trained(space: str, tmp_path: Path) -> None:
-    from compressor.export import save
+    from compressor.lowering.save import save
     from compressor.quant.fake import FakeQuantised
 
     encodings = {
