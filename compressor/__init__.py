@@ -1,13 +1,13 @@
 """compressor: an edge model-compression compiler.
 
-`compress` is ``compress run`` for a program, `load_bundle` opens what it made; the rest are the types
-that flow through it, and the ways it can fail. Nothing is imported before it is asked for.
+`compress` is ``compress run`` for a program, and `load_bundle` opens what it made. The other names are the types
+that flow through a run, and its errors. Each is imported when it is first used.
 """
 
 import os
 from typing import TYPE_CHECKING
 
-# ONNX Runtime reports its use over the network unless this variable stands when it is first imported.
+# ONNX Runtime reports its use over the network unless this variable is set before the first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compressor.core import (
         Artifact,
         Backend,
+        Batch,
         BudgetMissed,
         Bundle,
         CompressError,
@@ -33,18 +34,23 @@ if TYPE_CHECKING:
         Model,
         Normalization,
         OnnxModel,
+        OutputParity,
         Pass,
         PassSpec,
+        PlanContext,
         Profile,
         Progress,
-        PlanContext,
         QdqRules,
         Record,
         Result,
         Session,
+        Signature,
         Split,
         Stage,
         Target,
+        Task,
+        TensorSpec,
+        TorchSource,
         Unavailable,
         UnsafeInput,
         UsageError,
@@ -69,6 +75,7 @@ else:
 __all__ = [
     "Artifact",
     "Backend",
+    "Batch",
     "BudgetMissed",
     "Bundle",
     "CompressError",
@@ -87,18 +94,23 @@ __all__ = [
     "Model",
     "Normalization",
     "OnnxModel",
+    "OutputParity",
     "Pass",
     "PassSpec",
+    "PlanContext",
     "Profile",
     "Progress",
-    "Prospect",
     "QdqRules",
     "Record",
     "Result",
     "Session",
+    "Signature",
     "Split",
     "Stage",
     "Target",
+    "Task",
+    "TensorSpec",
+    "TorchSource",
     "Unavailable",
     "UnsafeInput",
     "UsageError",

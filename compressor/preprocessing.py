@@ -1,10 +1,10 @@
-"""From 8-bit pixels to a network's input, and finding out how a network wants it."""
+"""From 8-bit pixels to a network's input, and finding the normalisation that a network was trained with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -31,39 +31,41 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
         )
     }
 )
-"""All that have a name; those that treat every channel alike suit any number of them."""
+"""All named normalisations. One that treats every channel alike suits any number of channels."""
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """The normalisation that a network was found to want, and why."""
+    """The normalisation that was found for a network, and why."""
 
     normalization: Normalization
     accuracies: Mapping[str, float]
-    """The fraction of the sample that is right with each candidate."""
+    """The fraction of the samples that is classified correctly with each candidate."""
     note: str
     """A sentence for the report."""
 
 
 def normalize(pixels: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.float32]:
-    """``(pixels * scale - mean) / std`` for N x C x H x W."""
+    """Compute ``(pixels * scale - mean) / std`` of N x C x H x W, in the network's order of colours and its layout."""
     shape = (-1, 1, 1)
     out = pixels.astype(np.float32)
     out *= np.float32(normalization.scale)
     out -= np.array(normalization.mean, np.float32).reshape(shape)
     out /= np.array(normalization.std, np.float32).reshape(shape)
-    return out
+    if normalization.channels == "bgr":
+        out = np.ascontiguousarray(out[:, ::-1])
+    return out if normalization.layout == "nchw" else np.ascontiguousarray(out.transpose(0, 2, 3, 1))
 
 
 def candidates(channels: int) -> tuple[Normalization, ...]:
-    """The named normalisations that suit so many channels."""
+    """Return the named normalisations that suit this number of channels."""
     return tuple(fitted for n in NORMALIZATIONS.values() if (fitted := _for_channels(n, channels)))
 
 
 def parse_normalization(text: str, channels: int) -> Normalization:
-    """Read ``--normalize``: a name, or ``MEAN/STD``, one number a channel on the [0, 1] scale.
+    """Read ``--normalize``: a name, or ``MEAN/STD`` with a number for each channel on the [0, 1] scale.
 
-    The result's name reads back as the same. Raises UsageError for anything else.
+    Parsing the result's name gives the same normalisation. Raises UsageError for anything else.
     """
     if "/" in text:
         mean, std = _statistics(text, channels)
@@ -85,16 +87,16 @@ def infer_normalization(
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
     family_default: str | None,
-    channels: int,
+    order: Normalization,
 ) -> Inferred:
-    """Try the candidates on a sample of training data (N x C x H x W) and take the one that wins.
+    """Try the candidates on samples of training data (N x C x H x W) and choose the one that is clearly best.
 
-    ``predict`` maps normalised N x C x H x W to N x K scores. Candidates that agree on 95 % of the
-    sample count as one; the winner's best must beat every candidate outside of its group by two
-    standard errors of the paired difference, and chance clearly. Inside the group the family's
-    default is taken, else the best. Raises UsageError with the accuracies if no group wins.
+    ``predict`` maps normalised batches to N x K scores. Colours and layout are those of ``order``. Candidates whose
+    predictions agree on 95 % of the samples form a group. The best candidate must beat every candidate outside its
+    group by two standard errors of the paired difference, and beat chance clearly. Within the group the family's
+    default is chosen, else the best. Raises UsageError with all accuracies where no group wins.
     """
-    tried = candidates(channels)
+    tried = tuple(replace(each, channels=order.channels, layout=order.layout) for each in candidates(pixels.shape[1]))
     guesses: dict[str, NDArray[np.int64]] = {}
     chance = 1.0
     for candidate in tried:
@@ -108,14 +110,14 @@ def infer_normalization(
     above_chance = accuracies[best] - chance > max(0.05, 3 * math.sqrt(chance * (1 - chance) / len(labels)))
     if not above_chance or not all(_clearly_better(right[best], r) for n, r in right.items() if n not in group):
         raise UsageError(
-            f"no normalisation is clearly the network's own; right on {len(labels)} samples of training data: {table}",
+            f"no normalisation is clearly the network's own; accuracy on {len(labels)} training samples: {table}",
             hint="name it with --normalize"
             + ("" if above_chance else ", and check that the data's classes are the network's, in its order"),
         )
-    taken = family_default if family_default in group else best
-    reason = "the family's default among those that fit" if taken == family_default else "the best"
-    note = f"normalisation {taken!r} taken, {reason} on {len(labels)} samples of training data: {table}"
-    return Inferred(next(n for n in tried if n.name == taken), accuracies, note)
+    chosen = family_default if family_default in group else best
+    reason = "the family's default among those that fit" if chosen == family_default else "the best"
+    note = f"normalisation {chosen!r}, {reason} on {len(labels)} samples of training data: {table}"
+    return Inferred(next(n for n in tried if n.name == chosen), accuracies, note)
 
 
 def _for_channels(known: Normalization, channels: int) -> Normalization | None:
@@ -150,21 +152,21 @@ def _statistics(text: str, channels: int) -> tuple[tuple[float, ...], tuple[floa
 def _guess(
     predict: Callable[[NDArray[np.float32]], NDArray[np.float32]], pixels: NDArray[np.uint8], candidate: Normalization
 ) -> tuple[NDArray[np.int64], int]:
-    """The predicted labels, -1 where there is no telling, and the number of classes."""
+    """Return the predicted labels, -1 where a score is NaN, and the number of classes."""
     batches = (pixels[n : n + _BATCH] for n in range(0, len(pixels), _BATCH))
     scores = np.concatenate([predict(normalize(batch, candidate)) for batch in batches])
     return np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1)), scores.shape[1]
 
 
 def _group(member: str, guesses: Mapping[str, NDArray[np.int64]]) -> Sequence[str]:
-    """All candidates that agree with ``member``, or with one that does, and so on."""
+    """Return the candidates that agree with ``member``, directly or through others of the group."""
     group = [member]
-    for name in group:  # grows while it is walked
+    for name in group:  # the list grows during the loop
         group += [n for n, g in guesses.items() if n not in group and float((g == guesses[name]).mean()) >= _AGREE]
     return group
 
 
 def _clearly_better(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """McNemar: whether ``one`` is right where ``other`` is not, and not the reverse, by two errors."""
+    """Tell whether ``one`` is right more often than ``other`` by two standard errors (McNemar's test)."""
     wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
     return wins - losses >= _CLEAR * math.sqrt(wins + losses) and wins > losses

@@ -86,7 +86,7 @@ def trained(points: int) -> dict[str, Any]:
         "steps": 40 * points, "batch": 128, "loss": 0.2,
         "losses": [{"loss": "kl", "weight": 0.9}, {"loss": "cross-entropy", "weight": 0.1}],
         "curve": [
-            {"step": 40 * i, "loss": 2 / i, "parts": [1.9 / i, 2.2 / i], "rate": 0.1} for i in range(1, points + 1)
+            {"step": 40 * i, "loss": 2 / i, "parts": [1.9 / i, 2.2 / i], "lr": 0.1} for i in range(1, points + 1)
         ],
     }  # fmt: skip
 
@@ -186,7 +186,7 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
             record("measure", {"teacher": 0.89, "result": 0.8734}),
             record("verify", verified(layers), drift_db=15.0),
         ],
-        "notes": ["normalisation 'imagenet' taken"], "engine": "ready", "todo": None,
+        "notes": ["normalisation 'imagenet', the best"], "engine": "ready", "todo": None,
         "bundle": {"path": "runs/x/bundle", "manifest_sha256": "d" * 64, "files": [{"name": "model.onnx", "bytes": 9}]},
         "samples_ms": {"teacher": taken(2.01), "result": taken(0.29)}, "samples": predictions(shown),
     }  # fmt: skip

@@ -102,7 +102,7 @@ def test_finds_the_networks_own(name: str, channels: int) -> None:
     assert found.normalization == wants
     assert found.accuracies[name] > 0.8
     assert set(found.accuracies) == {n.name for n in candidates(channels)}
-    assert f"{name!r} taken, the best" in found.note
+    assert f"{name!r}, the best" in found.note
 
 
 @pytest.mark.parametrize("default", ["imagenet", "cifar10"])

@@ -1,4 +1,4 @@
-"""What a program calls: the same runs as the command line's, and their bundles."""
+"""Runs and bundles for Python programs: what the command line does, with the same names."""
 
 from compressor.api._bundle import LoadedBundle, load_bundle
 from compressor.api._compress import compress

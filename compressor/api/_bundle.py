@@ -1,10 +1,9 @@
-"""A bundle inside a Python program: NumPy in, NumPy out."""
+"""A bundle inside a Python program: named arrays in, named arrays out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from compressor import catalog
-from compressor.bundle import verify_bundle
-from compressor.core import Backend, InputSpec, Json, Normalization, Session, UsageError, VerificationFailed
-from compressor.data._arrays import Arrays, to_pixels
+from compressor.bundle import Manifest, verify_bundle
+from compressor.core import Backend, Json, Normalization, Session, Signature, TensorSpec, UsageError
+from compressor.data import fit_images
+from compressor.feeds import run_in_batches
 from compressor.preprocessing import normalize
 
 __all__ = ["LoadedBundle", "load_bundle"]
@@ -22,57 +22,73 @@ __all__ = ["LoadedBundle", "load_bundle"]
 
 @dataclass(frozen=True, eq=False)
 class LoadedBundle:
-    """A verified bundle, on the runtime that it was made for. Call it with images or with a batch."""
+    """A verified bundle, opened on the runtime that it was made for. Call it with an array for each input."""
 
     path: Path
     manifest: Mapping[str, Json] = field(repr=False)
-    """What ``manifest.json`` holds."""
-    input: InputSpec
-    normalization: Normalization
+    """The content of ``manifest.json``."""
+    signature: Signature
+    """Names, types and shapes of the inputs and outputs."""
+    sizes: Mapping[str, int]
+    """The usual size of each free axis."""
+    image: str | None
+    """The name of the image input; None where there is none, or its preparation is not known."""
+    normalization: Normalization | None
+    """How 8-bit pixels become the image input; None where ``image`` is."""
     classes: tuple[str, ...] | None
-    """Their names, in the order of the scores; None where none were recorded."""
+    """The names of the classes, in the order of the scores; None where none were recorded."""
     session: Session = field(repr=False)
-    enlarges: int | None = None
-    """Of a bundle for super-resolution: how many times as high and wide what it makes is. It takes any size."""
 
-    def __call__(self, batch: ArrayLike) -> NDArray[np.float32]:
-        """Map a batch to the first output, one row a sample.
+    def __call__(self, feeds: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        """Map arrays by input name to arrays by output name, one row for each sample.
 
-        8-bit images go through `preprocess` first; floats are a normalised batch, N x C x H x W.
-        Raises UsageError for anything else.
+        Any number of samples is taken: a network of a fixed batch runs as often as that needs. Arrays are converted
+        to the input's type where that loses no more than digits. Raises UsageError for arrays that are not the inputs'.
         """
-        given = np.asarray(batch)
-        if given.dtype == np.uint8:
-            given = self.preprocess(given)
-        wanted = self.input.shape if self.enlarges is None else (self.input.channels, *given.shape[2:])
-        if (
-            not np.issubdtype(given.dtype, np.floating)
-            or given.ndim != 4
-            or given.shape[1:] != wanted
-            or not len(given)
-        ):
+        names = [spec.name for spec in self.signature.inputs]
+        if not isinstance(feeds, Mapping) or set(feeds) != set(names):
+            given = ", ".join(map(str, feeds)) if isinstance(feeds, Mapping) else type(feeds).__name__
             raise UsageError(
-                f"a batch of {given.dtype}, shape {given.shape}, is not N x {' x '.join(map(str, self.input.shape))}",
-                hint="give 8-bit images, or what preprocess(images) makes of them",
+                f"the network takes {', '.join(names)}, and was given {given or 'nothing'}",
+                hint="give a mapping from each input's name to its array, such as preprocess(images)",
             )
-        return self.session(np.ascontiguousarray(given, np.float32))
+        arrays = {spec.name: _converted(spec, feeds[spec.name]) for spec in self.signature.inputs}
+        counts = {len(array) for array in arrays.values() if array.ndim}
+        if self.signature.batch is not None and len(counts) != 1:
+            raise UsageError(f"the inputs have {sorted(counts)} rows", hint="give each input a row for each sample")
+        return run_in_batches(self.session, arrays, max(counts, default=1))
 
-    def preprocess(self, images: ArrayLike) -> NDArray[np.float32]:
-        """Images as the network takes them: N x C x H x W, normalised.
+    def preprocess(self, images: ArrayLike) -> dict[str, NDArray[np.float32]]:
+        """Map images to the feeds of the image input, prepared as the samples were that the model was judged on.
 
-        They are of any size, 8-bit or floats in [0, 1], one (H x W, H x W x C) or many (N x H x W,
-        N x H x W x C, N x C x H x W), and are fitted as the samples were that the model was judged on.
-        Raises UsageError for anything else.
+        They are 8-bit or floats in [0, 1], of any size, one (H x W, H x W x C) or many (N x H x W, N x H x W x C,
+        N x C x H x W). They are resized, except where the network takes any size. Raises UsageError for anything
+        else, and where the network has no image input.
         """
-        given: NDArray[Any] = np.asarray(images)
-        if given.ndim == 2 or (given.ndim == 3 and given.shape[2] in (1, 3)):
-            given = given[np.newaxis]
-        stored = Arrays(to_pixels(given, "images"))
-        size = self.input
-        if self.enlarges is not None:
-            size = replace(size, height=stored.pixels.shape[2], width=stored.pixels.shape[3])
-        pixels = np.stack([stored.load(row, size) for row in range(len(given))])
-        return normalize(pixels, self.normalization)
+        if self.image is None or self.normalization is None:
+            raise UsageError("the bundle has no image input", hint=f"call it with {self.signature.input.name}")
+        spec = next(spec for spec in self.signature.inputs if spec.name == self.image)
+        axes = spec.shape[1:]
+        channels, height, width = axes if self.normalization.layout == "nchw" else (axes[2], axes[0], axes[1])
+        size = None if isinstance(height, str) or isinstance(width, str) else (height, width)
+        assert isinstance(channels, int)
+        return {self.image: normalize(fit_images(images, channels, size), self.normalization)}
+
+
+def _converted(spec: TensorSpec, given: ArrayLike) -> NDArray[Any]:
+    """Return ``given`` in the type of ``spec``. Raises UsageError where type or sizes are another's."""
+    array = np.asarray(given)
+    rest = spec.shape[1:]
+    trailing = array.shape[array.ndim - len(rest) :]
+    fits = array.ndim - len(spec.shape) in (0, 1) and all(
+        isinstance(axis, str) or axis == size for axis, size in zip(rest, trailing, strict=True)
+    )
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind") or not fits or 0 in array.shape:
+        raise UsageError(
+            f"input {spec.name} is {array.dtype} {list(array.shape)}, and the network takes {spec}",
+            hint="give a row for each sample, in the input's type; preprocess(images) makes rows of images",
+        )
+    return np.ascontiguousarray(array, spec.dtype)
 
 
 def load_bundle(path: str | Path, *, threads: int = 1) -> LoadedBundle:
@@ -82,24 +98,17 @@ def load_bundle(path: str | Path, *, threads: int = 1) -> LoadedBundle:
     UnsafeInput where it reaches out of its folder, Unavailable where the runtime is not installed.
     """
     folder = verify_bundle(Path(path)).path
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    try:
-        entry, name = manifest["input"], manifest["engine"]["backend"]
-        enlarges = manifest["outputs"][0].get("enlarges")
-        sides = entry["shape"][2:] if enlarges is None else entry["measured"]
-        spec = InputSpec(*map(int, (entry["shape"][1], *sides)))
-        mean, std = (tuple(map(float, entry[key])) for key in ("mean", "std"))
-        normalization = Normalization("manifest", float(entry["range"][1]) / 255, mean, std)
-        classes = manifest["outputs"][0].get("classes")
-        if not len(mean) == len(std) == spec.channels:
-            raise ValueError(f"{len(mean)} means and {len(std)} deviations for {spec.channels} channels")
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise VerificationFailed(
-            f"{folder / 'manifest.json'} is not of this program's form: {type(error).__name__}: {error}",
-            hint="make the bundle anew with compress run",
-        ) from error
-    backend: Backend = catalog.find("backends", name)()
+    manifest = Manifest.read(folder)
+    backend: Backend = catalog.find("backends", manifest.engine.backend)()
     backend.version()
-    name = "model.plan" if "model.plan" in manifest["files"] else "model.onnx"
-    session = backend.open(folder / name, threads=threads)
-    return LoadedBundle(folder, manifest, spec, normalization, tuple(classes) if classes else None, session, enlarges)
+    classes = manifest.task.get("classes")
+    return LoadedBundle(
+        folder,
+        manifest.to_json(),
+        manifest.signature,
+        manifest.sizes,
+        manifest.image.name if manifest.image else None,
+        manifest.normalization,
+        tuple(map(str, classes)) if classes else None,
+        backend.open(folder / manifest.engine_file, threads=threads),
+    )

@@ -1,4 +1,4 @@
-"""``compressor.compress``: what `compress run` does, for a program."""
+"""``compressor.compress``: `compress run` for Python programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["compress"]
 
 Source = str | Path | Callable[[], Any]
-"""A source as the command line names it, or a function of an importable module."""
+"""A source as the command line names it, or a function at the top level of a module."""
 
 
 def compress(
@@ -46,21 +46,21 @@ def compress(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Compressed:
-    """Compress a model for a target: measured, verified, bundled. Prints nothing.
+    """Compress a model for a target: measure it, verify it, write its bundle. Prints nothing.
 
-    Every argument is the option of ``compress run`` of that name, and what is left out is found in the
-    same places (compress.toml, the profile); the target is else ``host``, this machine.
+    Each argument is the option of ``compress run`` of that name. An argument that is left out is looked up in the
+    same places as there (compress.toml, the profile). Without a target it is ``host``, this machine.
 
-    ``model`` is a checkpoint, or a network: one of a known family as it is, any other with ``arch``.
-    ``arch``, ``data`` and ``evaluate`` also take a function at the top level of a module, which is
-    called by its name: ``arch()`` makes the network, ``data()`` gives arrays (x, y) or (x, y, x_test,
-    y_test). ``input`` is (channels, height, width). ``budget`` maps ``latency``, ``params``, ``macs`` and
-    ``bytes`` to ``"25%"`` and the like, or to a number of ms, of bytes, of what is counted. ``set`` maps
-    ``"pass.field"`` to its value. ``progress`` is called as ``progress(message, done, total)``.
+    ``model`` is a file (a checkpoint or an ONNX file) or a network: one of a known family as it is, any other with
+    ``arch``. ``arch``, ``data`` and ``evaluate`` also take a function at the top level of a module: ``arch()`` makes
+    the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width).
+    ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes`` to a share such as ``"25%"``, or to a number of
+    ms, parameters, multiply-accumulates or bytes. ``set`` maps ``"pass.field"`` to its value. ``progress`` is called
+    as ``progress(message, done, total)``.
 
-    A missed budget is no exception, for the bundle is there: the result's ``missed`` is then the
-    BudgetMissed that says so. Where no bundle could be made a CompressError is raised: UsageError,
-    Unavailable, VerificationFailed, Inconclusive or UnsafeInput; its ``code`` is what ``compress`` would exit with.
+    A missed budget raises nothing, because the bundle is there: the result's ``missed`` is the BudgetMissed. Raises
+    UsageError, Unavailable, VerificationFailed, Inconclusive or UnsafeInput where no bundle can be made; the error's
+    ``code`` is the exit code of ``compress``.
     """
     options = Options(
         target=None if target is None else str(target),
@@ -86,17 +86,17 @@ def compress(
         return pipeline.run(plan, folder, _command(path, plan, options, folder), _watcher(progress), fresh=fresh)
 
 
-# -- arguments as the command line has them ------------------------------------------------------
+# -- arguments as the command line takes them ------------------------------------------------------
 
 
 def _named(value: Source | None, argument: str) -> str | None:
-    """A source or a constructor by its name."""
+    """Return the name of a source or a constructor."""
     if value is None or isinstance(value, str | Path):
         return None if value is None else str(value)
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     if not callable(value) or module is None or not name.isidentifier():
         raise UsageError(
-            f"{argument} is {value if callable(value) else type(value).__name__}, which has no name to be found by",
+            f"{argument} is {value if callable(value) else type(value).__name__}, which cannot be found by a name",
             hint=f"give {argument} a path, or a function at the top level of a module",
         )
     return f"{module}:{name}"
@@ -110,7 +110,7 @@ def _budget(name: str, limit: str | float) -> str:
 
 
 def _command(model: Path, plan: Plan, options: Options, folder: Path) -> list[str]:
-    """What does the same on the command line: the report keeps it."""
+    """Return the command line that does the same, for the report."""
     words = ["compress", "run", str(model)]
     for field in dataclasses.fields(options):
         value = getattr(replace(options, target=plan.options.target), field.name)
@@ -142,7 +142,7 @@ def _watcher(progress: Progress | None) -> Watcher:
 
 @contextmanager
 def _file(model: str | Path | nn.Module) -> Iterator[Path]:
-    """The model's file; of a network its weights, for as long as the run lasts (which keeps its own copy)."""
+    """Yield the model's file; of a network a temporary file of its weights, of which the run keeps a copy."""
     if isinstance(model, str | Path):
         yield Path(model)
         return
@@ -158,8 +158,8 @@ def _file(model: str | Path | nn.Module) -> Iterator[Path]:
     state = model.state_dict()
     if odd := [key for key, value in state.items() if not isinstance(value, Tensor) or nn.parameter.is_lazy(value)]:
         raise UsageError(
-            f"{_name(model)} has lazy layers, or state that is no tensor: {odd[0]}",
-            hint="run it once, and keep what is no tensor out of its state dict",
+            f"{_name(model)} has lazy layers, or state that is not a tensor: {odd[0]}",
+            hint="run it once so that its layers have weights, and keep only tensors in its state dict",
         )
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         path = Path(folder) / f"{_name(model).lower()}.safetensors"
@@ -168,7 +168,7 @@ def _file(model: str | Path | nn.Module) -> Iterator[Path]:
 
 
 def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> None:
-    """Raises UsageError where the network cannot be built again from its weights, or would be another one."""
+    """Raise UsageError where the network cannot be rebuilt from its weights, or the rebuilt one computes otherwise."""
     import copy
 
     import torch
