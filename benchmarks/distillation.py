@@ -1,10 +1,10 @@
-"""What stored answers and inherited weights are worth, on one student of ResNet-56's family.
+"""The gain from stored teacher outputs and from inherited weights, on students of ResNet-56's family.
 
     python benchmarks/distillation.py resnet56_cifar10.pt cifar10 [--images N] [--epochs N] [--minutes M ...]
 
-Two tables. Stored answers against a teacher that is asked in every step: seconds a step, interleaved, and the
-accuracy that the same number of steps ends with. First weights from the teacher against random ones, for equal
-steps, which are equal minutes, the network being the same. Judged in float on all test images.
+Prints two tables. The first compares stored outputs with a teacher that runs in every step: seconds a step
+(interleaved), and the accuracy after the same number of steps. The second compares first weights from the teacher with
+random ones, for the same number of steps. Accuracy is that of the float network on all test images.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from torch import Tensor, nn
 
 from compressor.core import Data, InputSpec
 from compressor.data import Prepared, load_data
-from compressor.frontend import ingest
+from compressor.frontend import load_checkpoint
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.passes.distill import Distill
 from compressor.preprocessing import parse_normalization
-from compressor.scores._probe import untrained
+from compressor.scores.common.probe import untrained
 from compressor.train.augmentation import Augmentation
-from compressor.train.distil import Budget, Taught, answering, distil, trial_seconds
+from compressor.train.distillation_data import DistillationData
+from compressor.train.fit import Duration, fit, fit_step_seconds
 from compressor.train.inherit import inherit
+from compressor.train.predictor import make_predictor
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
@@ -43,30 +45,30 @@ STUDENTS = {
     "ResNet-8": CifarResNet((1, 1, 1)),
     "ResNet-8, widths 16, 48, 112": CifarResNet((1, 1, 1), (16, 48, 112)),
 }
-LESSONS = Distill(warmup=0.15)
+SETTINGS = Distill(warmup=0.15)
 ROUNDS = 12
 
 
 @dataclass(frozen=True)
-class WeightQuantSpec:
-    """The rival: the teacher runs in every step, on images that are augmented anew in every epoch."""
+class LiveTeacher:
+    """The alternative: the teacher runs in every step, on images that are augmented anew in every epoch."""
 
     samples: Samples
-    answer: Callable[[Tensor], Tensor]
+    predict: Callable[[Tensor], Tensor]
 
     def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         images, labels = self.samples.batch(rows, self.samples.drawn(epoch))
-        return images, labels, self.answer(images)
+        return images, labels, self.predict(images)
 
 
 def quiet(message: str, done: int, total: int) -> None:
     return
 
 
-def learn(student: nn.Module, taught: Taught, steps: int, seed: int) -> nn.Module:
-    distil(
-        student, taught, objective(LESSONS.losses), LESSONS.optimizer_config, Budget(steps=steps), seed=seed, device="cpu",
-        checkpoint=None, remember=lambda compute: compute(), progress=quiet,
+def learn(student: nn.Module, data: DistillationData, steps: int, seed: int) -> nn.Module:
+    fit(
+        student, data, objective(SETTINGS.losses), SETTINGS.optimizer_config, Duration(steps=steps), seed=seed,
+        device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
     )  # fmt: skip
     return student
 
@@ -79,13 +81,17 @@ def accuracy(network: nn.Module, data: Data) -> float:
     return right / len(data.evaluate)
 
 
-def seconds(student: nn.Module, rivals: list[Taught]) -> list[list[float]]:
-    """A step with each rival, in turn."""
-    taken: list[list[float]] = [[] for _ in rivals]
+def seconds(student: nn.Module, rivals: list[DistillationData]) -> list[list[float]]:
+    """The seconds of a step with each rival, timed in turn."""
+    timed: list[list[float]] = [[] for _ in rivals]
     for _ in range(ROUNDS):
-        for kept, taught in zip(taken, rivals, strict=True):
-            kept.append(trial_seconds(student, taught, objective(LESSONS.losses), LESSONS.optimizer_config, "cpu"))
-    return taken
+        for row, data in zip(timed, rivals, strict=True):
+            row.append(step(student, data))
+    return timed
+
+
+def step(student: nn.Module, data: DistillationData) -> float:
+    return fit_step_seconds(student, data, objective(SETTINGS.losses), SETTINGS.optimizer_config, "cpu")
 
 
 def main() -> None:
@@ -104,35 +110,35 @@ def main() -> None:
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(0.125, True), 0)
-    teacher = ingest(options.teacher).build()
-    answer = answering(teacher, "auto", "cpu")
+    teacher = load_checkpoint(options.teacher).build()
+    predict = make_predictor(teacher, "auto", "cpu")
     stored = SoftTargets(samples, options.epochs, Path(mkdtemp()), "teacher")
     begun = perf_counter()
-    stored.prepare(answer, quiet)
+    stored.prepare(predict, quiet)
     once = perf_counter() - begun
-    steps = options.epochs * (options.images // LESSONS.batch)
+    steps = options.epochs * (options.images // SETTINGS.batch)
     threads = torch.get_num_threads()
     print(
-        f"{options.images:,} images, {steps} steps of {LESSONS.batch}, {threads} thread(s); "
-        f"all answers once: {once:.0f} s\n"
+        f"{options.images:,} images, {steps} steps of {SETTINGS.batch}, {threads} thread(s); "
+        f"all outputs once: {once:.0f} s\n"
     )
     print(
-        "| student | stored, s a step | asked, s a step | ratio (of medians; range of rounds) "
-        "| stored, top1 | asked, top1 |"
+        "| student | stored, s a step | live, s a step | ratio (of medians; range of rounds) "
+        "| stored, top1 | live, top1 |"
     )
     print("|---|---|---|---|---|---|", flush=True)
-    rivals: list[Taught] = [stored, WeightQuantSpec(samples, answer)]
+    rivals: list[DistillationData] = [stored, LiveTeacher(samples, predict)]
     for name, architecture in () if options.only == "inherited" else STUDENTS.items():
         quick, slow = seconds(untrained(architecture, 0), rivals)
         ratios = [b / a for a, b in zip(quick, slow, strict=True)]
         reached = [
-            [accuracy(learn(untrained(architecture, seed), taught, steps, seed), data) for seed in range(options.seeds)]
-            for taught in rivals
+            [accuracy(learn(untrained(architecture, seed), rival, steps, seed), data) for seed in range(options.seeds)]
+            for rival in rivals
         ]
-        told = [", ".join(f"{each:.2%}" for each in row) for row in reached]
+        cells = [", ".join(f"{each:.2%}" for each in row) for row in reached]
         print(
             f"| {name} | {median(quick):.3f} | {median(slow):.3f} "
-            f"| {median(slow) / median(quick):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {told[0]} | {told[1]} |",
+            f"| {median(slow) / median(quick):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {cells[0]} | {cells[1]} |",
             flush=True,
         )
     if options.only == "stored":
@@ -141,7 +147,7 @@ def main() -> None:
         "\n| student | minutes | steps | inherited | from the teacher, top1 | random, top1 |\n|---|---|---|---|---|---|"
     )
     for name, architecture in ((n, STUDENTS[n]) for n in ("ResNet-20", "ResNet-8")):
-        each = trial_seconds(untrained(architecture, 0), stored, objective(LESSONS.losses), LESSONS.optimizer_config, "cpu")
+        each = step(untrained(architecture, 0), stored)
         for minutes in options.minutes:
             length, shares = max(1, int(60 * minutes / each)), []
             reached = [[], []]
@@ -150,8 +156,8 @@ def main() -> None:
                 shares.append(inherit(ours, teacher))
                 reached[0].append(accuracy(learn(ours, stored, length, seed), data))
                 reached[1].append(accuracy(learn(other, stored, length, seed), data))
-            told = [", ".join(f"{each:.2%}" for each in row) for row in reached]
-            print(f"| {name} | {minutes:g} | {length} | {shares[0]:.0%} | {told[0]} | {told[1]} |", flush=True)
+            cells = [", ".join(f"{each:.2%}" for each in row) for row in reached]
+            print(f"| {name} | {minutes:g} | {length} | {shares[0]:.0%} | {cells[0]} | {cells[1]} |", flush=True)
 
 
 if __name__ == "__main__":

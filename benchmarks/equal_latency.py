@@ -1,12 +1,12 @@
-"""Is the search's pick a good one? It and seven random students of the same latency, all distilled alike.
+"""Compares the search's pick with seven random students of the same latency, all distilled with the same settings.
 
     compress run resnet56_cifar10.pt --data cifar10 --target host --profile search --budget latency=10% -o runs/search
     python benchmarks/equal_latency.py runs/search resnet56_cifar10.pt cifar10 [--students N] [--images N] [--epochs N]
 
 The others are random members of the pick's space whose latency, predicted from the run's own table, is
-within 5 % of the pick's. One recipe for all: random first weights, the teacher's stored answers,
-0.9 KL at T = 4 and 0.1 CE, SGD with a one-cycle schedule. Judged in float on all test images.
-What is in the output file already is not trained again.
+within 5 % of the pick's. All are trained with the same settings: random first weights, the teacher's stored outputs,
+0.9 KL at T = 4 and 0.1 CE, SGD with a one-cycle schedule. Accuracy is that of the float network on all test images.
+Students that are in the output file already are not trained again.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ import torch
 from compressor import catalog
 from compressor.core import InputSpec
 from compressor.data import Prepared, load_data
-from compressor.frontend import ingest
+from compressor.frontend import load_checkpoint
 from compressor.losses import objective
-from compressor.models._family import Family
-from compressor.models._layers import count
+from compressor.models.common.family import Family
+from compressor.models.common.layers import count
 from compressor.passes.distill import Distill
 from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization
-from compressor.scores._probe import untrained
+from compressor.scores.common.probe import untrained
 from compressor.search.latency import LatencyTable
 from compressor.train.augmentation import Augmentation
-from compressor.train.distil import Budget, answering, distil
+from compressor.train.fit import Duration, fit
+from compressor.train.predictor import make_predictor
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
@@ -103,18 +104,18 @@ def main() -> None:
     assert isinstance(data, Prepared)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
-    lessons = Distill()
+    settings = Distill()
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
-    teacher = ingest(options.teacher).build()
-    taught = SoftTargets(samples, 4, Path(mkdtemp()), "teacher")
-    taught.prepare(answering(teacher, "auto", "cpu"), quiet)
+    teacher = load_checkpoint(options.teacher).build()
+    targets = SoftTargets(samples, 4, Path(mkdtemp()), "teacher")
+    targets.prepare(make_predictor(teacher, "auto", "cpu"), quiet)
     labels = data.evaluate.labels
     for row in rows:
         if "accuracy" in row:
             continue
         student = untrained(catalog.find("models", row["space"]).decode(json.loads(row["student"]), INPUT, 10), 0)
-        distil(
-            student, taught, objective(lessons.losses), lessons.optimizer_config, Budget(epochs=options.epochs),
+        fit(
+            student, targets, objective(settings.losses), settings.optimizer_config, Duration(epochs=options.epochs),
             seed=0, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
         )  # fmt: skip
         right = 0

@@ -4,9 +4,9 @@
 
 A ResNet-8 body with an `ImdnHead`, with and without attention; the same body with its plain head; and, of plain
 ResNets with wider or deeper last stages, the one whose latency is nearest to the headed student's. Latencies are
-those of the whole networks in INT8 on this machine, interleaved. One recipe for all: random first weights, the
-teacher's stored answers, 0.9 KL at T = 4 and 0.1 CE, SGD with a one-cycle schedule; judged in float on all test
-images, and in INT8 (ptq, 300 training images) on the runtime's kernels.
+those of the whole networks in INT8 on this machine, interleaved. All are trained with the same settings: random first
+weights, the teacher's stored outputs, 0.9 KL at T = 4 and 0.1 CE, SGD with a one-cycle schedule. Accuracy is measured
+on all test images, in float and in INT8 (ptq, 300 training images) on the runtime's kernels.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from numpy.typing import NDArray
 from compressor import catalog
 from compressor.core import Data, InputSpec, Session, Split, Target
 from compressor.data import Prepared, load_data
-from compressor.export import export, save
-from compressor.frontend import ingest
+from compressor.lowering.export import export
+from compressor.lowering.save import save
+from compressor.frontend import load_checkpoint
 from compressor.losses import objective
-from compressor.models._family import Architecture
-from compressor.models._head import ImdnHead
-from compressor.models._headed import Headed
-from compressor.models._layers import count
 from compressor.models.cifar_resnet import CifarResNet
+from compressor.models.common.family import Architecture
+from compressor.models.common.head import ImdnHead
+from compressor.models.common.headed import Headed
+from compressor.models.common.layers import count
 from compressor.passes.distill import Distill
 from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization
-from compressor.quant.placement import Placement
+from compressor.lowering.placement import Placement
 from compressor.quant.ranges import activation_ranges
-from compressor.scores._probe import untrained
+from compressor.scores.common.probe import untrained
 from compressor.search.deployed import quantised
 from compressor.search.latency import LatencyTable
 from compressor.train.augmentation import Augmentation
-from compressor.train.distil import Budget, answering, distil
+from compressor.train.fit import Duration, fit
+from compressor.train.predictor import make_predictor
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
@@ -50,7 +52,7 @@ INPUT = InputSpec(3, 32, 32)
 BODY = CifarResNet((1, 1, 1))
 HEAD = ImdnHead()
 ROUNDS = 5
-LESSONS = Distill(warmup=0.15)
+SETTINGS = Distill(warmup=0.15)
 
 
 def quiet(message: str, done: int, total: int) -> None:
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
-    teacher = ingest(options.teacher).build()
+    teacher = load_checkpoint(options.teacher).build()
     target = at_hand(catalog.find_target("host"))
     headed = Headed(BODY, HEAD)
     bare = Headed(BODY, ImdnHead(HEAD.width, HEAD.blocks, HEAD.distil, attention=False))
@@ -129,17 +131,18 @@ def main() -> None:
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
-    taught = SoftTargets(samples, options.views, Path(mkdtemp()), "teacher")
-    taught.prepare(answering(teacher, "auto", "cpu"), quiet)
+    targets = SoftTargets(samples, options.views, Path(mkdtemp()), "teacher")
+    targets.prepare(make_predictor(teacher, "auto", "cpu"), quiet)
     print("\n| student | encoding | parameters | MACs | latency | top1, float | top1, INT8 |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, (architecture, share) in students.items():
         scored: list[tuple[float, float]] = []
         for seed in range(options.seeds):
             network = untrained(architecture, seed)
-            distil(
-                network, taught, objective(LESSONS.losses), LESSONS.optimizer_config, Budget(epochs=options.epochs),
-                seed=seed, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
+            fit(
+                network, targets, objective(SETTINGS.losses), SETTINGS.optimizer_config,
+                Duration(epochs=options.epochs), seed=seed, device="cpu", checkpoint=None,
+                remember=lambda compute: compute(), progress=quiet,
             )  # fmt: skip
 
             def session(batch: NDArray[np.float32], network: torch.nn.Module = network) -> NDArray[np.float32]:

@@ -1,11 +1,11 @@
-"""Makes a small truth for rank quality: students of two spaces, each really distilled, on 16 x 16 CIFAR-10.
+"""Makes ground truth for rank quality: students of two spaces, each distilled, on 16 x 16 CIFAR-10.
 
     python benchmarks/kd_truth.py CIFAR10 TEACHER [--out benchmarks/kd_truth.json] [--students 16] [--epochs 5]
 
-10,000 training images at half size; the teacher sees them whole, once, each as it is and mirrored.
-Every student gets the same short recipe: 0.1 CE + 0.9 T^2 KL at T = 4, SGD with a one-cycle schedule,
-mirrored and shifted by up to two pixels. Judged on the 10,000 test images. About a minute a student;
-what is in the file already is not trained again.
+The data are 10,000 training images at half size; the teacher runs once on each at full size, plain and flipped.
+Every student is trained with the same settings: 0.1 CE + 0.9 T^2 KL at T = 4, SGD with a one-cycle schedule, images
+flipped and shifted by up to two pixels. Accuracy is that on the 10,000 test images. A student takes about a minute;
+those that are in the file already are not trained again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from compressor import catalog
 from compressor.core import InputSpec
 from compressor.data import Source, load_data
-from compressor.frontend import ingest
+from compressor.frontend import load_checkpoint
 from compressor.preprocessing import normalize, parse_normalization
 
 IMAGES, BATCH, TEMPERATURE = 10_000, 128, 4.0
@@ -53,14 +53,14 @@ def students(count: int) -> list[tuple[str, dict[str, Any]]]:
 
 
 def prepare(source: str, teacher: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, the teacher's logits (2 x N x K, plain and mirrored), test images and labels."""
+    """Training images and labels, the teacher's logits (2 x N x K, plain and flipped), test images and labels."""
     data = load_data(source)
     assert isinstance(data, Source)
     assert data.train is not None
     scaling = parse_normalization("imagenet", 3)
     drawn = data.train.sample(IMAGES)
     pixels, labels = data.train.pixels(drawn, WHOLE), data.train.labels[drawn]
-    network = ingest(teacher).build()
+    network = load_checkpoint(teacher).build()
 
     def logits(images: np.ndarray) -> Tensor:
         batch = torch.from_numpy(normalize(np.ascontiguousarray(images), scaling))
@@ -75,7 +75,7 @@ def prepare(source: str, teacher: Path) -> tuple[Tensor, Tensor, Tensor, Tensor,
     return half(pixels), torch.from_numpy(labels), both, half(test), torch.from_numpy(data.evaluate.labels)
 
 
-def distil(network: nn.Module, images: Tensor, labels: Tensor, soft: Tensor, epochs: int, seed: int) -> None:
+def distill(network: nn.Module, images: Tensor, labels: Tensor, soft: Tensor, epochs: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * (len(labels) // BATCH)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -85,11 +85,11 @@ def distil(network: nn.Module, images: Tensor, labels: Tensor, soft: Tensor, epo
         order = torch.randperm(len(labels), generator=generator)
         for start in range(0, len(labels) // BATCH * BATCH, BATCH):
             rows = order[start : start + BATCH]
-            mirrored = torch.rand(BATCH, generator=generator) < 0.5
-            x = torch.where(mirrored[:, None, None, None], images[rows].flip(3), images[rows])
+            flipped = torch.rand(BATCH, generator=generator) < 0.5
+            x = torch.where(flipped[:, None, None, None], images[rows].flip(3), images[rows])
             down, right = torch.randint(5, (2,), generator=generator).tolist()
             x = F.pad(x, (2, 2, 2, 2))[:, :, down : down + 16, right : right + 16]
-            logits, wanted = network(x), soft[mirrored.long(), rows]
+            logits, wanted = network(x), soft[flipped.long(), rows]
             likeness = F.kl_div(
                 F.log_softmax(logits / TEMPERATURE, 1), F.softmax(wanted / TEMPERATURE, 1), reduction="batchmean"
             )
@@ -124,13 +124,13 @@ def main() -> None:
         begun = time.perf_counter()
         torch.manual_seed(0)
         network = catalog.find("models", space).decode(encoding, HALF, 10).build()
-        distil(network, images, labels, soft, options.epochs, seed=0)
+        distill(network, images, labels, soft, options.epochs, seed=0)
         reached = accuracy(network, test, answers)
         seconds = time.perf_counter() - begun
         rows.append({"space": space, "arch": encoding, "accuracy": reached})
         print(f"{space} {encoding}: {reached:.4f} in {seconds:.0f} s", flush=True)
-        optimizer_config = {"images": IMAGES, "input": str(HALF), "epochs": options.epochs, "batch": BATCH}
-        options.out.write_text(json.dumps({"recipe": optimizer_config, "rows": rows}, indent=1) + "\n")
+        training = {"images": IMAGES, "input": str(HALF), "epochs": options.epochs, "batch": BATCH}
+        options.out.write_text(json.dumps({"training": training, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 One student (ResNet-8 of ResNet-56's family), distilled in float; then each method at 2, 4 and 8 bits of the inner
 layers' weights (the first and the last layer keep 8), in two forms: on INT8 kernels (a scale for each output channel,
 activations in 8 bits), and as Polino et al. have it (buckets of 256 weights, points redistributed by their gradients,
-activations in float). Those that train go on for equally many steps on the teacher's stored answers. Accuracy is
-ONNX Runtime's on all test images; bytes are those of the file that it loads, and of its Huffman-coded form. What is in
-the output file already is not trained again.
+activations in float). The methods that train take the same number of steps on the teacher's stored outputs. Accuracy
+is ONNX Runtime's on all test images; bytes are those of the file that it loads, and of its Huffman-coded form. Rows
+that are in the output file already are not trained again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from compressor import catalog
 from compressor.bundle.storage import stored
 from compressor.core import Data, InputSpec
 from compressor.data import load_data
-from compressor.export import export, save
-from compressor.frontend import ingest
+from compressor.lowering.export import export
+from compressor.lowering.save import save
+from compressor.frontend import load_checkpoint
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.passes.distill import Distill
@@ -37,13 +38,15 @@ from compressor.plan import at_hand
 from compressor.preprocessing import parse_normalization
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
-from compressor.quant.levels import WeightQuantSpec, Form, BitAllocation
-from compressor.quant.packing import pack
+from compressor.quant.levels import BitAllocation, Form, WeightQuantSpec
+from compressor.lowering.packing import pack
 from compressor.quant.positive_scales import make_scales_positive
-from compressor.scores._probe import untrained
+from compressor.scores.common.probe import untrained
 from compressor.train.augmentation import Augmentation
-from compressor.train.distil import Budget, Taught, answering, distil
-from compressor.train.quantised import loss_of
+from compressor.train.distillation_data import DistillationData
+from compressor.train.fit import Duration, fit
+from compressor.train.predictor import make_predictor
+from compressor.train.qat import batch_loss
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
@@ -57,11 +60,11 @@ def quiet(message: str, done: int, total: int) -> None:
     return
 
 
-def learn(module: nn.Module, taught: Taught, steps: int, **changed: float) -> None:
-    lessons = Distill(warmup=0.15, **changed)  # type: ignore[arg-type]
-    distil(
-        module, taught, objective(lessons.losses), lessons.optimizer_config, Budget(steps=steps), seed=0, device="cpu",
-        checkpoint=None, remember=lambda compute: compute(), progress=quiet,
+def learn(module: nn.Module, data: DistillationData, steps: int, **changed: float) -> None:
+    settings = Distill(warmup=0.15, **changed)  # type: ignore[arg-type]
+    fit(
+        module, data, objective(settings.losses), settings.optimizer_config, Duration(steps=steps), seed=0,
+        device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
     )  # fmt: skip
 
 
@@ -79,7 +82,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=12, help="of the float student")
     parser.add_argument("--more", type=int, default=2, help="epochs with quantisers")
-    parser.add_argument("--rate", type=float, nargs=2, default=[0.02, 0.002], help="of weights, of a channel's points")
+    parser.add_argument("--lr", type=float, nargs=2, default=[0.02, 0.002], help="for weights, and for learned levels")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
@@ -87,15 +90,15 @@ def main() -> None:
     data = load_data(options.data).prepare(INPUT, scaling)
     assert data.train is not None
     samples = Samples(data.train, INPUT, scaling, 10, Augmentation(0.125, True), 0)
-    taught = SoftTargets(samples, 2, Path(mkdtemp()), "teacher")
-    taught.prepare(answering(ingest(options.teacher).build(), "auto", "cpu"), quiet)
+    targets = SoftTargets(samples, 2, Path(mkdtemp()), "teacher")
+    targets.prepare(make_predictor(load_checkpoint(options.teacher).build(), "auto", "cpu"), quiet)
     epoch = len(samples) // 128
     kept = options.out.with_suffix(".pt")
     student = untrained(STUDENT, 0)
     if kept.exists():
         student.load_state_dict(torch.load(kept, weights_only=True))
     else:
-        learn(student, taught, options.epochs * epoch)
+        learn(student, targets, options.epochs * epoch)
         torch.save(student.state_dict(), kept)
     student.eval()
     rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
@@ -121,14 +124,13 @@ def main() -> None:
         if learned:
             make_scales_positive(network)
         asked = WeightQuantSpec(bits, 8, learned, redistributed=not held.integers, form=held)
-        levels: BitAllocation = choose(
-            asked, network, rules, INPUT, OPSET, some[0], loss_of(network, taught, objective(Distill().losses), 128, 0)
-        )
+        loss = batch_loss(network, targets, objective(Distill().losses), 128, 0)
+        levels: BitAllocation = choose(asked, network, rules, INPUT, OPSET, some[0], loss)
         fake = FakeQuantised(network, rules, INPUT, OPSET, some, levels)
         if method != METHODS[0]:
             # From a bucket's least to its largest weight is twice as far as from zero: points, and their gradients.
-            rate = options.rate[learned] / (4 if learned and held.bucket else 1)
-            learn(fake.module, taught, options.more * epoch, rate=rate)
+            lr = options.lr[learned] / (4 if learned and held.bucket else 1)
+            learn(fake.module, targets, options.more * epoch, lr=lr)
             fake.recalibrate(samples.plain(rows) for rows in plain)
             network.load_state_dict(fake.weights(network))
         told(form, method, bits, fake.lowered(network)[1])

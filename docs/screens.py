@@ -28,7 +28,7 @@ SHORT = (
     "search.evaluations=120",
     "search.budget=['latency=60%']",
     "distill.minutes=1.0",
-    "quantize.lessons.minutes=0.5",
+    "quantize.distill.minutes=0.5",
 )
 SCHEMES: tuple[tuple[Literal["light", "dark"], str], ...] = (("light", "page.png"), ("dark", "page-dark.png"))
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")

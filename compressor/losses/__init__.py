@@ -1,7 +1,6 @@
-"""The losses of a training, one a file: a profile names each by the file's name.
+"""The losses of a training, one a file; a profile names each by the file's name.
 
-A loss's module stays light to import (nothing of torch at module level), so that a whole plan is
-checked in its first second.
+A loss's module imports nothing of torch at module level: a whole plan is checked before torch is loaded.
 """
 
 from compressor.losses._loss import NEEDS, Adapting, Loss, Outputs, Shapes

@@ -1,4 +1,4 @@
-"""What the losses on feature maps share."""
+"""Pieces that the losses on feature maps share."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ def stage(outputs: Outputs, index: int, whose: str) -> Tensor:
 
 
 def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both feature maps at the smaller height and width of the two, averaged over what falls together."""
+    """Both feature maps, average-pooled to the smaller height and width of the two."""
     height, width = (min(student.shape[i], teacher.shape[i]) for i in (2, 3))
     return pooled(student, height, width), pooled(teacher, height, width)
 
 
 def pooled(features: Tensor, height: int, width: int) -> Tensor:
-    """Averages over N x C x ``height`` x ``width`` regions."""
+    """The feature map average-pooled to N x C x ``height`` x ``width``."""
     if features.shape[2:] == (height, width):
         return features
     return F.adaptive_avg_pool2d(features, (height, width))
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Each vector (the last axis) at length 1. One of zeros stays so, and its gradient is finite."""
+    """Each vector (the last axis) divided by its length. A vector of zeros stays zero; its gradient is finite."""
     squares = vectors.square().sum(-1, keepdim=True)
     return vectors / torch.where(squares > 0, squares, 1.0).sqrt()
 
 
 def regressor(index: int, student: Shapes, teacher: Shapes) -> nn.Module | None:
-    """A `Regressor` from the student's channels at a stage to the teacher's; None where they are as many."""
+    """A `Regressor` from the student's channels at a stage to the teacher's; None where the counts are equal.
+
+    Raises UsageError where a network has no such stage.
+    """
     for shapes, whose in ((student, "student"), (teacher, "teacher")):
         _require(index, len(shapes), whose)
     given, wanted = student[index][0], teacher[index][0]
@@ -57,7 +60,7 @@ class Regressor(nn.Module):
         self.project = nn.Conv2d(channels, wanted, 1)
 
     def forward(self, outputs: Outputs) -> Outputs:
-        """The same outputs, but for the stage's feature map, which has the teacher's channels."""
+        """The outputs, with the stage's feature map projected to the teacher's channels."""
         features = list(outputs.features)
         features[self.index] = self.project(features[self.index])
         return replace(outputs, features=tuple(features))

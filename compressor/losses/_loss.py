@@ -1,4 +1,4 @@
-"""What a loss is given, and what it must offer."""
+"""The interface of a loss: its inputs, its attributes and its call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NEEDS = ("logits", "features", "labels")
-"""All that a loss may say it reads."""
+"""The values that `Loss.needs` may hold."""
 
 Shapes = tuple[tuple[int, int, int], ...]
 """Channels, height and width of each feature map, in the order of `Outputs.features`."""
@@ -17,10 +17,10 @@ Shapes = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a network gives for one batch of N samples."""
+    """A network's outputs for one batch of N samples."""
 
     logits: Tensor
-    """N x K scores."""
+    """The network's output: N x K class scores, or N x C x H x W images."""
     features: tuple[Tensor, ...] = ()
     """The feature map after each stage, N x C x H x W; the last is the one before pooling."""
 
@@ -30,25 +30,30 @@ class Outputs:
 
 
 class Loss(Protocol):
-    """One term of what a training minimises: a frozen dataclass whose fields are its settings."""
+    """One term of a training's objective: a frozen dataclass whose fields are its settings.
+
+    A loss that compares real values (pixels) instead of class scores says so with
+    ``regression: ClassVar[bool] = True``.
+    """
 
     kind: ClassVar[str]
     """The file's name in kebab-case."""
     needs: ClassVar[frozenset[str]]
-    """What it reads, of `NEEDS`: only that need be there."""
+    """The inputs that it reads, out of `NEEDS`; the others may be left out."""
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         """The mean over the batch, a scalar that gradients flow through.
 
-        ``labels`` are N class numbers; N x K shares of the classes where images are mixed.
+        ``labels`` are N class numbers, N x K class probabilities where images are mixed (mixup), or, for a
+        regression loss, the true images N x C x H x W.
         """
         ...
 
 
 @runtime_checkable
 class Adapting(Protocol):
-    """A loss with a learned part, which is trained beside the student and dropped after the training."""
+    """A loss with learned parameters, which are trained beside the student and dropped after the training."""
 
     def adapter(self, student: Shapes, teacher: Shapes) -> nn.Module | None:
-        """A module from the student's `Outputs` to those that the loss is called with; None where none is needed."""
+        """A module that maps the student's `Outputs` to those that the loss is called with; None if none is needed."""
         ...

@@ -1,4 +1,4 @@
-"""What a training minimises: a weighted sum of losses."""
+"""The objective of a training: a weighted sum of losses."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["Objective", "objective"]
 
 @dataclass(frozen=True)
 class Objective:
-    """Losses with their weights: Hinton's recipe is (CrossEntropy(), 0.1), (KullbackLeibler(4.0), 0.9).
+    """Losses with their weights: Hinton's is (CrossEntropy(), 0.1), (KullbackLeibler(4.0), 0.9).
 
-    Raises UsageError for weights that are none.
+    Raises UsageError where there is no loss, or a weight is not a finite number above 0.
     """
 
     terms: tuple[tuple[Loss, float], ...]
 
     def __post_init__(self) -> None:
         if not self.terms or not all(math.isfinite(weight) and weight > 0 for _, weight in self.terms):
-            told = ", ".join(f"{loss.kind} {weight:g}" for loss, weight in self.terms) or "none"
-            raise UsageError(f"no sum of losses: {told}", hint="give one or more, each with a weight above 0")
+            given = ", ".join(f"{loss.kind} {weight:g}" for loss, weight in self.terms) or "none"
+            raise UsageError(f"not a sum of losses: {given}", hint="give one or more, each with a weight above 0")
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the losses read together, of `NEEDS`."""
+        """All the inputs that the losses read, out of `NEEDS`."""
         return frozenset[str]().union(*(loss.needs for loss, _ in self.terms))
 
     def adapters(self, student: Shapes, teacher: Shapes) -> nn.ModuleList:
-        """The losses' learned parts, one a term: their parameters are trained beside the student's.
+        """The losses' learned modules, one for each term (identity where a loss has none).
 
-        Raises UsageError where the networks' stages do not match.
+        Their parameters are trained beside the student's. Raises UsageError where the networks' stages do not match.
         """
         from torch import nn
 
@@ -49,7 +49,7 @@ class Objective:
     def __call__(
         self, adapters: nn.ModuleList, student: Outputs, teacher: Outputs, labels: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The sum, and each loss by itself before its weight, detached."""
+        """The weighted sum, and each loss before its weight, detached."""
         import torch
 
         losses = [
@@ -60,9 +60,9 @@ class Objective:
 
 
 def objective(terms: Sequence[Mapping[str, Json]]) -> Objective:
-    """The objective that tables such as ``{loss = "kl", weight = 0.9, temperature = 4.0}`` describe.
+    """Build an objective from tables such as ``{loss = "kl", weight = 0.9, temperature = 4.0}``.
 
-    Raises UsageError for losses and settings that are not known.
+    Raises UsageError for unknown losses and settings.
     """
     made: list[tuple[Loss, float]] = []
     for term in terms:

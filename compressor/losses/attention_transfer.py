@@ -1,4 +1,4 @@
-"""Where the student looks against where the teacher does."""
+"""The student's spatial attention maps against the teacher's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class AttentionTransfer:
     """The squared distance of the attention maps, averaged over samples and summed over ``stages``.
 
     Zagoruyko and Komodakis 2017, arXiv 1612.03928: a map is the sum over channels of the squared
-    activations (F²_sum of section 3.1), flattened and at length 1 (equation 2). The distance is
-    squared, as the norm itself has no gradient where it is zero. Channels may differ; where sizes
-    do the larger feature map is averaged to the smaller. All stages are taken where none are named.
+    activations (F²_sum of section 3.1), flattened and normalised to length 1 (equation 2). The distance is
+    squared, because the norm itself has no gradient at zero. Channels may differ. Where sizes differ the
+    larger feature map is average-pooled to the smaller. ``stages = None`` takes all stages.
     """
 
     stages: tuple[int, ...] | None = None
@@ -31,7 +31,7 @@ class AttentionTransfer:
 
     def __post_init__(self) -> None:
         if self.stages == ():
-            raise UsageError("attention-transfer.stages names none", hint="name some, or leave it out to take all")
+            raise UsageError("attention-transfer.stages is empty", hint="name stages, or leave it out to take all")
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch
@@ -42,7 +42,7 @@ class AttentionTransfer:
         if self.stages is None and ours != theirs:
             raise UsageError(
                 f"attention-transfer: the student has {ours} stages, the teacher {theirs}",
-                hint="name those that match, such as stages = [-2, -1]",
+                hint="name the stages that match, such as stages = [-2, -1]",
             )
         distances = []
         for index in range(ours) if self.stages is None else self.stages:

@@ -1,4 +1,4 @@
-"""Which channels go together in the student against which do in the teacher."""
+"""The student's correlations between channels against the teacher's."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Correlation:
     """The squared distance of the C x C inner products of a feature map's channels, over N and C.
 
     Inter-channel correlation, Liu et al. 2021, arXiv 2202.03680: with F one sample's feature map as
-    C x HW, the rows of F Fᵀ at length 1. Where the channels differ a 1x1 convolution is learned from
-    the student's to the teacher's; sizes may differ.
+    C x HW, the rows of F Fᵀ are normalised to length 1. Where the channel counts differ, a 1x1 convolution
+    from the student's to the teacher's is learned. Sizes may differ.
     """
 
     stage: int = -1
@@ -43,7 +43,7 @@ class Correlation:
         if ours.shape[1] != theirs.shape[1]:
             raise UsageError(
                 f"correlation: the student has {ours.shape[1]} channels, the teacher {theirs.shape[1]}",
-                hint="call it with what its adapter makes of the student's outputs",
+                hint="apply the loss's adapter to the student's outputs first",
             )
         difference = unit(ours @ ours.mT) - unit(theirs @ theirs.mT)
         return difference.square().sum(2).mean()

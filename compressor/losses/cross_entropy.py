@@ -16,7 +16,7 @@ __all__ = ["CrossEntropy"]
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """The mean of -log p(label). The teacher has no say in it.
+    """The mean of -log p(label); the teacher's output is not used.
 
     ``smoothing`` is the share of the label's weight that is spread evenly over all K classes
     (Szegedy et al. 2016, arXiv 1512.00567, section 7).
@@ -29,7 +29,9 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
-            raise UsageError(f"cross-entropy.smoothing = {self.smoothing} is no share", hint="give 0 or more, below 1")
+            raise UsageError(
+                f"cross-entropy.smoothing = {self.smoothing}", hint="give a share: 0 or more, below 1"
+            )
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F

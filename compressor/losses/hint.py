@@ -1,4 +1,4 @@
-"""The student's feature map against the teacher's, number by number."""
+"""The student's feature map against the teacher's, element by element."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Hint:
     """Half the mean squared difference of one stage's feature maps.
 
     FitNets, Romero et al. 2015, arXiv 1412.6550, equation 3, averaged over N, C, H and W so that its
-    weight does not depend on their size. Where the channels differ a 1x1 convolution is learned from
-    the student's to the teacher's; where the sizes differ the larger map is averaged to the smaller.
-    ``stage`` is by default the one before the last: the middle of three, as in the paper.
+    weight does not depend on their size. Where the channel counts differ, a 1x1 convolution from the
+    student's to the teacher's is learned. Where the sizes differ, the larger map is average-pooled to the
+    smaller. The default ``stage`` is the last but one: the middle of three, as in the paper.
     """
 
     stage: int = -2
@@ -43,6 +43,6 @@ class Hint:
         if ours.shape[1] != theirs.shape[1]:
             raise UsageError(
                 f"hint: the student has {ours.shape[1]} channels, the teacher {theirs.shape[1]}",
-                hint="call it with what its adapter makes of the student's outputs",
+                hint="apply the loss's adapter to the student's outputs first",
             )
         return 0.5 * F.mse_loss(*same_size(ours, theirs))

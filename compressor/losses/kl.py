@@ -1,4 +1,4 @@
-"""The student's soft answers against the teacher's."""
+"""The student's softened class probabilities against the teacher's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KullbackLeibler:
     """T² · KL(softmax(teacher / T) || softmax(student / T)), summed over classes, averaged over samples.
 
     Hinton et al. 2015, arXiv 1503.02531, section 2; T² keeps the gradients' size when the
-    temperature T changes. It is zero where the two agree.
+    temperature T changes. The loss is zero where the two agree.
     """
 
     temperature: float = 4.0
@@ -29,7 +29,9 @@ class KullbackLeibler:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"kl.temperature = {self.temperature} is none", hint="give a number above 0, such as 4.0")
+            raise UsageError(
+                f"kl.temperature = {self.temperature}", hint="give a number above 0, such as 4.0"
+            )
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F

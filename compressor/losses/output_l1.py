@@ -1,4 +1,4 @@
-"""The student's output against the teacher's, number by number."""
+"""The student's output against the teacher's, element by element."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from compressor.losses._loss import Outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Answers"]
+__all__ = ["OutputL1"]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The mean absolute difference from what the teacher makes; zero where the two agree."""
+class OutputL1:
+    """The mean absolute difference from the teacher's output; zero where the two agree."""
 
-    kind: ClassVar[str] = "answers"
+    kind: ClassVar[str] = "output-l1"
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
-    for_images: ClassVar[bool] = True
+    regression: ClassVar[bool] = True
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""How samples lie to each other in the student against how they do in the teacher."""
+"""The distances and angles between samples in the student's embedding against the teacher's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Relational"]
 class Relational:
     """Huber losses on the distances of all pairs and the angles of all triples of a batch, weighted.
 
-    Relational knowledge distillation, Park et al. 2019, arXiv 1904.05068, section 3.2: distances over
-    their mean, and cosines of the angle at each sample between two others; Huber's delta is 1; averaged
-    over the pairs and triples of distinct samples. The embedding is a stage's feature map averaged
-    over H and W: N x C. Channels and sizes may differ. Angles take memory for N³ numbers.
+    Relational knowledge distillation, Park et al. 2019, arXiv 1904.05068, section 3.2: distances are divided
+    by their mean; angles are the cosines at each sample between two others. Huber's delta is 1. Both terms
+    are averaged over the pairs and triples of distinct samples. The embedding is a stage's feature map
+    averaged over H and W: N x C. Channels and sizes may differ. The angles take N³ numbers of memory.
     """
 
     distance: float = 1.0
@@ -34,8 +34,8 @@ class Relational:
     def __post_init__(self) -> None:
         if min(self.distance, self.angle) < 0 or self.distance + self.angle == 0:
             raise UsageError(
-                f"relational: distance = {self.distance}, angle = {self.angle} are no weights",
-                hint="give 0 or more each, and not 0 twice",
+                f"relational: distance = {self.distance}, angle = {self.angle} are not weights",
+                hint="give 0 or more for each, and not 0 for both",
             )
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
@@ -43,7 +43,7 @@ class Relational:
 
         from compressor.losses._features import stage, unit
 
-        # [j, i] is the way from sample j to sample i.
+        # [j, i] is the difference from sample j to sample i.
         ours, theirs = (
             embedded.unsqueeze(0) - embedded.unsqueeze(1)
             for embedded in (
@@ -61,7 +61,7 @@ class Relational:
 
 
 def _distances(ways: Tensor, apart: Tensor) -> Tensor:
-    """N x N distances over their mean; zero, with a gradient of zero, between samples that are the same."""
+    """N x N distances divided by their mean; zero, with a gradient of zero, between equal samples."""
     import torch
 
     squares = ways.square().sum(-1)
@@ -71,7 +71,7 @@ def _distances(ways: Tensor, apart: Tensor) -> Tensor:
 
 
 def _huber(ours: Tensor, theirs: Tensor, where: Tensor) -> Tensor:
-    """The mean over ``where``; zero where that is nowhere."""
+    """The mean over the elements that ``where`` selects; zero if it selects none."""
     import torch.nn.functional as F
 
     losses = F.smooth_l1_loss(ours, theirs, reduction="none")

@@ -1,4 +1,4 @@
-"""Which samples look alike to the student against which do to the teacher."""
+"""The student's similarities between samples against the teacher's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Similarity:
     """The squared Frobenius distance of the N x N similarities of a batch, over N².
 
     Similarity-preserving distillation, Tung and Mori 2019, arXiv 1907.09682: with Z the feature map
-    flattened to N x CHW, the rows of Z Zᵀ at length 1. It is the relation score of DisWOT (Dong et
-    al. 2023) with its sign turned. Channels and sizes may differ.
+    flattened to N x CHW, the rows of Z Zᵀ are normalised to length 1. It is the relation score of DisWOT
+    (Dong et al. 2023) with the opposite sign. Channels and sizes may differ.
     """
 
     stage: int = -1

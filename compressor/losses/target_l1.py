@@ -1,4 +1,4 @@
-"""The student's image against the true one, pixel by pixel."""
+"""The student's output against the true image, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from compressor.losses._loss import Outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Pixels"]
+__all__ = ["TargetL1"]
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """The mean absolute difference from the image that was to be made: IMDN's own loss (Hui et al. 2019)."""
+class TargetL1:
+    """The mean absolute difference from the true image: IMDN's own loss (Hui et al. 2019, arXiv 1909.11856)."""
 
-    kind: ClassVar[str] = "pixels"
+    kind: ClassVar[str] = "target-l1"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
-    for_images: ClassVar[bool] = True
+    regression: ClassVar[bool] = True
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F
@@ -28,7 +28,7 @@ class Pixels:
         if labels is None or labels.shape != student.logits.shape:
             shape = None if labels is None else tuple(labels.shape)
             raise UsageError(
-                f"pixels: the image to be made is {shape}, the student's {tuple(student.logits.shape)}",
-                hint="it is a loss for super-resolution: of classes take cross-entropy",
+                f"target-l1: the true image has the shape {shape}, the student's output {tuple(student.logits.shape)}",
+                hint="the loss is for super-resolution; for classification take cross-entropy",
             )
         return F.l1_loss(student.logits, labels)

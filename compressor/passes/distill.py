@@ -1,4 +1,4 @@
-"""The student, taught by the teacher."""
+"""Distillation of the student."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["Distill"]
 
 @dataclass(frozen=True)
 class Distill(DistillConfig):
-    """Train the student on the teacher's answers (Hinton et al. 2015), for as long as `Lessons` say.
+    """Train the student on the teacher's outputs (Hinton et al. 2015, arXiv 1503.02531).
 
-    ``init = "teacher"`` cuts the student's first weights from the teacher's, where structure allows it.
+    ``init = "teacher"`` cuts the student's first weights from the teacher's, where the structures allow it.
+    The other settings are those of `compressor.train.distill_config.DistillConfig`.
     """
 
     init: Literal["teacher", "random"] = "teacher"
@@ -30,9 +31,9 @@ class Distill(DistillConfig):
         return self.problems(self.kind, plan_context)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
-        from compressor.train.student import distil_student
+        from compressor.train.student import distill_student
 
         if artifact.student is None:
             raise UsageError("distill has no student", hint="put a search pass before it in the profile")
-        student, metrics, pinned = distil_student(self, self.init, artifact.teacher, artifact.student, context)
+        student, metrics, pinned = distill_student(self, self.init, artifact.teacher, artifact.student, context)
         return Result(replace(artifact, student=student), metrics, pinned=pinned)

@@ -14,12 +14,13 @@ from torch import nn
 
 from compressor.core import Context, Json, Model, Split, VerificationFailed
 from compressor.losses import objective
-from compressor.models._family import Architecture
-from compressor.scores._probe import untrained
-from compressor.train.distil import trial_seconds
+from compressor.models.common.family import Architecture
+from compressor.scores.common.probe import untrained
+from compressor.train.fit import fit_step_seconds
 from compressor.train.inherit import inherit
 from compressor.train.distill_config import DistillConfig
-from compressor.train.student import learned, prepared
+from compressor.train.student import fit_with_checkpoints
+from compressor.train.teacher import prepare_teacher
 
 __all__ = ["Tried", "trials"]
 
@@ -53,12 +54,13 @@ def trials(
     begun = time.perf_counter()
     taught, judged = _halves(context.data.train, context.seed)
     lessons = DistillConfig(minutes=None, steps=1, views=2, warmup=0.1)
-    ready = prepared(lessons, teacher, context, taught)
-    networks = [_first(each, ready.teacher, context.seed) for each in finalists]
+    ready = prepare_teacher(lessons, teacher, context, taught)
+    networks = [_first(each, ready.network, context.seed) for each in finalists]
     keys = [json.dumps(each.encode()) for each in finalists]
 
     def seconds(index: int) -> float:
-        return trial_seconds(networks[index], ready.taught, objective(lessons.losses), lessons.optimizer_config, context.device)
+        terms, config = objective(lessons.losses), lessons.optimizer_config
+        return fit_step_seconds(networks[index], ready.data, terms, config, context.device)
 
     def fitting(indices: Sequence[int]) -> int:
         return max(1, int(60 * minutes / rounds / sum(map(seconds, indices))))
@@ -78,7 +80,7 @@ def trials(
             key = [keys[index], number, taken, teacher.sha256]
             what = f"trial {number + 1} of {rounds}"
             try:
-                learned(replace(lessons, steps=length), networks[index], ready, key, context, what)
+                fit_with_checkpoints(replace(lessons, steps=length), networks[index], ready, key, context, what)
                 reached[index] = _accuracy(networks[index], judged)
             except VerificationFailed:  # its training diverged: the others' may not have
                 reached[index] = 0.0

@@ -1,1 +1,1 @@
-"""The one training loop, and what feeds it: augmentation, the teacher's stored answers, inherited weights."""
+"""The training loop, and its inputs: augmentation, stored teacher outputs, inherited weights."""

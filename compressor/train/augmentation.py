@@ -1,4 +1,4 @@
-"""Random shifts, mirrorings and mixtures of images that can be drawn again."""
+"""Random shifts, horizontal flips and mixtures of images, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ __all__ = ["Augmentation"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shifts by up to ``shift`` of a side, mirrors half of the images, mixes each with another one.
+    """Shift images by up to ``shift`` of a side, flip half of them, and mix each with another one.
 
     ``mixup`` is the alpha of the Beta distribution that shares are drawn from (Zhang et al. 2018, arXiv
-    1710.09412, section 2); 0 mixes nothing. What is drawn depends on seed and view alone, so that a
-    teacher's answers to a view can be stored once and used again.
+    1710.09412, section 2); 0 turns mixing off. The draws depend on seed and view alone, so that a
+    teacher's outputs for a view can be stored and used again.
     """
 
     shift: float = 0.125
-    mirror: bool = True
+    hflip: bool = True
     mixup: float = 0.0
 
     def draw(self, seed: int, view: int, count: int, input: InputSpec) -> NDArray[np.float32]:
-        """For each of ``count`` samples: down, right (pixels), mirrored (0 or 1), the share of the other sample,
-        and which sample that is: count x 5."""
+        """Draw the augmentation of ``count`` samples: count x 5.
+
+        The columns: shift down and shift right in pixels, flipped (0 or 1), the share of the other sample in
+        the mixture, and that sample's index.
+        """
         generator = np.random.default_rng([seed, view])
         drawn = np.zeros((count, 5), np.float32)
         for column, side in ((0, input.height), (1, input.width)):
             most = round(self.shift * side)
             drawn[:, column] = generator.integers(-most, most + 1, count)
-        drawn[:, 2] = generator.integers(0, 2, count) if self.mirror else 0
+        drawn[:, 2] = generator.integers(0, 2, count) if self.hflip else 0
         if self.mixup > 0:
             shares = generator.beta(self.mixup, self.mixup, count)
             drawn[:, 3] = np.minimum(shares, 1 - shares)  # the first of the two has the greater share
@@ -44,7 +47,7 @@ class Augmentation:
         return drawn
 
     def move(self, images: Tensor, drawn: NDArray[np.float32]) -> Tensor:
-        """Shift and mirror normalised images N x C x H x W as drawn (N x 5); what comes in at the edge is zero."""
+        """Shift and flip normalised images N x C x H x W as ``drawn`` (N x 5) says; the edges are filled with zeros."""
         height, width = images.shape[2:]
         most = (round(self.shift * height), round(self.shift * width))
         padded = F.pad(images, (most[1], most[1], most[0], most[0]))

@@ -1,4 +1,4 @@
-"""What a training on a teacher's answers is told."""
+"""The settings of a distillation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compressor.core import Json, PlanContext
 from compressor.losses import objective
 from compressor.train.optimizer_config import OptimizerConfig
 
-__all__ = ["Lessons"]
+__all__ = ["DistillConfig"]
 
 _HINTON: tuple[Mapping[str, Json], ...] = (
     {"loss": "kl", "weight": 0.9, "temperature": 4.0},
@@ -22,17 +22,19 @@ _HINTON: tuple[Mapping[str, Json], ...] = (
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """What is learned, from which images, and for how long.
+    """The losses, the augmentation, the optimizer and the length of a distillation.
 
-    The length is ``steps``, where they are given; else the lesser of ``epochs`` and ``minutes`` (which become
-    steps after a timed warm-up). ``losses`` are files of ``losses/``, each with a ``weight`` and its own
-    settings; one that reads feature maps has the teacher run in every step, else its answers to ``views``
-    augmented views of each image are computed once and stored, in at most ``cache`` bytes (to fewer views,
-    where they would take longer than a third of ``minutes``). Images are
-    shifted by up to ``shift`` of their side, mixed with each other where ``mixup`` (the Beta distribution's
-    alpha) is above 0, and mirrored; ``mirror = "auto"`` does that where the teacher knows mirrored images
-    as well. Of photographs, patches of ``patch`` pixels a side of the small image are learned from, turned and
-    mirrored; the teacher enlarges each photograph once. The rest is as in `compressor.train.optimizer_config.Recipe`.
+    The length is ``steps`` where given, else the lesser of ``epochs`` and ``minutes``; minutes become a step count
+    after a timed warm-up. Each entry of ``losses`` names a file of ``losses/``, its ``weight`` and its settings.
+    Where a loss reads feature maps, the teacher runs in every step. Otherwise its outputs for ``views`` augmented
+    views of each image are computed once and stored. The views are reduced where they would take more than ``cache``
+    bytes, or longer than a third of ``minutes``.
+
+    Images are shifted by up to ``shift`` of their side, mixed with each other if ``mixup`` (the Beta distribution's
+    alpha) is above 0, and flipped horizontally. ``hflip = "auto"`` flips where the teacher's accuracy on flipped
+    images is about as good. For super-resolution, training uses patches of ``patch`` x ``patch`` low-resolution
+    pixels, rotated and flipped; the teacher runs once on each whole image. For the other settings see
+    `compressor.train.optimizer_config.OptimizerConfig`.
     """
 
     losses: tuple[Mapping[str, Json], ...] = _HINTON
@@ -42,14 +44,14 @@ class DistillConfig:
     views: int = 8
     cache: str = "1000MB"
     shift: float = 0.125
-    mirror: Literal["auto", "on", "off"] = "auto"
+    hflip: Literal["auto", "on", "off"] = "auto"
     mixup: float = 0.0
     patch: int = 48
     optimizer: Literal["sgd", "adam"] = "sgd"
     batch: int = 128
-    rate: float = 0.1
+    lr: float = 0.1
     momentum: float = 0.9
-    decay: float = 5e-4
+    weight_decay: float = 5e-4
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     warmup: float = 0.2
     ema: float = 0.0
@@ -60,7 +62,10 @@ class DistillConfig:
         return OptimizerConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(OptimizerConfig)})
 
     def problems(self, where: str, plan_context: PlanContext) -> tuple[str, ...]:
-        """What stands in the way, each with its mend. Raises UsageError for losses that are not known."""
+        """List what prevents the training, each with a remedy; ``where`` is the settings' name in the profile.
+
+        Raises UsageError for unknown losses and an unreadable ``cache``.
+        """
         problems = [f"{where}.{problem}" for problem in self.optimizer_config.problems()]
         if not plan_context.has_train:
             problems.append("there is no training data to distil on: give --data, or use --profile float")
@@ -70,18 +75,22 @@ class DistillConfig:
                 problems.append(f"{where}.{name} = {value}: give a number above 0")
         if self.steps is self.epochs is self.minutes is None:
             problems.append(f"{where} has no length: set {where}.minutes, {where}.epochs or {where}.steps")
-        for name, fine, wanted in (
+        for name, valid, remedy in (
             ("views", self.views >= 1, "give 1 or more"),
             ("shift", 0 <= self.shift < 0.5, "give a share of the side, below 0.5"),
             ("patch", self.patch >= 8, "give 8 pixels or more"),
             ("mixup", 0 <= self.mixup < float("inf"), "give 0 or more"),
         ):
-            if not fine:
-                problems.append(f"{where}.{name} = {getattr(self, name)}: {wanted}")
-        images = plan_context.task == "super-resolution"
-        for loss, _ in objective(self.losses).terms:
-            if loss.needs != {"features"} and images != getattr(loss, "for_images", False):
-                fitting = "pixels and answers, or --profile super-resolution" if images else "kl and cross-entropy"
-                problems.append(f"{where}.losses has {loss.kind}, which is not for {plan_context.task}: take {fitting}")
+            if not valid:
+                problems.append(f"{where}.{name} = {getattr(self, name)}: {remedy}")
         Budget.parse(f"bytes={self.cache}")
-        return tuple(problems)
+        return (*problems, *self._unfit_losses(where, plan_context.targets))
+
+    def _unfit_losses(self, where: str, targets: str | None) -> list[str]:
+        images = targets == "images"
+        remedy = "take target-l1 and output-l1" if images else "take kl and cross-entropy"
+        return [
+            f"{where}.losses has {loss.kind}, which is not for data of {targets or 'no targets'}: {remedy}"
+            for loss, _ in objective(self.losses).terms
+            if loss.needs != {"features"} and images != getattr(loss, "regression", False)
+        ]

@@ -1,4 +1,4 @@
-"""A student together with what it is taught by, as one module: what the loop trains."""
+"""A student with its objective as one module: what the training loop trains."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from torch import Tensor, nn
 from compressor.core import InputSpec, UsageError
 from compressor.losses import Objective, Outputs, Shapes
 
-__all__ = ["Learner", "Watched"]
+__all__ = ["FeatureExtractor", "Learner"]
 
 
-class Watched(nn.Module):
-    """A network that hands out its stages' feature maps beside its scores, where ``features`` asks for them.
+class FeatureExtractor(nn.Module):
+    """A network that also returns its stages' feature maps, if ``features`` is true.
 
-    Raises UsageError where it names no stages.
+    The stages are the modules that the network's attribute ``stages`` names. Raises UsageError where it names none.
     """
 
     def __init__(self, network: nn.Module, *, features: bool) -> None:
         super().__init__()
         self.network = network
-        self._kept: list[Tensor] = []
+        self._collected: list[Tensor] = []
         stages: Sequence[str] | None = getattr(network, "stages", None)
         if features and not stages:
             raise UsageError(
                 f"a loss reads feature maps, and {type(network).__name__} does not say which modules are its stages",
-                hint="give it an attribute stages, such as ('layer1', 'layer2'), or take losses on the scores alone",
+                hint="give it an attribute stages, such as ('layer1', 'layer2'), or take losses on the outputs alone",
             )
         for name in stages if features and stages else ():
-            network.get_submodule(name).register_forward_hook(self._keep)  # bound: a copy's hooks are the copy's
+            # A bound method: the hooks of a deep copy collect into the copy.
+            network.get_submodule(name).register_forward_hook(self._collect)
 
-    def _keep(self, module: nn.Module, given: object, made: Tensor) -> None:
-        self._kept.append(made)
+    def _collect(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self._collected.append(output)
 
     def forward(self, images: Tensor) -> Outputs:
-        """N x C x H x W to N x K scores and the stages' maps."""
-        self._kept.clear()
+        """Map images N x C x H x W to the network's output and the stages' feature maps, all in float32."""
+        self._collected.clear()
         logits = self.network(images)
-        return Outputs(logits.float(), tuple(each.float() for each in self._kept))
+        return Outputs(logits.float(), tuple(each.float() for each in self._collected))
 
 
 class Learner(nn.Module):
-    """Student, the losses' learned parts, and a live teacher where a loss reads its feature maps."""
+    """The student, the losses' learned modules, and a live teacher where a loss reads its feature maps."""
 
     def __init__(
         self, student: nn.Module, objective: Objective, input: InputSpec, teacher: nn.Module | None = None
@@ -51,29 +52,29 @@ class Learner(nn.Module):
         super().__init__()
         features = "features" in objective.needs
         assert teacher is not None or not features
-        self.student = Watched(student, features=features)
+        self.student = FeatureExtractor(student, features=features)
         self.objective = objective
-        # Kept from nn.Module's sight: it is neither trained nor saved.
-        self._teacher = [] if teacher is None else [Watched(teacher.eval(), features=features)]
+        # In a list, nn.Module does not register it: the teacher is neither trained nor saved.
+        self._teacher = [] if teacher is None else [FeatureExtractor(teacher.eval(), features=features)]
         shapes = [self._shapes(each, input) for each in (self.student, *self._teacher)] if features else [(), ()]
         self.adapters = objective.adapters(shapes[0], shapes[1])
 
     def forward(self, images: Tensor, labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective for one batch, and each loss by itself, detached. ``logits`` are the teacher's, stored."""
-        taught = Outputs(logits)
+        """The objective for one batch, and each loss, detached; ``logits`` are the teacher's stored outputs."""
+        teacher = Outputs(logits)
         if self._teacher:
             with torch.no_grad():
-                taught = self._teacher[0](images)
-        answered = self.student(images)
-        with torch.autocast(images.device.type, enabled=False):  # sums over a batch want more than 8 bits
-            total, parts = self.objective(self.adapters, answered, taught, labels)
-        return total, torch.stack(parts)
+                teacher = self._teacher[0](images)
+        student = self.student(images)
+        with torch.autocast(images.device.type, enabled=False):  # sums over a batch need more than bfloat16's 8 bits
+            total, losses = self.objective(self.adapters, student, teacher, labels)
+        return total, torch.stack(losses)
 
     @staticmethod
-    def _shapes(watched: Watched, input: InputSpec) -> Shapes:
-        training = watched.training
-        place = next(watched.parameters()).device
+    def _shapes(extractor: FeatureExtractor, input: InputSpec) -> Shapes:
+        training = extractor.training
+        place = next(extractor.parameters()).device
         with torch.no_grad():
-            shapes: Shapes = watched.eval()(torch.zeros(1, *input.shape, device=place)).shapes
-        watched.train(training)
+            shapes: Shapes = extractor.eval()(torch.zeros(1, *input.shape, device=place)).shapes
+        extractor.train(training)
         return shapes

@@ -1,4 +1,4 @@
-"""Patches of photographs to learn super-resolution from, with what the teacher makes of them."""
+"""Image patches for the training of super-resolution, with the teacher's output for them."""
 
 from __future__ import annotations
 
@@ -18,83 +18,81 @@ from torch import Tensor
 from compressor.atomic import write
 from compressor.bundle.runner import cropped
 from compressor.core import InputSpec, Progress, UsageError
-from compressor.data import PreparedPhotographs
+from compressor.data import ImagePairs
 from compressor.preprocessing import normalize
 
 __all__ = ["Patches"]
 
 _WHOLE = 1 << 17
-"""Pixels of a small image that the teacher takes whole; larger ones in parts, which overlap."""
+"""Pixels of the largest low-resolution image that the teacher takes whole; larger ones are tiled with overlap."""
 _KEY = "enlarged"
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches of ``side`` x ``side`` small pixels, anywhere in the photographs, larger ones the more often.
+    """Random patches of ``side`` x ``side`` low-resolution pixels; an image is drawn in proportion to its area.
 
-    An epoch has as many as would cover all photographs once. They are turned and mirrored in the eight ways where
-    ``turned``. The teacher enlarges each photograph whole, once, into ``folder``: whatever patch is drawn, its
-    answer is cut from there, with all the surroundings known that a patch alone would lack. (Of a turned patch it is
-    the turned answer.) Without a folder answers are left blank.
+    An epoch has as many patches as would cover all images once. With ``symmetries`` each is rotated and flipped in
+    one of the eight ways. The teacher runs once on each whole image, and its output is stored in ``folder``. The
+    output for a patch is cut out of it, and so has the context that the patch alone would lack. (A rotated patch
+    gets the rotated output.) Without a folder the outputs are zeros.
     """
 
-    split: PreparedPhotographs
+    split: ImagePairs
     side: int
-    turned: bool
+    symmetries: bool
     seed: int
     folder: Path | None
-    _large: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _outputs: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def samples(self) -> Self:
-        """What `compressor.train.distil.Taught` calls so."""
+        """The patches themselves: see `compressor.train.distillation_data.DistillationData`."""
         return self
 
     @property
     def input(self) -> InputSpec:
-        """Of a patch."""
+        """The size of a patch."""
         return InputSpec(self.split.input.channels, self.side, self.side)
 
     def __len__(self) -> int:
         return max(1, sum(height * width for height, width in self._sizes) // self.side**2)
 
     def plain(self, rows: NDArray[np.int64]) -> Tensor:
-        """Patches as they are, normalised: N x C x side x side."""
-        places = self._drawn(-1)[rows]
-        return torch.from_numpy(self._normalised(np.stack([self._small(place) for place in places])))
+        """Normalised patches N x C x side x side, neither rotated nor flipped."""
+        return self._small(self._drawn(-1)[rows])
 
     def batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches N x C x side x side, normalised; the large image's and the teacher's, larger, in [0, 1]."""
+        """Normalised patches N x C x side x side; the true and the teacher's high-resolution ones, in [0, 1]."""
         places = self._drawn(epoch)[rows]
-        small = torch.from_numpy(self._normalised(np.stack([self._small(place) for place in places])))
-        scale = self.split.enlarges
+        small, scale = self._small(places), self.split.upscale_factor
         large = torch.from_numpy(np.stack([self._cut(self._pairs[p[0]][1], p, scale) for p in places])).float() / 255
-        answers = torch.zeros_like(large)
+        outputs = torch.zeros_like(large)
         if self.folder is not None:
-            answers = torch.stack([self._cut(self._answer(int(p[0])), p, scale) for p in places]).float()
-        moved = [torch.stack([_turned(x, int(p[3])) for x, p in zip(each, places, strict=True)])
-                 for each in (small, large, answers)]  # fmt: skip
+            outputs = torch.stack([self._cut(self._output(int(p[0])), p, scale) for p in places]).float()
+        moved = [torch.stack([_symmetry(x, int(p[3])) for x, p in zip(each, places, strict=True)])
+                 for each in (small, large, outputs)]  # fmt: skip
         return moved[0], moved[1], moved[2]
 
-    def prepare(self, answer: Callable[[Tensor], Tensor], progress: Progress) -> int:
-        """Ask the teacher for what is not stored yet; return how many photographs it was asked about."""
+    def prepare(self, predict: Callable[[Tensor], Tensor], progress: Progress) -> int:
+        """Compute and store the outputs that are missing; return the number of images that ``predict`` was given."""
         assert self.folder is not None
-        missing = [index for index in range(len(self.split)) if not self._there(index)]
+        missing = [index for index in range(len(self.split)) if not self._is_stored(index)]
 
         def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-            made: NDArray[np.float32] = answer(torch.from_numpy(batch)).numpy()
+            made: NDArray[np.float32] = predict(torch.from_numpy(batch)).numpy()
             return made
 
         for number, index in enumerate(missing):
-            progress("teacher's answers", number, len(missing))
+            progress("teacher's outputs", number, len(missing))
             image = self._normalised(self._pairs[index][0][None])[0]
-            made = cropped(run, image, self.split.enlarges, most=_WHOLE)
+            made = cropped(run, image, self.split.upscale_factor, most=_WHOLE)
             write(self._file(index), save({_KEY: torch.from_numpy(made).half()}))
         return len(missing)
 
     @property
-    def bytes(self) -> int:
-        """Of all files."""
+    def stored_bytes(self) -> int:
+        """The total size of the files."""
         return sum(self._file(index).stat().st_size for index in range(len(self.split)))
 
     @cached_property
@@ -114,18 +112,20 @@ class Patches:
 
     @lru_cache(maxsize=4)  # noqa: B019 - a training holds one of these, to its end
     def _drawn(self, epoch: int) -> NDArray[np.int64]:
-        """Photograph, top, left and turn of each of an epoch's patches; -1 is the epoch of plain ones."""
+        """Image, top, left and symmetry of each of an epoch's patches, N x 4; epoch -1 has no symmetries."""
         generator = np.random.default_rng([self.seed, 7, epoch + 1])
         sizes = np.array(self._sizes, np.int64)
         areas = sizes.prod(1)
         chosen = generator.choice(len(sizes), len(self), p=areas / areas.sum())
         places = generator.integers(0, sizes[chosen] - self.side + 1)
-        turns = generator.integers(0, 8, len(self)) if self.turned and epoch >= 0 else np.zeros(len(self), np.int64)
-        return np.column_stack([chosen, places, turns])
+        moved = self.symmetries and epoch >= 0
+        symmetries = generator.integers(0, 8, len(self)) if moved else np.zeros(len(self), np.int64)
+        return np.column_stack([chosen, places, symmetries])
 
-    def _small(self, place: NDArray[np.int64]) -> NDArray[np.uint8]:
-        cut: NDArray[np.uint8] = self._cut(self._pairs[int(place[0])][0], place, 1)
-        return cut
+    def _small(self, places: NDArray[np.int64]) -> Tensor:
+        """Normalised low-resolution patches."""
+        cut = np.stack([self._cut(self._pairs[int(place[0])][0], place, 1) for place in places])
+        return torch.from_numpy(self._normalised(cut))
 
     def _cut(self, image: Any, place: NDArray[np.int64], scale: int) -> Any:
         top, left, side = scale * int(place[1]), scale * int(place[2]), scale * self.side
@@ -134,17 +134,18 @@ class Patches:
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return normalize(pixels, self.split.normalization)
 
-    def _answer(self, index: int) -> Tensor:
-        if index not in self._large:
+    def _output(self, index: int) -> Tensor:
+        """The teacher's output for a whole image."""
+        if index not in self._outputs:
             with safe_open(self._file(index), "pt") as file:
-                self._large[index] = file.get_tensor(_KEY)
-        return self._large[index]
+                self._outputs[index] = file.get_tensor(_KEY)
+        return self._outputs[index]
 
     def _file(self, index: int) -> Path:
         assert self.folder is not None
         return self.folder / f"photograph{index}.safetensors"
 
-    def _there(self, index: int) -> bool:
+    def _is_stored(self, index: int) -> bool:
         try:
             with safe_open(self._file(index), "pt") as file:
                 wanted = list(self._pairs[index][1].shape)
@@ -153,7 +154,7 @@ class Patches:
             return False
 
 
-def _turned(image: Tensor, way: int) -> Tensor:
-    """One of the eight symmetries of a square C x H x H."""
-    turned = torch.rot90(image, way % 4, (1, 2))
-    return turned.flip(2) if way >= 4 else turned
+def _symmetry(image: Tensor, number: int) -> Tensor:
+    """Apply one of the eight symmetries of a square to C x H x H."""
+    rotated = torch.rot90(image, number % 4, (1, 2))
+    return rotated.flip(2) if number >= 4 else rotated

@@ -1,4 +1,4 @@
-"""Training images, augmented as drawn."""
+"""Training images with augmentation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.core import InputSpec, Normalization, Split
+from compressor.core import InputSpec, Normalization, ImageSplit
 from compressor.preprocessing import normalize
 from compressor.train.augmentation import Augmentation
 
 __all__ = ["Samples"]
 
-_IN_MEMORY = 1 << 30
-"""Bytes of decoded images that are kept; more are decoded again each time."""
+_CACHED_BYTES = 1 << 30
+"""Decoded images are cached up to this size; a larger set is decoded again each time."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The training half of a data source, seen through an augmentation."""
+    """The training half of a data source with an augmentation."""
 
-    split: Split
+    split: ImageSplit
     input: InputSpec
     normalization: Normalization
     classes: int
@@ -36,13 +36,13 @@ class Samples:
         return len(self.split)
 
     def drawn(self, view: int) -> NDArray[np.float32]:
-        """As `Augmentation.draw`, for every sample."""
+        """The augmentation of every sample in a view, N x 5: see `Augmentation.draw`."""
         return self.augmentation.draw(self.seed, view, len(self), self.input)
 
     def batch(self, rows: NDArray[np.int64], drawn: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """Images N x C x H x W, normalised and augmented as ``drawn`` for all samples says, and their labels.
+        """Normalised, augmented images N x C x H x W and their labels; ``drawn`` is that of all samples.
 
-        Labels are N class numbers, or N x K shares where images are mixed.
+        Labels are N class numbers, or N x K class probabilities where images are mixed.
         """
         images = self._moved(rows, drawn)
         labels = torch.from_numpy(self.split.labels[rows])
@@ -56,7 +56,7 @@ class Samples:
         return images, torch.lerp(mine, other, share[:, None])
 
     def plain(self, rows: NDArray[np.int64]) -> Tensor:
-        """Images as they are, normalised."""
+        """Normalised images N x C x H x W without augmentation."""
         return torch.from_numpy(normalize(self._pixels(rows), self.normalization))
 
     def _moved(self, rows: NDArray[np.int64], drawn: NDArray[np.float32]) -> Tensor:
@@ -68,4 +68,4 @@ class Samples:
     @cached_property
     def _decoded(self) -> NDArray[np.uint8] | None:
         size = len(self) * int(np.prod(self.input.shape))
-        return self.split.pixels(None) if size <= _IN_MEMORY else None
+        return self.split.pixels(None) if size <= _CACHED_BYTES else None

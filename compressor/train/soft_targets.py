@@ -1,4 +1,4 @@
-"""The teacher's answers, stored once for a fixed set of augmented views (dataset reinforcement)."""
+"""A teacher's outputs, computed once and stored for a fixed set of augmented views (dataset reinforcement)."""
 
 from __future__ import annotations
 
@@ -23,65 +23,65 @@ from compressor.train.samples import Samples
 __all__ = ["SoftTargets"]
 
 _SHARD = 8192
-"""Samples a file: what a stopped run loses at most."""
-_FULL = 128
-"""Classes up to which all of a sample's logits are kept."""
+"""Samples in a file: the most that an interrupted run has to compute again."""
+_ALL_LOGITS = 128
+"""With up to this many classes, all logits of a sample are stored."""
 _TOP = 32
-"""Of more classes, how many."""
-_SOFT = 4.0
-"""The temperature at which the other classes' common log-probability weighs what theirs did."""
-_DRAWN = 20
-"""Bytes of what is drawn for a sample."""
+"""With more classes, the number of the highest log-probabilities that are stored."""
+_TAIL_TEMPERATURE = 4.0
+"""The temperature at which the other classes' common log-probability gives them their true total probability."""
+_DRAWN_BYTES = 20
+"""Bytes of a sample's stored augmentation."""
 _BATCH = 256
 
 
 @dataclass
 class SoftTargets:
-    """Logits of a teacher for ``views`` augmented views of every sample (Faghri et al. 2023, arXiv 2303.08983).
+    """Training samples with the teacher's logits for ``views`` augmented views of each.
 
-    An epoch reads the view ``epoch % views``. A file holds what was drawn for its samples, and the logits as
-    float16: of more than 128 classes the 32 highest log-probabilities, and one that stands for every other
-    class, so that softened by T = 4 (what distillation mostly asks for) the tail weighs what it did. A file
-    that is there and belongs to these inputs is not made again.
+    Dataset reinforcement, Faghri et al. 2023, arXiv 2303.08983. An epoch reads the view ``epoch % views``. A file
+    holds the augmentation of its samples and their logits as float16. With more than 128 classes it holds the 32
+    highest log-probabilities, and one value that stands for every other class; at T = 4, the usual temperature of
+    distillation, the other classes keep their total probability. An existing file for the same inputs is kept.
     """
 
     samples: Samples
     views: int
     folder: Path
     fingerprint: str
-    """Of the teacher and of how its answers are computed."""
+    """Identifies the teacher and how its outputs are computed."""
     _views: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        said = [self.fingerprint, self.samples.split.fingerprint, repr(self.samples.augmentation), self.samples.seed]
-        self._key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        inputs = [self.fingerprint, self.samples.split.fingerprint, repr(self.samples.augmentation), self.samples.seed]
+        self._key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
     @staticmethod
-    def affordable(samples: int, classes: int, limit: int) -> int:
-        """How many views fit ``limit`` bytes. Raises UsageError where not even one does."""
-        each = samples * (_DRAWN + (2 * classes if classes <= _FULL else 6 * _TOP + 2))
-        if each > limit:
+    def affordable_views(samples: int, classes: int, limit: int) -> int:
+        """The number of views that fit ``limit`` bytes. Raises UsageError where not even one does."""
+        size = samples * (_DRAWN_BYTES + (2 * classes if classes <= _ALL_LOGITS else 6 * _TOP + 2))
+        if size > limit:
             raise UsageError(
-                f"the teacher's answers to {samples:,} samples take {each:,} bytes a view, more than distill.cache",
-                hint=f'set distill.cache = "{math.ceil(each / 1e6)}MB"',
+                f"the teacher's outputs for {samples:,} samples take {size:,} bytes a view, more than distill.cache",
+                hint=f'set distill.cache = "{math.ceil(size / 1e6)}MB"',
             )
-        return limit // each
+        return limit // size
 
     @property
-    def complete(self) -> int:
-        """How many views are stored already, from the first on."""
-        missing = {view for view, start in self._places() if not self._there(view, start)}
+    def stored_views(self) -> int:
+        """The number of views, counted from the first, that are stored already."""
+        missing = {view for view, start in self._shards() if not self._is_stored(view, start)}
         return min(missing, default=self.views)
 
-    def prepare(self, answer: Callable[[Tensor], Tensor], progress: Progress) -> int:
-        """Ask the teacher for what is not stored yet; return how many samples it was asked."""
-        missing = [place for place in self._places() if not self._there(*place)]
+    def prepare(self, predict: Callable[[Tensor], Tensor], progress: Progress) -> int:
+        """Compute and store the outputs that are missing; return the number of samples that ``predict`` was given."""
+        missing = [shard for shard in self._shards() if not self._is_stored(*shard)]
         for number, (view, start) in enumerate(missing):
-            progress("teacher's answers", number, len(missing))
+            progress("teacher's outputs", number, len(missing))
             rows = np.arange(start, min(start + _SHARD, len(self.samples)))
             drawn = self.samples.drawn(view)
-            logits = torch.cat([answer(self.samples.batch(part, drawn)[0]).float() for part in _cut(rows)])
-            tensors = _packed(logits) | {"drawn": torch.from_numpy(drawn[rows])}
+            logits = torch.cat([predict(self.samples.batch(part, drawn)[0]).float() for part in _batches(rows)])
+            tensors = _pack(logits) | {"drawn": torch.from_numpy(drawn[rows])}
             write(self._file(view, start), save(tensors, metadata={"key": self._key}))
         return sum(min(_SHARD, len(self.samples) - start) for _, start in missing)
 
@@ -93,20 +93,20 @@ class SoftTargets:
         stored = self._views[view]
         images, labels = self.samples.batch(rows, stored["drawn"].numpy())
         at = torch.from_numpy(rows)
-        return images, labels, _unpacked({name: each[at] for name, each in stored.items()}, self.samples.classes)
+        return images, labels, _unpack({name: each[at] for name, each in stored.items()}, self.samples.classes)
 
     @property
-    def bytes(self) -> int:
-        """Of all files."""
-        return sum(self._file(*place).stat().st_size for place in self._places())
+    def stored_bytes(self) -> int:
+        """The total size of the files."""
+        return sum(self._file(*shard).stat().st_size for shard in self._shards())
 
-    def _places(self) -> list[tuple[int, int]]:
+    def _shards(self) -> list[tuple[int, int]]:
         return [(view, start) for view in range(self.views) for start in range(0, len(self.samples), _SHARD)]
 
     def _file(self, view: int, start: int) -> Path:
         return self.folder / f"view{view}-{start}.safetensors"
 
-    def _there(self, view: int, start: int) -> bool:
+    def _is_stored(self, view: int, start: int) -> bool:
         try:
             with safe_open(self._file(view, start), "pt") as file:
                 return dict(file.metadata() or {}).get("key") == self._key
@@ -117,28 +117,30 @@ class SoftTargets:
         shards: dict[str, list[Tensor]] = {}
         for start in range(0, len(self.samples), _SHARD):
             with safe_open(self._file(view, start), "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no mapping
+                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                     shards.setdefault(name, []).append(file.get_tensor(name))
         return {name: torch.cat(parts) for name, parts in shards.items()}
 
 
-def _cut(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
 
 
-def _packed(logits: Tensor) -> dict[str, Tensor]:
-    """N x K logits as they are stored."""
-    if logits.shape[1] <= _FULL:
+def _pack(logits: Tensor) -> dict[str, Tensor]:
+    """The tensors that are stored for N x K logits."""
+    if logits.shape[1] <= _ALL_LOGITS:
         # Only differences between a sample's logits matter; near zero float16 is finest.
         return {"logits": (logits - logits.mean(1, keepdim=True)).clamp(-6e4, 6e4).half()}
     scores = torch.log_softmax(logits.double(), 1)
     top, classes = scores.topk(_TOP)
     others = scores.scatter(1, classes, -torch.inf)
-    rest = _SOFT * ((others / _SOFT).logsumexp(1, keepdim=True) - math.log(scores.shape[1] - _TOP))
+    total = (others / _TAIL_TEMPERATURE).logsumexp(1, keepdim=True)
+    rest = _TAIL_TEMPERATURE * (total - math.log(scores.shape[1] - _TOP))
     return {"top": top.half(), "classes": classes.int(), "rest": rest.clamp_min(-6e4).half()}
 
 
-def _unpacked(stored: dict[str, Tensor], classes: int) -> Tensor:
+def _unpack(stored: dict[str, Tensor], classes: int) -> Tensor:
+    """The N x K logits that `_pack` stored."""
     if "logits" in stored:
         return stored["logits"].float()
     return stored["rest"].float().repeat(1, classes).scatter(1, stored["classes"].long(), stored["top"].float())

@@ -1,0 +1,63 @@
+"""Inference of a teacher for a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from compressor import catalog
+from compressor.core import InputSpec, Session, image_signature
+from compressor.lowering.export import export
+from compressor.lowering.save import save
+from compressor.train import workers
+from compressor.train.precision import autocast, uses_bf16
+
+__all__ = ["make_predictor"]
+
+_OPSET = 21
+_EXAMPLE_SIZE = 64
+"""Pixels a side of the example input, where the exported graph takes any size."""
+
+
+def make_predictor(
+    teacher: nn.Module, precision: str, device: str, *, any_size: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """A function from images N x C x H x W to the teacher's output, in the precision that students train in.
+
+    ``any_size`` is for networks that take images of any height and width. In float32 on a CPU, ONNX Runtime
+    computes the outputs: its kernels are about twice as fast as torch's.
+    """
+    place = workers.accelerator(device).device
+    teacher = teacher.to(place).eval()
+    if place.type == "cpu" and not uses_bf16(precision, place):
+        return _runtime_predictor(teacher, any_size)
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(precision, place):
+            outputs: Tensor = teacher(images.to(place))
+        return outputs.float().cpu()
+
+    return predict
+
+
+def _runtime_predictor(teacher: nn.Module, any_size: bool) -> Callable[[Tensor], Tensor]:
+    @cache
+    def session(input: InputSpec) -> Session:
+        with TemporaryDirectory() as folder:
+            signature, sizes = image_signature(input, upscale_factor=1 if any_size else None)
+            graph = export(teacher, signature, sizes, _OPSET)
+            path = save(graph, Path(folder) / "teacher.onnx", "fp32").path
+            opened: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
+        return opened
+
+    def predict(images: Tensor) -> Tensor:
+        size = (_EXAMPLE_SIZE, _EXAMPLE_SIZE) if any_size else images.shape[2:]
+        outputs = session(InputSpec(images.shape[1], *size))({"input": images.numpy()})
+        return torch.from_numpy(outputs["output"])
+
+    return predict
