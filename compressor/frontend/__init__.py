@@ -6,18 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.frontend._file import opened
-    from compressor.frontend._loader import Ingested, ingest
+    from compressor.frontend._file import open_model_file
+    from compressor.frontend._loader import LoadedNetwork, load_checkpoint
     from compressor.frontend._memory import memory_limit
-    from compressor.frontend._networks import load
-    from compressor.frontend._onnx import read_onnx
-    from compressor.frontend._weights import save
+    from compressor.frontend._networks import load_network
+    from compressor.frontend._onnx import load_onnx
+    from compressor.frontend._weights import save_weights
 
-__all__ = ["Ingested", "ingest", "load", "memory_limit", "opened", "read_onnx", "save"]
+__all__ = [
+    "LoadedNetwork", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file", "save_weights",
+]  # fmt: skip
 
 _HOMES = {
-    "Ingested": "_loader", "ingest": "_loader", "load": "_networks",
-    "memory_limit": "_memory", "opened": "_file", "read_onnx": "_onnx", "save": "_weights",
+    "LoadedNetwork": "_loader", "load_checkpoint": "_loader", "load_network": "_networks", "load_onnx": "_onnx",
+    "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
 }  # fmt: skip
 
 

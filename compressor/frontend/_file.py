@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compressor.core import UsageError
 
-__all__ = ["opened"]
+__all__ = ["open_model_file"]
 
 _KINDS = {
     stat.S_IFDIR: ("a directory", "name the model file in it"),
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
+def open_model_file(path: Path) -> Iterator[BufferedReader]:
     """A regular file, open for reading. Raises UsageError for anything else, at once."""
     try:
         _check(path, path.stat())

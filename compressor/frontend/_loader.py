@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.core import InputSpec, Json, UnsafeInput
-from compressor.frontend._file import opened
+from compressor.frontend._file import open_model_file
 from compressor.frontend._sandbox import read
 from compressor.frontend._scan import scan
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Ingested:
+class LoadedNetwork:
     """A model that has entered: what builds it, and weights that fit it exactly."""
 
     family: str
@@ -52,7 +52,7 @@ class Ingested:
         return module
 
 
-def ingest(path: Path, *, arch: str | None = None, trust: bool = False) -> Ingested:
+def load_checkpoint(path: Path, *, arch: str | None = None, trust: bool = False) -> LoadedNetwork:
     """Read a checkpoint and recognise its architecture, or take the user's own: ``package.module:callable``.
 
     Nothing in the file is run, and a process of its own reads it; unless it holds code and ``trust`` is
@@ -60,7 +60,7 @@ def ingest(path: Path, *, arch: str | None = None, trust: bool = False) -> Inges
     Raises UnsafeInput for a file with code in it, or one that lies about its size, and UsageError for one
     that cannot be read or recognised.
     """
-    with opened(path) as file:
+    with open_model_file(path) as file:
         contents = scan(file, path)  # which needs no torch: what is refused here is refused at once
         if contents.code is None:
             weights = read(file, path)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import Json, Model, UsageError
-from compressor.frontend._loader import Ingested
+from compressor.frontend._loader import LoadedNetwork
 from compressor.frontend._weights import Weights, fit, some
-from compressor.models._family import Family
-from compressor.models._headed import architecture
+from compressor.models.common.family import Family
+from compressor.models.common.headed import architecture
 from compressor.user_code import call
 
 __all__ = ["given", "load", "make", "recognised"]
@@ -24,19 +24,20 @@ __all__ = ["given", "load", "make", "recognised"]
 _ARCH = "--arch package.module:callable"
 
 
-def load(model: Model) -> nn.Module:
+def load_network(model: Model) -> nn.Module:
     """The network of an artifact, in eval mode. Raises UsageError where its weights cannot be read."""
-    module = make(model.family, model.settings)
+    source = model.torch
+    module = make(source.family, source.settings)
     reference = module.state_dict()
     try:
-        state = safetensors.torch.load_file(model.weights)
+        state = safetensors.torch.load_file(source.weights)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UsageError(f"cannot read {model.weights}: {error}", hint="start over: --fresh") from error
-    module.load_state_dict(fit(Weights(state), reference, model.family).state)
+        raise UsageError(f"cannot read {source.weights}: {error}", hint="start over: --fresh") from error
+    module.load_state_dict(fit(Weights(state), reference, source.family).state)
     return module
 
 
-def recognised(weights: Weights, path: Path) -> Ingested:
+def recognised(weights: Weights, path: Path) -> LoadedNetwork:
     """The family of ``models/`` whose keys and shapes these are. Raises UsageError where there is none."""
     weights = _spellings(weights)[-1]
     known = catalog.names("models")
@@ -55,7 +56,7 @@ def recognised(weights: Weights, path: Path) -> Ingested:
             misfit = misfit or error
             continue
         settings = dataclasses.asdict(known_as)  # type: ignore[call-overload]
-        return Ingested(name, settings, fitted.state, known_as.channels, known_as.outputs, fitted.notes)
+        return LoadedNetwork(name, settings, fitted.state, known_as.channels, known_as.outputs, fitted.notes)
     raise misfit or UsageError(
         f"{path}: the architecture is not recognised (keys such as {some(list(weights.state))}); "
         f"known families: {', '.join(known)}",
@@ -63,7 +64,7 @@ def recognised(weights: Weights, path: Path) -> Ingested:
     )
 
 
-def given(weights: Weights, arch: str) -> Ingested:
+def given(weights: Weights, arch: str) -> LoadedNetwork:
     """The user's own architecture: of the key spellings, the one that fits its module best."""
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", arch):
         raise UsageError(f"not a callable's name: {arch!r}", hint=f"write {_ARCH}")
@@ -71,7 +72,7 @@ def given(weights: Weights, arch: str) -> Ingested:
     reference = module.state_dict()
     best = max(_spellings(weights), key=lambda version: len(version.state.keys() & reference.keys()))
     fitted = fit(best, reference, arch)
-    return Ingested(arch, {}, fitted.state, channels(module), None, fitted.notes)
+    return LoadedNetwork(arch, {}, fitted.state, channels(module), None, fitted.notes)
 
 
 def channels(module: nn.Module) -> int | None:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto
 
 from compressor.core import UnsafeInput, UsageError
-from compressor.frontend._file import opened
+from compressor.frontend._file import open_model_file
 from compressor.frontend._memory import memory_limit
 from compressor.frontend._onnx_sizes import check_sizes
 from compressor.frontend._onnx_tensors import check_tensor, tensors, with_outside_data
@@ -41,7 +41,7 @@ _ENDLESS = frozenset({"Loop", "Scan", "SequenceMap"})
 _EXPORT_AGAIN = "export the model again, with its weights inside the file"
 
 
-def read_onnx(path: Path, content: bytes | None = None) -> ModelProto:
+def load_onnx(path: Path, content: bytes | None = None) -> ModelProto:
     """The model of an ONNX file, its weights inside, once it is known to be harmless.
 
     ``content`` is what ``path`` was found to hold, where that is known: then no file is opened, and weights that lie
@@ -77,7 +77,7 @@ def read_onnx(path: Path, content: bytes | None = None) -> ModelProto:
 
 
 def _bytes(path: Path) -> bytes:
-    with opened(path) as file:
+    with open_model_file(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > _LARGEST:
             raise UsageError(f"{path} has {size:,} bytes, more than ONNX files have", hint=_EXPORT_AGAIN)
         head = file.read(1)

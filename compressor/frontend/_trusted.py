@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from compressor import catalog
 from compressor.core import Json, UsageError
 from compressor.frontend._exported import input_of, network
-from compressor.frontend._file import opened
-from compressor.frontend._loader import Ingested
+from compressor.frontend._file import open_model_file
+from compressor.frontend._loader import LoadedNetwork
 from compressor.frontend._networks import channels, given, recognised, settled
 from compressor.frontend._weights import NESTS, Weights, unwrap
 from compressor.user_code import importing_from_here
@@ -25,7 +25,7 @@ from compressor.user_code import importing_from_here
 __all__ = ["again", "trusted"]
 
 
-def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> Ingested:
+def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> LoadedNetwork:
     """Run a scanned file and take what it makes: weights, or a whole module.
 
     A module that is one of a known family, by its keys and by what it computes, is taken as that: its
@@ -45,13 +45,13 @@ def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> In
         return known
     first = channels(module) if input is None else input.channels
     settings: dict[str, Json] = {"path": str(path.resolve()), "sha256": _sha256(file)}
-    return Ingested(f"trusted:{form}", settings, weights.state, first, None, weights.notes, input)
+    return LoadedNetwork(f"trusted:{form}", settings, weights.state, first, None, weights.notes, input)
 
 
 def again(form: str, settings: Mapping[str, Json]) -> nn.Module:
     """The module of a file that was trusted in this run. Raises UsageError where the file is another by now."""
     path = Path(settings["path"])
-    with opened(path) as file:
+    with open_model_file(path) as file:
         if _sha256(file) != settings["sha256"]:
             raise UsageError(f"{path} is not the file that was trusted: it has changed", hint="start over: --fresh")
         module = _module(_run(file, path, form), path)
@@ -94,7 +94,7 @@ def _module(made: Any, path: Path) -> nn.Module | None:
     return settled(made, str(path)) if isinstance(made, nn.Module) else None
 
 
-def _known(module: nn.Module, weights: Weights, path: Path) -> Ingested | None:
+def _known(module: nn.Module, weights: Weights, path: Path) -> LoadedNetwork | None:
     """The known family that the module belongs to; None where it has other keys, or computes something else."""
     try:
         known = recognised(weights, path)

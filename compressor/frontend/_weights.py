@@ -144,7 +144,7 @@ def packed(state: Mapping[str, Tensor]) -> bytes:
     return content
 
 
-def save(state: Mapping[str, Tensor], path: Path) -> str:
+def save_weights(state: Mapping[str, Tensor], path: Path) -> str:
     """Write weights as safetensors, whole or not at all, and return the file's SHA-256."""
     content = packed(state)
     if not (path.is_file() and path.read_bytes() == content):  # a run that goes on needs no room for what is there

@@ -25,7 +25,7 @@ from places import TEACHER
 from torch import Tensor, nn
 
 from compressor.core import CompressError, Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
-from compressor.frontend import LoadedNetwork, load, load_checkpoint, save
+from compressor.frontend import LoadedNetwork, load_checkpoint, load_network, save_weights
 from compressor.frontend._child import read_weights
 from compressor.frontend._claims import CALLS, CONSTANTS, STORAGES
 from compressor.frontend._pickle import _READ
@@ -548,8 +548,8 @@ def artifact(family: str, settings: Any, weights: Path) -> Model:
 def test_saved_weights_load_again(network: nn.Module, state: dict[str, Tensor], path: Path, tmp_path: Path) -> None:
     torch.save(state, path)
     loaded, kept = load_checkpoint(path), tmp_path / "kept.safetensors"
-    save(loaded.state, kept)
-    loaded, x = load(artifact(loaded.family, loaded.settings, kept)), torch.randn(3, 1, 8, 8)
+    save_weights(loaded.state, kept)
+    loaded, x = load_network(artifact(loaded.family, loaded.settings, kept)), torch.randn(3, 1, 8, 8)
     assert not loaded.training
     assert torch.equal(loaded(x), network(x))
     assert same(load_checkpoint(kept), network)
@@ -558,13 +558,13 @@ def test_saved_weights_load_again(network: nn.Module, state: dict[str, Tensor], 
 def test_saving_is_deterministic_whole_and_tidy(state: dict[str, Tensor], tmp_path: Path) -> None:
     shared = {**state, "tied": state["linear.weight"].t()}
     first, second = tmp_path / "first", tmp_path / "second"
-    digest = save(shared, first)
-    assert save(dict(reversed(shared.items())), second) == digest
+    digest = save_weights(shared, first)
+    assert save_weights(dict(reversed(shared.items())), second) == digest
     assert first.read_bytes() == second.read_bytes()
-    save({"w": torch.zeros(1)}, second)  # over what is there
+    save_weights({"w": torch.zeros(1)}, second)  # over what is there
     assert list(safetensors.torch.load_file(second)) == ["w"]
     with pytest.raises(OSError, match="absent"):
-        save(state, tmp_path / "absent" / "file")
+        save_weights(state, tmp_path / "absent" / "file")
     assert {p.name for p in tmp_path.iterdir()} == {"first", "second"}
 
 
@@ -574,7 +574,7 @@ def test_artifacts_that_were_damaged(state: dict[str, Tensor], tmp_path: Path) -
         if content is not None:
             kept.write_bytes(content)
         with pytest.raises(UsageError) as caught:
-            load(artifact("cifar-resnet", settings, kept))
+            load_network(artifact("cifar-resnet", settings, kept))
         assert caught.value.hint
 
 
@@ -584,9 +584,9 @@ def test_the_users_own_artifact(zoo: str, path: Path, tmp_path: Path) -> None:
     torch.save(module.state_dict(), buffer)
     path.write_bytes(buffer.getvalue())
     loaded, kept = load_checkpoint(path, arch=f"{zoo}:plain"), tmp_path / "kept.safetensors"
-    save(loaded.state, kept)
+    save_weights(loaded.state, kept)
     x = torch.randn(1, 2, 3, 3)
-    assert torch.equal(load(artifact(loaded.family, loaded.settings, kept))(x), module(x))
+    assert torch.equal(load_network(artifact(loaded.family, loaded.settings, kept))(x), module(x))
 
 
 # -- what the scan knows of pickles ---------------------------------------------------------------

@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from compressor.core import Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
-from compressor.export import export
-from compressor.frontend import load, load_checkpoint, save
+from compressor.lowering.export import export
+from compressor.frontend import load_checkpoint, load_network, save_weights
 from compressor.frontend._child import read_weights
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.common.cost import cost
-from compressor.plan import Options, make_plan
+from compressor.options import Options
+from compressor.plan import make_plan
 
 SMALL = InputSpec(1, 8, 8)
 KNOWN = CifarResNet((1, 1, 1), (4, 6, 8), outputs=10, channels=1)
@@ -96,7 +97,7 @@ def artifact(path: Path, folder: Path) -> Model:
     """What a run makes of a file."""
     loaded = load_checkpoint(path, trust=True)
     kept = folder / "kept.safetensors"
-    sha256 = save(loaded.state, kept)
+    sha256 = save_weights(loaded.state, kept)
     raw = Normalization("raw", 1.0, (0.0,), (1.0,))
     return Model(loaded.family, loaded.settings, kept, sha256, 0, 0, 10, SMALL, raw)
 
@@ -143,7 +144,7 @@ def test_a_network_of_unknown_architecture(form: str, net: nn.Module, path: Path
     model = artifact(path, tmp_path)
     assert model.family == f"trusted:{kind}"
     assert set(model.settings) == {"path", "sha256"}
-    again = load(model)
+    again = load_network(model)
     assert not again.training
     with torch.inference_mode():
         for n in (1, 2, 5):
@@ -204,7 +205,7 @@ def test_plain_weights_are_read_as_ever(path: Path, caplog: pytest.LogCaptureFix
 
 def test_it_is_said_once(net: nn.Module, path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(net, path)
-    load(artifact(path, tmp_path))
+    load_network(artifact(path, tmp_path))
     assert [record.getMessage() for record in caplog.records] == [
         f"--trust: running the code in {path}, with your rights"
     ]
@@ -215,7 +216,7 @@ def test_a_file_that_changed_is_not_trusted_again(net: nn.Module, path: Path, tm
     model = artifact(path, tmp_path)
     torch.save(net.double(), path)
     with pytest.raises(UsageError, match="is not the file that was trusted") as caught:
-        load(model)
+        load_network(model)
     assert "--fresh" in str(caught.value.hint)
 
 
