@@ -29,7 +29,7 @@ from compressor.losses import objective
 from compressor.models.common.family import Family
 from compressor.models.common.layers import count
 from compressor.passes.distill import Distill
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.scores.common.probe import untrained
 from compressor.search.latency import LatencyTable
@@ -53,7 +53,7 @@ def chosen(run: Path, wanted: int, classes: int) -> list[tuple[Family, float]]:
     settings = next(p for p in plan["pass"] if p["kind"] == "search")
     report = json.loads((run / "report.json").read_text())
     told = next(p for p in report["passes"] if p["kind"] == "search")["metrics"]
-    target = at_hand(catalog.find_target(plan["options"]["target"]))
+    target = with_machine_quirks(catalog.find_target(plan["options"]["target"]))
     table = LatencyTable(target, told["timed_as"], Path(mkdtemp()), lambda name, key, compute: compute())
     table.read(Path(settings["table"]))
     family = catalog.find("models", told["space"])

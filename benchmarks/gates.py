@@ -24,9 +24,9 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
 from compressor.bench.compare import Bench
+from compressor.bench.device import here
 from compressor.bench.gate import Limits, gate
 from compressor.bench.machine import machine
-from compressor.bench.device import here
 from compressor.bench.timing import TimingConfig
 
 WIDTH, SIDE = 16, 8

@@ -35,7 +35,7 @@ from compressor.models.common.head import ImdnHead
 from compressor.models.common.headed import Headed
 from compressor.models.common.layers import count
 from compressor.passes.distill import Distill
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.lowering.placement import Placement
 from compressor.quant.ranges import activation_ranges
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     teacher = load_checkpoint(options.teacher).build()
-    target = at_hand(catalog.find_target("host"))
+    target = with_machine_quirks(catalog.find_target("host"))
     headed = Headed(BODY, HEAD)
     bare = Headed(BODY, ImdnHead(HEAD.width, HEAD.blocks, HEAD.distil, attention=False))
     rivals = plain_rivals()

@@ -34,7 +34,7 @@ from compressor.frontend import load_checkpoint
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.passes.distill import Distill
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.quant.choosing import choose
 from compressor.quant.fake import FakeQuantised
@@ -101,7 +101,7 @@ def main() -> None:
         learn(student, targets, options.epochs * epoch)
         torch.save(student.state_dict(), kept)
     student.eval()
-    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
     drawn = np.random.default_rng(0).permutation(len(samples))[:4992]  # as they lie there, they are of one class
     plain = [np.sort(rows) for rows in np.split(drawn, 78)]
     some = [samples.plain(rows) for rows in plain[:5]]

@@ -37,7 +37,7 @@ from PIL import Image
 
 from compressor.bench.statistics import ratio, summarise
 from compressor.bench.timing import TimingConfig, interleave
-from compressor.frontend import ingest
+from compressor.frontend import load_checkpoint
 
 Images = NDArray[np.float32]
 
@@ -104,7 +104,7 @@ def main() -> None:
     calibration = train[np.sort(drawn)]
 
     work = Path(tempfile.mkdtemp())
-    module = ingest(arguments.model).build()
+    module = load_checkpoint(arguments.model).build()
 
     def export() -> None:
         program = torch.onnx.export(

@@ -26,7 +26,7 @@ from scipy.stats import kendalltau, spearmanr
 from compressor import catalog
 from compressor.core import InputSpec, Split
 from compressor.data import load_data
-from compressor.models._family import Family
+from compressor.models.common.family import Family
 from compressor.preprocessing import parse_normalization
 from compressor.search.batch import of_split
 from compressor.search.ranking import WEIGHTS, blend

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compressor.core import InputSpec
 from compressor.data import load_data
-from compressor.frontend import ingest
+from compressor.frontend import load_checkpoint
 from compressor.preprocessing import NORMALIZATIONS
 from compressor.quant.levels import rounded
 from compressor.tasks.super_resolution import SuperResolution
@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("judged")
     parser.add_argument("--bits", type=int, default=4)
     given = parser.parse_args()
-    ingested = ingest(given.teacher)
-    scale = int(ingested.settings["scale"])
+    loaded = load_checkpoint(given.teacher)
+    scale = int(loaded.settings["scale"])
     split = load_data(None, evaluate=given.judged).prepare(InputSpec(3, 120, 120), NORMALIZATIONS["unit"], scale)
     print("| weights | PSNR |\n|---|---|")
     for name, edges in (("all", given.bits), ("first and last in 8 bits", 8)):
-        network = ingested.build().eval()
+        network = loaded.build().eval()
         convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
         for module in convolutions:
             bits = edges if module in (convolutions[0], convolutions[-1]) else given.bits

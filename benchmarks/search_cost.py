@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from compressor import catalog
 from compressor.core import InputSpec
 from compressor.data import load_data
-from compressor.export import export
-from compressor.frontend import ingest
-from compressor.models._family import Family
-from compressor.plan import at_hand
+from compressor.lowering.export import export
+from compressor.frontend import load_checkpoint
+from compressor.models.common.family import Family
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
-from compressor.scores._probe import Batch, View, gaussian, untrained
+from compressor.scores.common.probe import Batch, View, gaussian, untrained
 from compressor.search.batch import of_split
 from compressor.search.deployed import quantised
 from compressor.search.latency import LatencyTable
@@ -46,7 +46,7 @@ def quiet(message: str, done: int, total: int) -> None:
 
 def random_students(space: str, wanted: int, multiple: int) -> list[Family]:
     """Mutants of the space's seeds, cheaper than ResNet-56."""
-    from compressor.models._layers import count
+    from compressor.models.common.layers import count
 
     family, generator = catalog.find("models", space), random.Random(0)
     seeds = family.seeds(INPUT, CLASSES, multiple)
@@ -103,7 +103,7 @@ def throughput(students: list[Family], teacher: nn.Module, batch: Batch, view: V
 
 
 def latencies(students: list[Family], teacher: nn.Module, target_name: str) -> None:
-    target = at_hand(catalog.find_target(target_name))
+    target = with_machine_quirks(catalog.find_target(target_name))
     table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
     graph = export(teacher.eval(), INPUT, target.opset)
     predicted = table.predict(students, INPUT, quiet)
@@ -128,7 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     train = load_data(options.data).prepare(INPUT, parse_normalization("imagenet", 3)).train
     assert train is not None
-    teacher = ingest(options.teacher).build()
+    teacher = load_checkpoint(options.teacher).build()
     batch = of_split(train, 64, 0)
     for space in ("cifar-resnet", "mobilenetv2"):
         students = random_students(space, options.students, 16)
@@ -136,7 +136,7 @@ def main() -> None:
         latencies(students, teacher, options.target)
         view = teacher_view(teacher, batch, 0)
         assert view is not None
-        throughput(students, gaussian(ingest(options.teacher).build(), 0), batch, view)
+        throughput(students, gaussian(load_checkpoint(options.teacher).build(), 0), batch, view)
 
 
 if __name__ == "__main__":

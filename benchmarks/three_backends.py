@@ -36,11 +36,12 @@ from compressor import catalog
 from compressor.bench.statistics import ratio, summarise
 from compressor.bench.timing import TimingConfig, interleave
 from compressor.core import InputSpec, Session
-from compressor.export import export, save
-from compressor.frontend import ingest
-from compressor.plan import at_hand
-from compressor.quant.half import halved
-from compressor.quant.placement import Placement
+from compressor.lowering.export import export
+from compressor.lowering.save import save
+from compressor.frontend import load_checkpoint
+from compressor.plan import with_machine_quirks
+from compressor.lowering.fp16 import convert_to_fp16
+from compressor.lowering.placement import Placement
 from compressor.quant.ranges import activation_ranges
 
 Images = NDArray[np.float32]
@@ -58,7 +59,7 @@ def accuracy(session: Session, images: Images, labels: NDArray[np.int64]) -> flo
 
 def placed(source: Path, backend: str, calibration: Images, path: Path) -> Path:
     """Our own quantisation, by the rules of a backend."""
-    target = at_hand(catalog.find_target(TARGETS[backend]))
+    target = with_machine_quirks(catalog.find_target(TARGETS[backend]))
     rules = catalog.find("backends", backend)().rules(target)
     if backend == "openvino":  # this machine may lack VNNI, which that target has
         rules = dataclasses.replace(rules, weight_bits=at_hand_bits())
@@ -67,12 +68,12 @@ def placed(source: Path, backend: str, calibration: Images, path: Path) -> Path:
     batches = [calibration[i : i + 10] for i in range(0, len(calibration), 10)]
     placement.apply(activation_ranges(graph, placement.tensors, batches, "minmax", lambda *_: None))
     if rules.float_dtype == "float16":
-        halved(graph)
+        convert_to_fp16(graph)
     return save(graph, path, "int8").path
 
 
 def at_hand_bits() -> int:
-    host = at_hand(catalog.find_target("host"))
+    host = with_machine_quirks(catalog.find_target("host"))
     bits: int = catalog.find("backends", "onnxruntime")().rules(host).weight_bits
     return bits
 
@@ -98,7 +99,7 @@ def main() -> None:
 
     work = Path(tempfile.mkdtemp())
     shape = train.shape[1:]
-    module = ingest(arguments.model).build().eval()
+    module = load_checkpoint(arguments.model).build().eval()
     exact = save(export(module, InputSpec(*shape), 20), work / "exact.onnx", "fp32").path
     ours = {name: placed(exact, name, calibration, work / f"{name}.onnx") for name in TARGETS}
     quantize_static(str(exact), str(work / "static.onnx"), Reader(calibration))

@@ -20,8 +20,10 @@ from compressor import catalog
 from compressor.bundle.runner import cropped
 from compressor.core import InputSpec
 from compressor.data import PreparedPhotographs, load_data
-from compressor.export import export, guarded, save
-from compressor.frontend import ingest
+from compressor.lowering.clip import clip_output
+from compressor.lowering.export import export
+from compressor.lowering.save import save
+from compressor.frontend import load_checkpoint
 from compressor.preprocessing import NORMALIZATIONS, normalize
 from compressor.quant.mixed_precision import decibels
 
@@ -35,10 +37,10 @@ def main() -> None:
     parser.add_argument("photographs")
     parser.add_argument("--count", type=int, default=8)
     given = parser.parse_args()
-    ingested = ingest(given.teacher)
-    scale = int(ingested.settings["scale"])
+    loaded = load_checkpoint(given.teacher)
+    scale = int(loaded.settings["scale"])
     path = Path(mkdtemp()) / "model.onnx"
-    save(guarded(export(ingested.build().eval(), INPUT, OPSET, any_size=True)), path, "fp32")
+    save(guarded(export(loaded.build().eval(), INPUT, OPSET, any_size=True)), path, "fp32")
     run = catalog.find("backends", "onnxruntime")().open(path, threads=1)
     split = load_data(None, evaluate=given.photographs).prepare(INPUT, NORMALIZATIONS["unit"], scale).evaluate
     assert isinstance(split, PreparedPhotographs)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what it means where a file system refuses them."""
+"""Atomic writes, and the errors of a file system that refuses a write."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from compressor.core import CompressError, UsageError
 __all__ = ["FULL", "clear_partial", "partial", "refusals", "write"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""How a disk, a quota and a limit on a file's size say that there is no more room."""
+"""The error numbers of a full disk, an exceeded quota and a limit on a file's size."""
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write a file (text as UTF-8) under a temporary name, then rename it; of a failed try nothing is left.
+    """Write a file (text as UTF-8) under a temporary name, then rename it. A failed write leaves nothing behind.
 
-    The content is on the disk before it has its name, so that a power cut too leaves the old file or the new.
+    The content is flushed to the disk before the renaming, so that a power cut leaves the old file or the new one.
     Raises OSError that names the file.
     """
     temporary = partial(path)
@@ -39,12 +39,12 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def partial(path: Path) -> Path:
-    """What a file or folder is called until it is whole."""
+    """Return the temporary name of a file or folder that is being written."""
     return path.with_name(f".{path.name}.partial")
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what killed writers left below ``folder`` under such names."""
+    """Remove what killed writers left below ``folder`` under temporary names."""
     for path in list(folder.rglob(partial(Path("*")).name)):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -54,7 +54,7 @@ def clear_partial(folder: Path) -> None:
 
 @contextlib.contextmanager
 def refusals(folder: Path) -> Iterator[None]:
-    """Say what to do where a file system refuses to write ``folder`` or something in it.
+    """Turn an OSError about ``folder``, or something in it, into an error with a hint.
 
     Raises CompressError where there is no more room, UsageError where the folder may not be written or is gone.
     """

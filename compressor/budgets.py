@@ -1,4 +1,4 @@
-"""What a run may cost: ``--budget latency=25%`` and ``--max-drop 1.0``."""
+"""Limits of a run: ``--budget latency=25%`` and ``--max-drop 1.0``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A limit on one cost: absolute (ms, a count, bytes), or a share of the teacher's."""
+    """A limit on one cost: absolute (ms, a count, bytes) or, where ``relative``, a share of the teacher's."""
 
     name: str
     limit: float
@@ -44,7 +44,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A limit and what came of it. ``met`` is None where the value could not be had."""
+    """A limit and how it was met. ``value`` and ``met`` are None where the value was not measured."""
 
     name: str
     limit: str
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def judge(budgets: tuple[Budget, ...], max_drop: float | None, measured: Measurements) -> list[Outcome]:
-    """Hold the measurements against every limit."""
+    """Compare the measurements with every limit."""
     outcomes = [_cost(budget, measured) for budget in budgets]
     if max_drop is not None:
         outcomes.append(_drop(max_drop, measured))

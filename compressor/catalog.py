@@ -1,9 +1,9 @@
-"""A folder is a registry: every file in it is an entry, under the file's name.
+"""Registries that are folders: every file is an entry, under the file's name.
 
 A *module catalogue* is a package whose modules each define one public class, the
-only name in ``__all__``. A *TOML catalogue* is a folder of TOML files; a user's own
-file is named by its path. Nothing registers itself on import, and nothing is
-imported before it is asked for.
+only name in ``__all__``; its sub-packages hold what the entries share. A *TOML
+catalogue* is a folder of TOML files; a user's own file is named by its path. Nothing
+registers itself on import, and nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def unknown(what: str, name: str, known: Sequence[str]) -> UsageError:
-    """The error for a name that is not in a list: the nearest match, then the list."""
+    """Make the error for a name that is not in a list; its hint has the nearest match and the list."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(f"unknown {what}: {name!r}", hint=f"{hint}known: {', '.join(known) or 'none'}")
@@ -37,14 +37,14 @@ def unknown(what: str, name: str, known: Sequence[str]) -> UsageError:
 
 
 def names(folder: str) -> list[str]:
-    """The entries of ``compressor/<folder>``, in kebab-case, without importing them."""
+    """Return the entries of ``compressor/<folder>``, in kebab-case, without importing them."""
     package = importlib.import_module(f"compressor.{folder}")
-    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg)
     return sorted(name.replace("_", "-") for name in found)
 
 
 def find(folder: str, name: str) -> Any:
-    """The one public thing of an entry. Raises UsageError with the nearest match."""
+    """Import an entry and return its one public name. Raises UsageError for an unknown one, with the nearest match."""
     known = names(folder)
     if name not in known:
         raise unknown(folder.removesuffix("es" if folder.endswith("sses") else "s"), name, known)
@@ -57,18 +57,18 @@ def find(folder: str, name: str) -> Any:
 
 
 def toml_names(folder: str) -> list[str]:
-    """The entries of ``targets`` or ``profiles``."""
+    """Return the entries of ``targets`` or ``profiles``."""
     return sorted(p.name.removesuffix(".toml") for p in _toml_folder(folder).iterdir() if p.name.endswith(".toml"))
 
 
 def find_target(name: str) -> Target:
-    """A target by its name, or a user's own by its path."""
+    """Read a target by its name, or a user's own by its path. Raises UsageError."""
     stem, table = _read(name, "target")
     return make(Target, {"title": stem, **table, "name": stem}, f"target {name!r}")
 
 
 def find_profile(name: str) -> Profile:
-    """A profile by its name, or a user's own (a run's ``resolved.toml`` among them) by its path."""
+    """Read a profile by its name, or a user's own (such as a run's ``resolved.toml``) by its path. Raises UsageError."""
     stem, table = _read(name, "profile")
     passes = table.pop("pass", None)
     if not isinstance(passes, list) or not all(isinstance(p, dict) and "kind" in p for p in passes):
@@ -88,17 +88,17 @@ def find_profile(name: str) -> Profile:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict. Raises UsageError with the file and line where it is broken."""
+    """Read a TOML file. Raises UsageError naming the file and, where it is no valid TOML, the line."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}", hint="name a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", hint="mend the line named") from error
+        raise UsageError(f"{path} is not valid TOML: {error}", hint="correct that line") from error
 
 
 def _toml_folder(folder: str) -> Any:
-    """Inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of a TOML catalogue: inside the package in a wheel, beside it in a checkout."""
     inside = resources.files("compressor") / folder
     return inside if inside.is_dir() else Path(__file__).parent.parent / folder
 
@@ -132,12 +132,12 @@ def make(cls: type[T], table: Mapping[str, Json], where: str) -> T:
     return cls(**{key: coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()})
 
 
-def coerce(hint: Any, value: Json, where: str) -> Any:
-    """``value`` as the annotation ``hint`` wants it: tables become dataclasses, lists tuples, whole numbers floats.
+def coerce(annotation: Any, value: Json, where: str) -> Any:
+    """Convert ``value`` to the type of an annotation: tables to dataclasses, lists to tuples, whole numbers to floats.
 
     Raises UsageError naming ``where`` for anything else.
     """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         for option in args:
             try:
@@ -156,19 +156,19 @@ def coerce(hint: Any, value: Json, where: str) -> Any:
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if isinstance(value, Mapping):
             return dict(value)
-    elif hint is type(None):
+    elif annotation is type(None):
         if value is None:
             return None
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return make(hint, value, where)
-    elif hint is Path and isinstance(value, str):
+    elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
+        return make(annotation, value, where)
+    elif annotation is Path and isinstance(value, str):
         return Path(value)
-    elif hint is Any:
+    elif annotation is Any:
         return value
-    elif hint is float:
+    elif annotation is float:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+    elif isinstance(annotation, type) and isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool)):
         return value
-    wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "") if not args else str(hint)
+    wanted = getattr(annotation, "__name__", str(annotation)).replace("typing.", "") if not args else str(annotation)
     raise UsageError(f"{where} = {value!r} is not of the right kind", hint=f"it takes {wanted}")

@@ -1,4 +1,4 @@
-"""What this machine has."""
+"""Describe this machine: what it has, and which targets it can build and measure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from compressor.versions import installed_versions
 
 __all__ = ["examine"]
 
+_FEATURES = ("avx2", "fma", "avx512_vnni", "avx_vnni", "asimddp", "fphp")
+"""CPU features that change how fast or how exactly a model runs, as in /proc/cpuinfo."""
+
 
 def examine() -> Json:
-    """CPU, libraries, and for each target whether it is built and measured here."""
+    """Return CPU, memory, libraries, and for each target its runtime and whether it can be measured here."""
     here = machine()
-    told = ("avx2", "fma", "avx512_vnni", "avx_vnni", "asimddp", "fphp")
     targets = []
     for name in catalog.toml_names("targets"):
         target = catalog.find_target(name)
@@ -29,7 +31,7 @@ def examine() -> Json:
         "cores": here.cores,
         "memory_mb": here.memory_mb,
         "governor": here.governor,
-        "features": ", ".join(f for f in told if f in here.features) or "none that matter here",
+        "features": ", ".join(f for f in _FEATURES if f in here.features) or "none that matter here",
         "versions": [f"{name} {version}" for name, version in installed_versions().items()],
         "targets": targets,
     }

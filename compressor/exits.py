@@ -1,4 +1,4 @@
-"""How ``compress`` ends: one message, its mend and the right exit code, also when it is told to stop."""
+"""How ``compress`` ends: one message, its hint and the right exit code, also when a signal stops it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _MEMORY = (
     "BFCArena",  # ONNX Runtime
     "can't start new thread",
 )
-"""How libraries word that an allocation failed."""
+"""Words by which libraries report that an allocation failed."""
 
 
 def heed_signals() -> None:
-    """From here on Ctrl-C, a scheduler's SIGTERM and a closing terminal end the program with exit code 130.
+    """Make Ctrl-C, a scheduler's SIGTERM and a closing terminal end the program with exit code 130.
 
-    At once, and nothing is tidied up: a run's folder is whole at every moment, as it may as well be killed outright,
-    and an exception out of a signal handler would get lost in the libraries that are at work.
+    The program ends at once and cleans up nothing. A run's folder is whole at every moment, since a run may be killed
+    outright as well. An exception raised by a signal handler could get lost in the library that it interrupts.
     """
     program = os.getpid()
     what, hint = "stopped", "the same command goes on from where it was"
 
     def stop(*_: object) -> NoReturn:
-        if os.getpid() == program and _speaks():  # a forked worker has nothing to say
+        if os.getpid() == program and _reports():  # a forked worker reports nothing
             if "--json" in sys.argv:
                 _put(1, _document(what, hint, Exit.STOPPED))
-            # The progress line is wiped away, and its hidden cursor shown again.
+            # Clear the progress line and show the cursor, which it hides.
             _put(2, ("\r\x1b[K\x1b[?25h" if os.isatty(2) else "") + _message(what, hint))
         os._exit(Exit.STOPPED)
 
@@ -49,30 +49,30 @@ def heed_signals() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Leave with ``code``: a signal from here on only hurries it."""
+    """Exit with ``code``, also if a signal arrives from here on."""
     _on_signal(lambda *_: os._exit(code))
     for stream in (sys.stdout, sys.stderr):
-        _say(stream, "")  # what is left to write, while a failure can still be told from one of Python's own
+        _say(stream, "")  # flushes here, since a failure of Python's own flush at exit would change the exit code
     sys.exit(code)
 
 
 def fail(error: Exception) -> NoReturn:
-    """Tell what was wrong, with its mend, and leave with its exit code."""
+    """Print what was wrong and its hint, and exit with its exit code."""
     what, hint, code = _verdict(error)
-    # With a missed limit, or work that is done in part, stdout has its one document already, which names the shortfall.
-    if "--json" in sys.argv and not isinstance(error, BudgetMissed | Incomplete | Inconclusive) and _speaks():
+    # With a missed limit, or work done in part, the command printed its one document, which names the shortfall.
+    if "--json" in sys.argv and not isinstance(error, BudgetMissed | Incomplete | Inconclusive) and _reports():
         _say(sys.stdout, _document(what, hint, code))
     _say(sys.stderr, _message(what, hint))
     end(code)
 
 
-def _speaks() -> bool:
-    """Whether this process is the run's only one, or the first of those that torchrun started."""
+def _reports() -> bool:
+    """Tell whether this is the main process of those that torchrun started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def discard(stream: IO[str]) -> None:
-    """Let nothing more fail on a stream whose reader went away, as `head` does, or whose disk is full."""
+    """Redirect a stream to /dev/null, after its reader went away (as `head` does) or its disk got full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -103,21 +103,21 @@ def _verdict(error: Exception) -> tuple[str, str | None, Exit]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came of, as libraries and this program wrap them."""
+    """Yield an error, the one that caused it, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, in whosever words."""
+    """Tell whether an error says that an allocation failed."""
     refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return refused or isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY)
 
 
 def _message(what: str, hint: str | None) -> str:
     lines = [f"error: {what.strip()}"] + ([f"  hint: {hint}"] if hint else [])
-    # A file's name may hold escape codes and newlines: they are shown, not obeyed.
+    # A file's name may hold escape codes and newlines: they are printed as text.
     return "".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) + "\n" for line in lines)
 
 
@@ -127,7 +127,7 @@ def _document(what: str, hint: str | None, code: Exit) -> str:
 
 
 def _say(stream: IO[str] | None, text: str) -> None:
-    """Write where somebody listens; the exit code says it too."""
+    """Write to a stream. A stream that is closed or fails is given up: the exit code reports the failure too."""
     if stream is None:
         return
     try:
@@ -138,6 +138,6 @@ def _say(stream: IO[str] | None, text: str) -> None:
 
 
 def _put(descriptor: int, text: str) -> None:
-    """Write past Python's streams, which a signal may have caught in the middle of a write."""
+    """Write to a file descriptor, since a signal may have interrupted a write to Python's own stream."""
     with contextlib.suppress(OSError):
         os.write(descriptor, text.encode())

@@ -1,4 +1,4 @@
-"""An older opset, for runtimes that read no newer one."""
+"""Convert a graph to an older opset, for runtimes that read no newer one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from compressor.core import UsageError
 __all__ = ["OLDEST_EXPORT", "older"]
 
 OLDEST_EXPORT = 18
-"""The first opset that torch's exporter writes."""
+"""The oldest opset that torch's exporter writes."""
 
 _SAME = {
-    # Between 13 and 18 these were only given more types, or attributes that have the older meaning by default.
+    # From opset 13 to 18 these got only more types, or attributes whose default has the older meaning.
     "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant",
     "ConstantOfShape", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div", "Elu", "Erf", "Exp",
     "Expand", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity",
@@ -24,13 +24,13 @@ _SAME = {
 _AXES = {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}
 """Reductions whose axes became an input with opset 18."""
 _NEWER = {"Reshape": "allowzero", "Resize": "antialias"}
-"""Attributes that an older opset lacks; only their default is the older meaning."""
+"""Attributes that an older opset lacks. Only their default has the older meaning."""
 _IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
-"""The file format that came with each opset (onnx's own table of releases)."""
+"""The IR version that was released with each opset (from onnx's table of releases)."""
 
 
 def older(model: ir.Model, opset: int) -> None:
-    """Rewrite ``model`` (in place), which is of opset 18, for one from 13 to 17.
+    """Rewrite ``model``, of opset 18, in place for an opset from 13 to 17.
 
     Raises UsageError naming the first operator that has no older form.
     """
@@ -70,7 +70,7 @@ def _axes_to_attribute(node: ir.Node) -> None:
     known = ir.convenience.get_const_tensor(axes)
     if known is None:
         raise UsageError(
-            f"{node.op_type} ({node.name or node.outputs[0].name}) computes its axes, which no older opset can",
+            f"{node.op_type} ({node.name or node.outputs[0].name}) computes its axes, which older opsets cannot",
             hint="give the reduction fixed dimensions",
         )
     node.resize_inputs(1)
@@ -78,18 +78,18 @@ def _axes_to_attribute(node: ir.Node) -> None:
 
 
 def _without_zeros(node: ir.Node) -> bool:
-    """Whether a Reshape's shape holds no zero, on whose meaning ``allowzero`` decides."""
+    """Tell whether a Reshape's shape is constant and has no zero: ``allowzero`` then changes nothing."""
     shape = ir.convenience.get_const_tensor(node.inputs[1]) if node.op_type == "Reshape" and node.inputs[1] else None
     return shape is not None and bool((shape.numpy() != 0).all())
 
 
 def _even(node: ir.Node) -> None:
-    """A Split without sizes is into equal parts in either opset; the newer says into how many."""
+    """Drop the number of parts of a Split without sizes, which older opsets take from the number of outputs."""
     node.attributes.pop("num_outputs", None)
 
 
 def _hard_swish(graph: ir.Graph, node: ir.Node) -> None:
-    """``x * max(0, min(1, x / 6 + 1 / 2))`` in the operators that opset 13 has."""
+    """Replace a HardSwish, ``x * max(0, min(1, x / 6 + 1 / 2))``, by operators that opset 13 has."""
     gate = ir.node("HardSigmoid", [node.inputs[0]], {"alpha": 1 / 6, "beta": 0.5})
     product = ir.node("Mul", [node.inputs[0], gate.outputs[0]])
     gate.outputs[0].name = f"{node.outputs[0].name}_gate"

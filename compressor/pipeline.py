@@ -30,13 +30,15 @@ from compressor.core import (
     Record,
     Result,
     Stage,
+    Task,
     Unavailable,
     UsageError,
 )
-from compressor.plan import Plan, settings_of
+from compressor.plan import Plan
 from compressor.report.document import DataUsed, build_report, write_report
 from compressor.resolved import resolved_toml
 from compressor.run_log import describe_pass, log_to
+from compressor.settings import settings_of
 from compressor.store import Store, digest, identity
 from compressor.train import workers
 from compressor.versions import installed_versions
@@ -105,7 +107,7 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
             return teacher.resolve(plan, store, watcher.progress)
 
         model, data, notes = workers.main_first(resolve, resolve, plan.device)
-        artifact = run_passes(plan, Artifact(model), data, store, watcher)
+        artifact = run_passes(plan, teacher.task, Artifact(model), data, store, watcher)
         outcomes = judge(plan.budgets, plan.max_drop, artifact.measurements) if artifact.measurements else []
         report = workers.main_first(
             lambda: _publish(plan, artifact, notes, outcomes, store, command),
@@ -118,7 +120,15 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
 def _load_teacher(plan: Plan) -> Teacher:
     from compressor.teacher import load_teacher
 
-    return load_teacher(plan.model, plan.options.arch, plan.input, plan.source, trust=plan.trust)
+    return load_teacher(
+        plan.model,
+        plan.options.arch,
+        plan.input,
+        plan.source,
+        trust=plan.trust,
+        task=plan.options.task,
+        layout=plan.options.layout or "nchw",
+    )
 
 
 def _check_board(plan: Plan) -> None:
@@ -152,14 +162,16 @@ def _missed(outcomes: Sequence[Outcome], folder: Path) -> BudgetMissed | None:
 # -- passes -----------------------------------------------------------------------------------
 
 
-def run_passes(plan: Plan, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher) -> Artifact:
+def run_passes(
+    plan: Plan, task: Task, artifact: Artifact, data: Data | None, store: Store, watcher: Watcher
+) -> Artifact:
     """Run the passes in order, each on what the one before it made. Raises CompressError naming the pass."""
     since_graph: list[tuple[str, Model, Model]] = []
     for number, each in enumerate(plan.passes, start=1):
         watcher.started(each.kind, number, len(plan.passes))
         before = artifact
         try:
-            artifact, record = _run_pass(each, before, plan, data, store, watcher.progress)
+            artifact, record = _run_pass(each, before, plan, task, data, store, watcher.progress)
         except Exception as error:
             if (explained := _explained(error, plan, number, before, store)) is None:
                 raise
@@ -195,7 +207,7 @@ def _explained(error: Exception, plan: Plan, number: int, before: Artifact, stor
 
 def _stage(since: Sequence[tuple[str, Model, Model]], onnx: OnnxModel) -> Stage:
     """Make the stage of a new graph. ``since`` has the passes since the graph before: kind, network before, after."""
-    structure = [kind for kind, a, b in since if (a.family, a.settings) != (b.family, b.settings)]
+    structure = [kind for kind, a, b in since if _architecture(a) != _architecture(b)]
     weights = [kind for kind, a, b in since if a.sha256 != b.sha256]
     return Stage(
         tuple(kind for kind, _, _ in since),
@@ -206,21 +218,26 @@ def _stage(since: Sequence[tuple[str, Model, Model]], onnx: OnnxModel) -> Stage:
     )
 
 
+def _architecture(model: Model) -> Json:
+    """What tells two architectures apart."""
+    return [model.sha256] if model.source is None else [model.source.family, dict(model.source.settings)]
+
+
 def _run_pass(
-    each: Pass, artifact: Artifact, plan: Plan, data: Data | None, store: Store, progress: Progress
+    each: Pass, artifact: Artifact, plan: Plan, task: Task, data: Data | None, store: Store, progress: Progress
 ) -> tuple[Artifact, Record]:
     """Run a pass, or take its result from the cache."""
-    key = _key(each, artifact, plan, data)
+    key = _key(each, artifact, plan, task, data)
 
     def make() -> tuple[Result, Record]:
         with store.workdir(each.kind, key) as workdir:
-            result, record = _perform(each, artifact, plan, data, store, progress, workdir)
+            result, record = _perform(each, artifact, plan, task, data, store, progress, workdir)
             store.finish(each.kind, key, each.produces, result, record)
         return result, record
 
     def join() -> None:
         with TemporaryDirectory() as scratch:
-            _perform(each, artifact, plan, data, store, progress, Path(scratch))
+            _perform(each, artifact, plan, task, data, store, progress, Path(scratch))
 
     (result, record), cached = workers.run_once(
         make,
@@ -236,6 +253,7 @@ def _perform(
     each: Pass,
     artifact: Artifact,
     plan: Plan,
+    task: Task,
     data: Data | None,
     store: Store,
     progress: Progress,
@@ -244,6 +262,7 @@ def _perform(
     context = Context(
         plan.target,
         plan.profile,
+        task,
         data,
         workdir,
         plan.seed,
@@ -260,7 +279,7 @@ def _perform(
     return result, record
 
 
-def _key(each: Pass, artifact: Artifact, plan: Plan, data: Data | None) -> str:
+def _key(each: Pass, artifact: Artifact, plan: Plan, task: Task, data: Data | None) -> str:
     """Return the cache key of a pass: a digest of all that its outcome depends on, and of nothing else."""
     return digest(
         {
@@ -268,6 +287,7 @@ def _key(each: Pass, artifact: Artifact, plan: Plan, data: Data | None) -> str:
             "artifact": {
                 slot: identity(getattr(artifact, slot)) for slot in sorted(each.needs | {"teacher", "student"})
             },
+            "task": [task.kind, dict(task.facts)],
             "target": identity(plan.target),
             "profile": plan.profile.name,
             "board": plan.options.board,
@@ -290,6 +310,9 @@ def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
         "data": _fingerprints(plan.source),
         "input": options.input,
         "normalize": options.normalize,
+        "channels": options.channels,
+        "layout": options.layout,
+        "task": options.task,
         "seed": plan.seed,
         "board": options.board,
     }

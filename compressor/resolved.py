@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from compressor.core import Artifact, Json
+from compressor.core import Artifact, Json, Model
 from compressor.plan import Plan
 
 __all__ = ["resolved_toml"]
@@ -24,11 +24,25 @@ def resolved_toml(plan: Plan, artifact: Artifact) -> str:
     for name in ("data", "eval", "target"):
         if name in options and Path(options[name]).exists() and (name != "target" or options[name].endswith(".toml")):
             options[name] = str(Path(options[name]).resolve())
-    options |= {"input": str(artifact.teacher.input), "seed": plan.seed, "device": plan.device}
-    options["normalize"] = artifact.teacher.normalization.name
+    options |= {"input": _inputs(artifact.teacher, plan), "seed": plan.seed, "device": plan.device}
+    if artifact.teacher.normalization is not None:
+        options["normalize"] = artifact.teacher.normalization.name
     passes = [{"kind": done.kind, **_without_none({**done.settings, **done.pinned})} for done in artifact.log]
     profile = {"name": plan.profile.name, "title": plan.profile.title, "resolved": True}
     return tomli_w.dumps({**profile, "options": options, "pass": passes})
+
+
+def _inputs(teacher: Model, plan: Plan) -> list[str]:
+    """``--input`` as it was given, else the sizes of one sample that were found."""
+    if plan.options.input:
+        return list(plan.options.input)
+    shapes, signature = teacher.feed_shapes, teacher.signature
+    rows = 0 if signature.batch is None and signature.samples != 1 else 1
+    names = [spec.name for spec in signature.inputs]
+    sizes = ["x".join(map(str, shapes[name][rows:])) for name in names]
+    if len(names) == 1:
+        return [size for size in sizes if size]
+    return [f"{name}={size}" for name, size in zip(names, sizes, strict=True) if size]
 
 
 def _without_none(table: Json) -> Json:

@@ -1,4 +1,4 @@
-"""A folder of images of any size, enlarged by a bundle."""
+"""Enlarge images of any size by a bundle."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Upscaled", "upscale"]
 
 @dataclass(frozen=True, slots=True)
 class Upscaled:
-    """What became of a folder."""
+    """The result of `upscale`."""
 
     scale: int
     made: tuple[Path, ...]
     notes: tuple[str, ...]
-    """What was done with images that their owner may not expect."""
+    """Conversions that the images' owner may not expect, such as from 16 bits to 8."""
     failed: tuple[str, ...]
-    """Why an image was left out, naming it."""
+    """For each image that was left out: its name and the reason."""
 
 
 def upscale(
@@ -42,10 +42,10 @@ def upscale(
 ) -> Upscaled:
     """Enlarge an image, or all those in a folder and below it, to PNGs of the same names in ``out``.
 
-    Grey images stay grey, transparency is enlarged bicubically beside the colours, 16 bits are scaled to 8. What
-    cannot be read is left out and told; the others are made all the same. Images of more than ``most`` pixels go in
-    parts, as `compressor.bundle.runner.cropped` has it.
-    Raises UsageError where there is nothing to do, or ``out`` cannot be written, and as `verify_bundle` does.
+    Grey images stay grey. Transparency is enlarged bicubically. 16 bits become 8. An image that cannot be read is left
+    out, and named in the result. An image of more than ``most`` pixels is enlarged in tiles that overlap by
+    ``overlap`` pixels (`compressor.bundle.runner.cropped`).
+    Raises UsageError where there are no images or ``out`` cannot be written, and what `verify_bundle` raises.
     """
     folder = verify_bundle(bundle).path
     model = Model(folder, threads)
@@ -62,7 +62,7 @@ def upscale(
     channels = int(model.manifest["input"]["shape"][1])
     for number, (name, read) in enumerate(found.items()):
         progress(f"upscaling {name}", number, len(found))
-        place = out / name
+        path = out / name
         try:
             picture = read()
             image = _enlarged(model, picture, channels, overlap, most)
@@ -70,10 +70,10 @@ def upscale(
             failed.append(error.what)
             continue
         with refusals(out):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            image.save(partial(place), "PNG")
-            partial(place).replace(place)
-        made.append(place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(partial(path), "PNG")
+            partial(path).replace(path)
+        made.append(path)
         notes += [f"{name} {oddity}" for oddity in picture.oddities]
     progress("upscaling", len(found), len(found))
     return Upscaled(model.scale, tuple(made), tuple(notes), tuple(failed))

@@ -1,4 +1,4 @@
-"""The user's own Python code, by its name: ``package.module:callable``."""
+"""Run the user's own Python code, named as ``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["call", "importing_from_here"]
 
 
 def call(source: str) -> Any:
-    """What ``package.module:callable`` returns, called without arguments. Raises UsageError where it fails."""
+    """Call ``package.module:callable`` without arguments and return its value. Raises UsageError where it fails."""
     name, _, attribute = source.partition(":")
-    # What it prints is no result of ours.
+    # stdout is for results: what the user's code prints goes to stderr.
     with importing_from_here(), contextlib.redirect_stdout(sys.stderr):
         try:
             return getattr(importlib.import_module(name), attribute)()
@@ -30,7 +30,7 @@ def call(source: str) -> Any:
 
 @contextlib.contextmanager
 def importing_from_here() -> Iterator[None]:
-    """Like ``python -m``: the user's code is mostly in the working directory, which a console script lacks."""
+    """Put the working directory, where the user's code mostly is, on ``sys.path``, as ``python -m`` does."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

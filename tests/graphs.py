@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.core import QdqRules
-from compressor.quant.placement import Placement
+from compressor.lowering.placement import Placement
 
 OPSET = 21
 

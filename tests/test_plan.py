@@ -12,7 +12,8 @@ from compressor import plan as plan_module
 from compressor.backends.onnxruntime import OnnxRuntime
 from compressor.bench.machine import Machine
 from compressor.core import CompressError, InputSpec, Unavailable, UsageError
-from compressor.plan import Options, Plan, make_plan
+from compressor.options import Options
+from compressor.plan import Plan, make_plan
 
 DIGITS = "builtin:digits"
 NULL_TARGET = """

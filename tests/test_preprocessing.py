@@ -18,13 +18,14 @@ from compressor.preprocessing import (
 )
 
 CLASSES = 10
+PLAIN = NORMALIZATIONS["unit"]
+"""Red before green and blue, channels first."""
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar10", "unit", "symmetric", "raw"])
 def test_named(name: str) -> None:
     assert parse_normalization(name, 3) == NORMALIZATIONS[name]
-
 
 def test_one_channel() -> None:
     assert [n.name for n in candidates(1)] == ["mnist", "unit", "symmetric", "raw"]
@@ -98,7 +99,7 @@ def network(wants: Normalization, *, right: float = 0.9) -> Predict:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_finds_the_networks_own(name: str, channels: int) -> None:
     wants = parse_normalization(name, channels)
-    found = infer_normalization(network(wants), *samples(channels), None, channels)
+    found = infer_normalization(network(wants), *samples(channels), None, PLAIN)
     assert found.normalization == wants
     assert found.accuracies[name] > 0.8
     assert set(found.accuracies) == {n.name for n in candidates(channels)}
@@ -107,13 +108,13 @@ def test_finds_the_networks_own(name: str, channels: int) -> None:
 
 @pytest.mark.parametrize("default", ["imagenet", "cifar10"])
 def test_the_familys_default_is_taken_inside_the_group(default: str) -> None:
-    found = infer_normalization(network(NORMALIZATIONS["cifar10"], right=1), *samples(3), default, 3)
+    found = infer_normalization(network(NORMALIZATIONS["cifar10"], right=1), *samples(3), default, PLAIN)
     assert found.normalization.name == default
     assert "family's default" in found.note
 
 
 def test_the_familys_default_does_not_win_from_outside() -> None:
-    found = infer_normalization(network(NORMALIZATIONS["raw"]), *samples(3), "imagenet", 3)
+    found = infer_normalization(network(NORMALIZATIONS["raw"]), *samples(3), "imagenet", PLAIN)
     assert found.normalization.name == "raw"
 
 
@@ -125,11 +126,11 @@ def test_no_clear_group() -> None:
         return generator.random((len(batch), CLASSES), np.float32)
 
     with pytest.raises(UsageError, match=r"imagenet \d+\.\d%, cifar10 .* raw") as caught:
-        infer_normalization(guess, pixels, labels, "imagenet", 3)
+        infer_normalization(guess, pixels, labels, "imagenet", PLAIN)
     assert "--normalize" in str(caught.value.hint)
     # right with one, but the data's classes are in another order
     with pytest.raises(UsageError) as caught:
-        infer_normalization(network(NORMALIZATIONS["unit"], right=1), pixels, (labels + 5) % CLASSES, None, 3)
+        infer_normalization(network(NORMALIZATIONS["unit"], right=1), pixels, (labels + 5) % CLASSES, None, PLAIN)
     assert "order" in str(caught.value.hint)
 
 
@@ -148,7 +149,7 @@ def test_two_that_are_as_good_but_differ() -> None:
         return answers[np.where(odd, label, 1)] if batch.min() >= 0 else answers[label * 0]
 
     with pytest.raises(UsageError, match=r"unit 50\.0%.*raw 50\.0%"):
-        infer_normalization(predict, pixels, labels, None, 1)
+        infer_normalization(predict, pixels, labels, None, PLAIN)
 
 
 def test_scores_that_are_nan_are_wrong() -> None:
@@ -158,5 +159,5 @@ def test_scores_that_are_nan_are_wrong() -> None:
     def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return known(batch) if batch.max() <= 1 and batch.min() >= 0 else np.full((len(batch), CLASSES), np.nan, "f4")
 
-    found = infer_normalization(predict, pixels, labels, None, 1)
+    found = infer_normalization(predict, pixels, labels, None, PLAIN)
     assert found.accuracies == {"mnist": 0, "unit": 1, "symmetric": 0, "raw": 0}

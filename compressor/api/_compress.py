@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import pipeline
 from compressor.core import InputSpec, Json, Progress, Record, UsageError
+from compressor.options import Options
 from compressor.pipeline import Compressed, Watcher
-from compressor.plan import Options, Plan, make_plan
+from compressor.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +35,11 @@ def compress(
     data: Source | None = None,
     evaluate: Source | None = None,
     output: str | Path | None = None,
-    input: str | tuple[int, int, int] | InputSpec | None = None,
+    input: str | tuple[int, int, int] | InputSpec | Mapping[str, str | tuple[int, ...]] | None = None,
     normalize: str | None = None,
+    channels: str | None = None,
+    layout: str | None = None,
+    task: str | None = None,
     budget: Mapping[str, str | float] | None = None,
     max_drop: float | None = None,
     set: Mapping[str, Json] | None = None,
@@ -53,7 +57,8 @@ def compress(
 
     ``model`` is a file (a checkpoint or an ONNX file) or a network: one of a known family as it is, any other with
     ``arch``. ``arch``, ``data`` and ``evaluate`` also take a function at the top level of a module: ``arch()`` makes
-    the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width).
+    the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width), or the
+    size of each input by name.
     ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes`` to a share such as ``"25%"``, or to a number of
     ms, parameters, multiply-accumulates or bytes. ``set`` maps ``"pass.field"`` to its value. ``progress`` is called
     as ``progress(message, done, total)``.
@@ -68,8 +73,11 @@ def compress(
         arch=_named(arch, "arch"),
         data=_named(data, "data"),
         eval=_named(evaluate, "evaluate"),
-        input="x".join(map(str, input)) if isinstance(input, tuple) else None if input is None else str(input),
+        input=_inputs(input),
         normalize=normalize,
+        channels=channels,
+        layout=layout,
+        task=task,
         budget=tuple(_budget(name, limit) for name, limit in budget.items()) if budget else None,
         max_drop=max_drop,
         set=tuple(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in set.items()) if set else None,
@@ -100,6 +108,15 @@ def _named(value: Source | None, argument: str) -> str | None:
             hint=f"give {argument} a path, or a function at the top level of a module",
         )
     return f"{module}:{name}"
+
+
+def _inputs(given: str | tuple[int, int, int] | InputSpec | Mapping[str, str | tuple[int, ...]] | None) -> Any:
+    """``--input`` as often as there are inputs; None where nothing was given."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return tuple(f"{name}={size if isinstance(size, str) else 'x'.join(map(str, size))}" for name, size in given.items())
+    return ("x".join(map(str, given)) if isinstance(given, tuple) else str(given),)
 
 
 def _budget(name: str, limit: str | float) -> str:
@@ -178,13 +195,14 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
         teacher = pipeline.check(plan, folder, fresh=fresh)
     except UsageError as error:
         raise UsageError(error.what.replace(str(plan.model), name), hint=error.hint) from error
-    noise = torch.randn(2, *teacher.input.shape, generator=torch.Generator().manual_seed(0))
+    signature, generator = teacher.network.signature, torch.Generator().manual_seed(0)
+    noise = torch.randn(signature.input.sized({**teacher.network.sizes, "batch": 2}), generator=generator)
     with torch.inference_mode():
-        rebuilt = teacher.loaded.build()(noise)
+        rebuilt = torch.from_numpy(next(iter(teacher.network({signature.input.name: noise.numpy()}).values())))
         given = copy.deepcopy(model).to("cpu", torch.float32).eval()(noise)
     if given.shape != rebuilt.shape or float((given - rebuilt).abs().max()) > 1e-3 * float(rebuilt.abs().max()):
         raise UsageError(
-            f"{name} has the weights of {teacher.loaded.family}, and computes something else",
+            f"{name} has the weights of {teacher.network.family}, and computes something else",
             hint="give arch=, a class or function without arguments that makes this very network",
         )
 

@@ -11,16 +11,18 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore  # OpenVINO r
 
 
 class Session:
-    """An ONNX file, compiled. Call it with N x C x H x W float32."""
+    """An ONNX file, compiled. Call it with arrays by input name."""
 
     def __init__(self, path: Union[str, Path], threads: int = 1) -> None:
         openvino = importlib.import_module("openvino")
         settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         core = openvino.Core()
-        self._request = core.compile_model(core.read_model(str(path)), "CPU", settings).create_infer_request()
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+        self._names = [each.get_any_name() for each in compiled.outputs]
+        self._request = compiled.create_infer_request()
         self._tensor = openvino.Tensor
 
-    def __call__(self, batch: Any) -> Any:
-        """Map a batch to the first output."""
-        self._request.infer({0: self._tensor(batch)})
-        return self._request.get_output_tensor(0).data.copy()
+    def __call__(self, feeds: Any) -> Any:
+        """Map arrays by input name to arrays by output name."""
+        self._request.infer({name: self._tensor(array) for name, array in feeds.items()})
+        return {name: self._request.get_output_tensor(i).data.copy() for i, name in enumerate(self._names)}

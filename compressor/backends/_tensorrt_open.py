@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from compressor.backends._named import NamedSession
 from compressor.core import Session, Unavailable
 
 __all__ = ["open_engine"]
@@ -17,11 +18,11 @@ def open_engine(path: Path, build: Callable[[Path], bytes]) -> Session:
 
     try:
         if path.suffix == ".plan":
-            return Running(path)
+            return NamedSession(Running(path), path.with_name("model.onnx"))
         with tempfile.TemporaryDirectory() as folder:
             plan = Path(folder) / "model.plan"
             plan.write_bytes(build(path))
-            return Running(plan)
+            return NamedSession(Running(plan), path)
     except RuntimeError as error:
         raise Unavailable(
             f"the engine cannot run here: {error}", hint="open it where its GPU is, with python run.py"

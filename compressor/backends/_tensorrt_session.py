@@ -18,7 +18,7 @@ _LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.s
 
 
 class Session:
-    """A deserialised engine with buffers on the GPU. Call it with N x C x H x W float32, one batch at a time.
+    """A deserialised engine with buffers on the GPU. Call it with arrays by input name, one run at a time.
 
     ``path`` is a plan that was built for this very GPU, and whose hash the caller has checked: a plan is native
     code. Raises RuntimeError where there is no TensorRT, no GPU, or the plan is another's.
@@ -35,38 +35,51 @@ class Session:
         self._context = self._engine.create_execution_context()
         self._stream = self._cuda.stream()
         self._buffers: Dict[str, Tuple[int, int]] = {}
-        self.input, self.output = _ends(self._trt, self._engine)
+        self.inputs, self.outputs = _ends(self._trt, self._engine)
 
-    def __call__(self, batch: Any) -> Any:
-        """Map a batch to the first output."""
-        batch = np.ascontiguousarray(batch, np.float32)
-        source = self._buffer(self.input, batch.nbytes)
-        self._cuda.copy(source, batch.ctypes.data, batch.nbytes, _TO_DEVICE, self._stream)
-        shape = self._set_shape(batch.shape)
-        result = np.empty(shape, np.float32)
-        sink = self._buffer(self.output, result.nbytes)
-        if not self._execute(source, sink):
+    def __call__(self, feeds: Dict[str, Any]) -> Dict[str, Any]:
+        """Map arrays by input name to arrays by output name."""
+        places: Dict[str, int] = {}
+        given = {name: np.ascontiguousarray(feeds[name], self._dtype(name)) for name in self.inputs}
+        for name, array in given.items():
+            places[name] = self._buffer(name, array.nbytes)
+            self._cuda.copy(places[name], array.ctypes.data, array.nbytes, _TO_DEVICE, self._stream)
+            self._set_shape(name, array.shape)
+        results = {name: np.empty(self._shape(name), self._dtype(name)) for name in self.outputs}
+        for name, array in results.items():
+            places[name] = self._buffer(name, array.nbytes)
+        if not self._execute(places):
             raise RuntimeError("TensorRT did not run the engine")
-        self._cuda.copy(result.ctypes.data, sink, result.nbytes, _TO_HOST, self._stream)
+        for name, array in results.items():
+            self._cuda.copy(array.ctypes.data, places[name], array.nbytes, _TO_HOST, self._stream)
         self._cuda.wait(self._stream)
-        return result
+        return results
 
-    def _set_shape(self, shape: Tuple[int, ...]) -> Tuple[int, ...]:
+    def _dtype(self, name: str) -> Any:
+        if hasattr(self._engine, "get_tensor_dtype"):
+            return self._trt.nptype(self._engine.get_tensor_dtype(name))
+        return self._trt.nptype(self._engine.get_binding_dtype(self._engine.get_binding_index(name)))  # TensorRT 8.2
+
+    def _set_shape(self, name: str, shape: Tuple[int, ...]) -> None:
         if hasattr(self._context, "set_input_shape"):
-            self._context.set_input_shape(self.input, shape)
-            return tuple(self._context.get_tensor_shape(self.output))
-        self._context.set_binding_shape(self._engine.get_binding_index(self.input), shape)  # TensorRT 8.2
-        return tuple(self._context.get_binding_shape(self._engine.get_binding_index(self.output)))
+            self._context.set_input_shape(name, shape)
+        else:
+            self._context.set_binding_shape(self._engine.get_binding_index(name), shape)
 
-    def _execute(self, source: int, sink: int) -> bool:
+    def _shape(self, name: str) -> Tuple[int, ...]:
+        if hasattr(self._context, "get_tensor_shape"):
+            return tuple(self._context.get_tensor_shape(name))
+        return tuple(self._context.get_binding_shape(self._engine.get_binding_index(name)))
+
+    def _execute(self, places: Dict[str, int]) -> bool:
         if hasattr(self._context, "execute_async_v3"):
-            self._context.set_tensor_address(self.input, source)
-            self._context.set_tensor_address(self.output, sink)
+            for name, place in places.items():
+                self._context.set_tensor_address(name, place)
             return bool(self._context.execute_async_v3(self._stream))
-        places = [0] * self._engine.num_bindings
-        places[self._engine.get_binding_index(self.input)] = source
-        places[self._engine.get_binding_index(self.output)] = sink
-        return bool(self._context.execute_async_v2(places, self._stream))
+        bound = [0] * self._engine.num_bindings
+        for name, place in places.items():
+            bound[self._engine.get_binding_index(name)] = place
+        return bool(self._context.execute_async_v2(bound, self._stream))
 
     def _buffer(self, name: str, size: int) -> int:
         """Memory on the GPU for a tensor, kept from call to call."""
@@ -79,15 +92,15 @@ class Session:
         return place
 
 
-def _ends(trt: Any, engine: Any) -> Tuple[str, str]:
-    """The names of the first input and the first output."""
+def _ends(trt: Any, engine: Any) -> Tuple[List[str], List[str]]:
+    """The names of the inputs and of the outputs."""
     if hasattr(engine, "num_io_tensors"):
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     else:
         names = [engine.get_binding_name(i) for i in range(engine.num_bindings)]
         inputs = [name for name in names if engine.binding_is_input(name)]
-    return inputs[0], next(name for name in names if name not in inputs)
+    return inputs, [name for name in names if name not in inputs]
 
 
 def _tensorrt() -> Any:

@@ -9,11 +9,11 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from compressor.core import Engine, OnnxModel, QdqRules, Session, Target
+from compressor.backends._named import file_signature
+from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from compressor.core.signature import Feeds, Outputs
 
 __all__ = ["Null"]
 
@@ -41,7 +41,7 @@ class Null:
             keep_float_outputs=True,
         )
 
-    def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
+    def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:
         return Engine(self.name, onnx.path, onnx.sha256, "ready")
 
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
@@ -56,7 +56,7 @@ class _Evaluator:
         from onnx.reference import ReferenceEvaluator
 
         self._model = ReferenceEvaluator(str(path))
+        self.signature = file_signature(path)
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: list[NDArray[np.float32]] = self._model.run(None, {self._model.input_names[0]: batch})
-        return outputs[0]
+    def __call__(self, feeds: Feeds) -> Outputs:
+        return dict(zip(self._model.output_names, self._model.run(None, dict(feeds)), strict=True))

@@ -8,13 +8,23 @@ import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, VerificationFailed
+from compressor.core import (
+    Engine,
+    Model,
+    OnnxModel,
+    QdqRules,
+    Session,
+    Signature,
+    Target,
+    TensorSpec,
+    Unavailable,
+    VerificationFailed,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from compressor.core.signature import Feeds, Outputs
 
 __all__ = ["OnnxRuntime"]
 
@@ -54,7 +64,7 @@ class OnnxRuntime:
             keep_float_outputs=True,
         )
 
-    def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
+    def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:
         """ONNX Runtime compiles a graph as it loads it: the engine is the ONNX file, tried here.
 
         A graph that was quantised for another runtime is refused: it would run slower than its floats.
@@ -129,9 +139,16 @@ class _CpuSession:
             # the answer does not depend on which 8-bit instructions this CPU happens to have.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        ends = (self._session.get_inputs(), self._session.get_outputs())
+        self.signature = Signature(*(tuple(map(_spec, each)) for each in ends))
+        self._names = [spec.name for spec in self.signature.outputs]
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: list[NDArray[np.float32]] = self._session.run([self._output], {self._input: batch})
-        return outputs[0]
+    def __call__(self, feeds: Feeds) -> Outputs:
+        return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+
+
+def _spec(end: Any) -> TensorSpec:
+    """The spec of one of the session's ends. Axes that it has no name for get one of their own."""
+    dtype = {"float": "float32", "double": "float64"}.get(kind := end.type[len("tensor(") : -1], kind)
+    shape = (n if isinstance(n, int) and n >= 0 else n or f"{end.name}_axis{i}" for i, n in enumerate(end.shape))
+    return TensorSpec(end.name, dtype, tuple(shape))

@@ -6,8 +6,9 @@ import importlib.metadata
 from pathlib import Path
 from typing import ClassVar
 
+from compressor.backends._named import NamedSession
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, VerificationFailed
+from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target, Unavailable, VerificationFailed
 
 __all__ = ["OpenVino"]
 
@@ -46,7 +47,7 @@ class OpenVino:
             folds_packed_weights=False,
         )
 
-    def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
+    def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:
         """OpenVINO compiles a graph as it loads it: the engine is the ONNX file, tried here."""
         from compressor.backends import _openvino_session
 
@@ -68,7 +69,7 @@ class OpenVino:
             return OnnxRuntime().open(path, threads=threads, exact=True)
         from compressor.backends._openvino_session import Session as Running
 
-        return Running(path, threads)
+        return NamedSession(Running(path, threads), path)
 
     def memory(self, path: Path) -> int | None:
         return None

@@ -13,7 +13,7 @@ from compressor.backends._tensorrt_judge import judge
 from compressor.backends._tensorrt_open import open_engine
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
+from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
 
 __all__ = ["Tensorrt"]
 
@@ -45,7 +45,7 @@ class Tensorrt:
         half = target.native_float == "fp16" and major >= 10 and target.opset >= _HALF_SCALES
         return tensorrt_rules(integer_weights=major >= 10, half=half)
 
-    def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
+    def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:
         """On the device an engine; elsewhere the recipe for it, beside a graph that was judged."""
         from compressor.backends import _tensorrt_session
 

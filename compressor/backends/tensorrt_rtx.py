@@ -12,7 +12,7 @@ from compressor.backends._tensorrt_open import open_engine
 from compressor.backends._tensorrt_parser import PACKAGE
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.core import Engine, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
+from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
 
 __all__ = ["TensorrtRtx"]
 
@@ -39,7 +39,7 @@ class TensorrtRtx:
         """Networks are strongly typed: FP16 stands in the graph where the target computes in it."""
         return tensorrt_rules(integer_weights=True, half=target.native_float == "fp16")
 
-    def build(self, onnx: OnnxModel, target: Target, workdir: Path) -> Engine:
+    def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:
         """An engine for the target's compute capability, from a graph that the parser takes without a word."""
         from compressor.backends import _tensorrt_session
 

@@ -1,18 +1,20 @@
-"""What is measured: a bundle, a run's folder, or an ONNX file alone."""
+"""A model to be measured: a bundle, a run's folder, or an ONNX file alone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.bench.device import LoadedModel
-from compressor.bundle import verify_bundle
-from compressor.core import InputSpec, Json, Metric, Normalization, UsageError, VerificationFailed
+from compressor.bundle import Manifest, verify_bundle
+from compressor.core import GivenInput, Metric, Signature, UsageError
+from compressor.feeds import random_feeds, sizes_given
+from compressor.onnx_signature import onnx_signature
 
-__all__ = ["Subject", "same_input"]
+__all__ = ["BenchModel", "require_same_inputs"]
 
 
 @dataclass(frozen=True)
@@ -24,123 +26,123 @@ class BenchModel:
     folder: Path | None
     """Its bundle; None for an ONNX file alone."""
     content: bytes = field(repr=False)
-    """Of the ONNX file."""
-    shape: tuple[int, ...]
-    """Of one input, without the batch."""
-    manifest: Mapping[str, Json] = field(repr=False)
-    """What `compressor.bundle.runner` needs of it, and in a bundle all the rest."""
+    """The ONNX file's."""
+    manifest: Manifest = field(repr=False)
+    """The bundle's; of an ONNX file alone what the runner needs."""
+    sizes: Mapping[str, int]
+    """The size that is timed of each free axis."""
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
 
     @property
+    def signature(self) -> Signature:
+        return self.manifest.signature
+
+    @property
+    def feed_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of one timed run's inputs, by name."""
+        return self.signature.feeds_of(self.sizes)
+
+    @property
     def backend(self) -> str | None:
-        """The runtime that its bundle is for; an ONNX file says nothing of one."""
-        engine = self.manifest.get("engine")
-        return engine["backend"] if engine else None
+        """The runtime that its bundle is for; None for an ONNX file alone."""
+        return self.manifest.engine.backend if self.folder else None
+
+    @property
+    def precision(self) -> str | None:
+        """The precision that its graph has, such as ``int8``; None for an ONNX file alone."""
+        return self.manifest.precision.get("realised")
 
     @property
     def metric(self) -> Metric | None:
-        """What the manifest says it was worth, and on which samples."""
-        evaluation = self.manifest.get("evaluation")
-        return Metric(**evaluation["metric"]) if evaluation else None
+        """The task's figure as the manifest has it, and the samples it is of."""
+        return self.manifest.metric
 
     @classmethod
-    def read(cls, path: Path, input: InputSpec | None = None) -> BenchModel:
-        """Read and judge what ``path`` names; ``input`` is for a file that leaves its input's size open.
+    def read(cls, path: Path, inputs: tuple[GivenInput, ...] = ()) -> BenchModel:
+        """Read and judge what ``path`` names; ``inputs`` gives the sizes of free axes other than the batch.
 
-        Raises UsageError for anything else, VerificationFailed for a bundle that is not as it was written,
-        UnsafeInput for a hostile file.
+        A batch that is free is timed at 1. A bundle's other axes have their usual sizes, an ONNX file's have none.
+        Raises UsageError for anything else and where a size is missing, VerificationFailed for a bundle that is not as
+        it was written, UnsafeInput for a hostile file.
         """
         if path.suffix == ".onnx" and not path.is_dir():
-            return cls._of_file(path, input)
+            return cls._of_file(path, inputs)
         folder = verify_bundle(path).path
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        content = (folder / "model.onnx").read_bytes()
-        return cls(path, folder, content, _size(manifest["input"]["shape"], path, input), manifest)
+        manifest = Manifest.read(folder)
+        sizes = {**manifest.sizes, **_sizes(manifest.signature, inputs)}
+        return cls(path, folder, (folder / "model.onnx").read_bytes(), manifest, sizes)
 
     @classmethod
-    def _of_file(cls, path: Path, input: InputSpec | None) -> BenchModel:
-        from onnx import TensorProto
+    def _of_file(cls, path: Path, inputs: tuple[GivenInput, ...]) -> BenchModel:
+        from compressor.frontend import load_onnx
 
-        from compressor.frontend import read_onnx
+        model = load_onnx(path)
+        signature = onnx_signature(model)
+        if not signature.inputs or not signature.outputs:
+            raise UsageError(f"{path} has no inputs or no outputs", hint="give the graph of one network")
+        sizes = _sizes(signature, inputs)
+        signature.feeds_of(sizes)  # every axis has a size
+        return cls(path, None, model.SerializeToString(), Manifest.of_graph(signature, sizes), sizes)
 
-        model = read_onnx(path)
-        weights = {tensor.name for tensor in model.graph.initializer}
-        inputs = [value for value in model.graph.input if value.name not in weights]
-        if len(inputs) != 1 or not model.graph.output:
-            raise UsageError(f"{path} has {len(inputs)} inputs", hint="give a model with one input and an output")
-        (given,) = inputs
-        tensor = given.type.tensor_type
-        dims: list[int | str] = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
-        if tensor.elem_type != TensorProto.FLOAT or len(dims) < 2:
-            raise UsageError(f"the input of {path} is no float32 batch", hint="export it with a float32 input")
-        if dims[0] not in (1,) and not isinstance(dims[0], str):
-            raise UsageError(
-                f"{path} takes {dims[0]} samples at a time", hint="export it with a free batch, or one of 1"
-            )
-        shape = _size(dims, path, input)
-        manifest = {
-            "input": {"name": given.name, "shape": ["batch", *shape]},
-            "outputs": [{"name": model.graph.output[0].name}],
-        }
-        return cls(path, None, model.SerializeToString(), shape, manifest)
+    @classmethod
+    def read_graph(cls, path: Path, sizes: Mapping[str, int]) -> BenchModel:
+        """Read an ONNX file whose free axes have the sizes ``sizes``."""
+        from compressor.frontend import load_onnx
 
-    def preparation(self) -> tuple[InputSpec, Normalization]:
-        """How images become its input. Raises UsageError for an ONNX file, which does not say."""
-        if self.folder is None:
-            raise UsageError(
-                f"{self.path} does not say how its input is prepared", hint="give a bundle or a run's folder"
-            )
-        entry = self.manifest["input"]
-        try:
-            mean, std = (tuple(map(float, entry[key])) for key in ("mean", "std"))
-            return InputSpec(*self.shape), Normalization("manifest", float(entry["range"][1]) / 255, mean, std)
-        except (KeyError, TypeError, ValueError) as error:
-            raise VerificationFailed(
-                f"{self.folder / 'manifest.json'} is not of this program's form: {type(error).__name__}: {error}",
-                hint="make the bundle anew with compress run",
-            ) from error
+        model = load_onnx(path)
+        return cls(path, None, model.SerializeToString(), Manifest.of_graph(onnx_signature(model), sizes), sizes)
 
-    def resident(self, folder: Path) -> LoadedModel:
-        """What a backend opens: the bundle's file, or an ONNX file's judged bytes, written into ``folder``.
+    def graph(self, folder: Path) -> Path:
+        """Return the ONNX file: the bundle's, or an ONNX file's judged bytes, written into ``folder``.
 
         Of an ONNX file's own path a runtime would look for weights beside it.
         """
-        path = folder / f"{self.sha256}.onnx" if self.folder is None else self.folder / self._loaded
-        if self.folder is None:
-            path.write_bytes(self.content)
-        return LoadedModel(path, self.backend or "onnxruntime", self.shape)
+        if self.folder is not None:
+            return self.folder / "model.onnx"
+        path = folder / f"{self.sha256}.onnx"
+        path.write_bytes(self.content)
+        return path
 
-    @property
-    def _loaded(self) -> str:
-        """The file that its runtime loads: its engine, where the bundle has one of its own."""
-        engine = str((self.manifest.get("engine") or {}).get("file") or "")
-        return engine if engine in self.manifest["files"] else "model.onnx"
+    def loaded(self, folder: Path) -> LoadedModel:
+        """Return what its runtime opens and the feeds of one run; ``folder`` as in `graph`."""
+        feeds = random_feeds(self.signature, self.sizes, None, seed=0)
+        path = self.graph(folder) if self.folder is None else self.folder / self.manifest.engine_file
+        return LoadedModel(path, self.backend or "onnxruntime", feeds)
 
     def files(self) -> dict[str, bytes]:
-        """What a board needs of it, by name: the bundle as it is, or the model and the little that its runner reads."""
+        """Return the files that a board needs, by name; their manifest has the sizes that are timed."""
+        manifest = {"manifest.json": json.dumps(replace(self.manifest, sizes=self.sizes).to_json()).encode()}
         if self.folder is None:
-            return {"model.onnx": self.content, "manifest.json": json.dumps(self.manifest).encode()}
-        names = [*self.manifest["files"], "manifest.json"]
-        return {name: (self.folder / name).read_bytes() for name in names}
+            return {"model.onnx": self.content, **manifest}
+        return {name: (self.folder / name).read_bytes() for name in self.manifest.files} | manifest
 
 
-def _size(dims: list[int | str], path: Path, input: InputSpec | None) -> tuple[int, ...]:
-    """The size of one sample; what the model leaves open is taken from ``input``, which must fit the rest."""
-    open_ones = any(not isinstance(dim, int) or dim < 1 for dim in dims[1:])
-    if input is None:
-        if open_ones:
-            raise UsageError(f"{path} leaves the size of its input open: {dims}", hint="--input CxHxW")
-        return tuple(int(dim) for dim in dims[1:])
-    if len(dims) != 4 or any(isinstance(d, int) and d != size for d, size in zip(dims[1:], input.shape, strict=True)):
-        raise UsageError(f"{path} takes no input of {input}, but {dims[1:]}", hint="leave --input out, or change it")
-    return input.shape
+def _sizes(signature: Signature, inputs: tuple[GivenInput, ...]) -> dict[str, int]:
+    """Return the sizes of free axes, by name: 1 for the batch, and what ``inputs`` says."""
+    batch = {} if signature.batch is None else {signature.batch: 1}
+    return {**batch, **sizes_given(signature, inputs)[0]}
 
 
-def same_input(subjects: list[BenchModel]) -> None:
-    """Raise UsageError where models that are compared take inputs of different sizes."""
-    if len({subject.shape for subject in subjects}) > 1:
-        told = " and ".join(f"{'x'.join(map(str, s.shape))} ({s.path})" for s in subjects)
-        raise UsageError(f"the inputs differ: {told}", hint="compare models of one task")
+def require_same_inputs(models: Sequence[BenchModel]) -> None:
+    """Raise UsageError where models that are compared are fed differently: other types or sizes of inputs.
+
+    Inputs are matched by name where all models name them alike, else by their order.
+    """
+    named = len({frozenset(model.feed_shapes) for model in models}) == 1
+
+    def fed(model: BenchModel) -> list[tuple[str, str, tuple[int, ...]]]:
+        shapes = model.feed_shapes
+        specs = sorted(model.signature.inputs, key=lambda spec: spec.name) if named else model.signature.inputs
+        return [(spec.name if named else "", spec.dtype, shapes[spec.name]) for spec in specs]
+
+    if len({tuple(fed(model)) for model in models}) > 1:
+        shown = " and ".join(f"{_shown(model)} ({model.path})" for model in models)
+        raise UsageError(f"the inputs differ: {shown}", hint="compare models that take the same inputs")
+
+
+def _shown(model: BenchModel) -> str:
+    shapes = model.feed_shapes
+    return ", ".join(f"{s.name} {s.dtype} {'x'.join(map(str, shapes[s.name]))}" for s in model.signature.inputs)

@@ -1,4 +1,4 @@
-"""What is known of devices from earlier measurements: one JSON file each, in the user's cache folder."""
+"""Results of earlier measurements of devices: one JSON file each, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pathlib import Path
 from compressor.atomic import write
 from compressor.core import Json
 
-__all__ = ["Shelf"]
+__all__ = ["ResultCache"]
 
 _KEPT = 500
-"""Files of one kind that are kept; the oldest go first."""
+"""Files of one kind that are kept; the oldest are removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultCache:
-    """A folder of the user's. What cannot be kept there is only measured again the next time."""
+    """A folder of cached results. What cannot be written there is measured again the next time."""
 
     folder: Path
 
     @classmethod
     def of_user(cls) -> ResultCache:
-        """Where the XDG base directory specification has a user's caches."""
+        """Return the cache in the folder that the XDG base directory specification names."""
         home = os.environ.get("XDG_CACHE_HOME") or ""
         return cls((Path(home) if home.startswith("/") else Path.home() / ".cache") / "compressor")
 
     def find(self, kind: str, key: Json) -> Json:
-        """What was put under ``key``, with ``when`` beside it; None where there is nothing, or anything else."""
+        """Return ``{key, when, value}`` as `put` kept it; None where there is none, or the file is damaged."""
         try:
-            kept = json.loads(self._path(kind, key).read_text(encoding="utf-8"))
-            return kept if kept["key"] == json.loads(json.dumps(key)) else None
+            cached = json.loads(self._path(kind, key).read_text(encoding="utf-8"))
+            return cached if cached["key"] == json.loads(json.dumps(key)) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, kind: str, key: Json, value: Json) -> None:
-        """Keep ``value`` under ``key``: `find` gives ``{key, when, value}``."""
+        """Keep ``value`` under ``key``; of each kind the latest 500 stay."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         path = self._path(kind, key)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where latency is taken: here, or on a board."""
+"""A device on which latency is taken: this machine, or a board."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from compressor.bench import probe
-from compressor.bench.timing import Blocks, TimingConfig, Runner, interleave, pinned
+from compressor.bench.timing import Blocks, Runner, TimingConfig, interleave, pinned
 from compressor.core import Json, Progress
 
-__all__ = ["Place", "Resident", "Taken", "here"]
+if TYPE_CHECKING:
+    from compressor.core.signature import Feeds
+
+__all__ = ["Device", "LoadedModel", "TimingRun", "here"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class TimingRun:
     after: Mapping[str, Json]
     """`compressor.bench.probe.state`, with ``runtime`` beside it."""
     cached: str | None = None
-    """When it was taken, where it was not taken now."""
+    """When it was measured, where it was not measured now."""
 
     @property
     def changed(self) -> list[str]:
@@ -42,13 +45,13 @@ class TimingRun:
         return probe.throttled(dict(self.before), dict(self.after))
 
     def pooled(self, more: TimingRun) -> TimingRun:
-        """These samples and ``more``, taken after them."""
-        blocks = {name: (*taken, *more.blocks[name]) for name, taken in self.blocks.items()}
+        """Return these samples and ``more``, which were taken after them, as one run."""
+        blocks = {name: (*samples, *more.blocks[name]) for name, samples in self.blocks.items()}
         return replace(more, blocks=blocks, before=self.before, cached=more.cached and self.cached)
 
 
-class Place(Protocol):
-    """A device on which some models are resident together."""
+class Device(Protocol):
+    """A device that holds some models ready to be timed in turns."""
 
     @property
     def facts(self) -> Mapping[str, Json]:
@@ -59,16 +62,18 @@ class Place(Protocol):
         """`compressor.bench.probe.state` of it, now, with ``runtime`` beside it."""
         ...
 
-    def take(self, rounds: TimingConfig, progress: Progress) -> TimingRun: ...
+    def take(self, config: TimingConfig, progress: Progress) -> TimingRun:
+        """Time all models, interleaved."""
+        ...
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model to be run on this machine: the file, the backend that opens it, and the size of one input."""
+    """A model to be run on this machine: the file, the backend that opens it, and the feeds of one run."""
 
     path: Path
     backend: str
-    shape: tuple[int, ...]
+    feeds: Feeds = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,17 +87,15 @@ class _Here:
     def state(self) -> Mapping[str, Json]:
         return {**probe.state(), "runtime": self.runtime}
 
-    def take(self, rounds: TimingConfig, progress: Progress) -> TimingRun:
+    def take(self, config: TimingConfig, progress: Progress) -> TimingRun:
         before = self.state()
-        blocks = interleave(self.runners, rounds, progress=progress)
+        blocks = interleave(self.runners, config, progress=progress)
         return TimingRun(blocks, self.threads, self.cores, self.runtime, before, self.state())
 
 
 @contextlib.contextmanager
-def here(models: Mapping[str, LoadedModel], threads: int) -> Iterator[Place]:
-    """This machine, with ``models`` open in this process, on ``threads`` threads bound to as many of its cores."""
-    import numpy as np
-
+def here(models: Mapping[str, LoadedModel], threads: int) -> Iterator[Device]:
+    """Open ``models`` in this process, on ``threads`` threads bound to as many of this machine's cores."""
     from compressor import catalog
 
     with pinned(threads) as cores:
@@ -101,7 +104,6 @@ def here(models: Mapping[str, LoadedModel], threads: int) -> Iterator[Place]:
         for name, model in models.items():
             backend = catalog.find("backends", model.backend)()
             session = backend.open(model.path, threads=threads)
-            batch = np.random.default_rng(0).standard_normal((1, *model.shape), np.float32)
-            runners[name] = functools.partial(session, batch)
+            runners[name] = functools.partial(session, model.feeds)
             runtimes.add(f"{backend.name} {backend.version()}")
         yield _Here(runners, threads, cores, ", ".join(sorted(runtimes)), probe.facts())

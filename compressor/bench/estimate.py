@@ -1,8 +1,8 @@
-"""What a graph would take on a device that is not here: a roofline, as an interval, and never a measurement."""
+"""An estimate of a graph's latency on a device that is not here: a roofline, as an interval, never a measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
 
@@ -18,13 +18,13 @@ _FUSED = frozenset({
     "Add", "Cast", "Clip", "DequantizeLinear", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mul",
     "QuantizeLinear", "Relu", "Sigmoid",
 })  # fmt: skip
-"""What kernels do in passing, on values that they hold already."""
+"""Operations that kernels do on values that they hold already."""
 _FREE = frozenset({"Constant", "Flatten", "Reshape", "Shape", "Squeeze", "Unsqueeze"})
 _BYTES = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2, TensorProto.INT8: 1, TensorProto.UINT8: 1}
 _LAUNCH_MS = {True: (0.001, 0.008), False: (0.0, 0.002)}
-"""What starting a kernel costs, at least and at most, on a GPU (CUDA graphs or none) and on a CPU."""
+"""Milliseconds to start a kernel, at least and at most, on a GPU (with CUDA graphs, without) and on a CPU."""
 _SLOWEST = 8.0
-"""Kernels of small layers reach an eighth of a device's peak rates, or less: the interval's far end."""
+"""Kernels of small layers reach an eighth of a device's peak rates, or less: the interval's upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,14 @@ class _Group:
     bytes: int
 
 
-def estimate(model: onnx.ModelProto, input: Sequence[int], target: Target) -> Latency | None:
-    """Milliseconds at batch 1 of ``model`` on ``target`` in its first power mode; None where it has no chip.
+def estimate(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]], target: Target) -> Latency | None:
+    """Estimate the milliseconds of one run of ``model`` on ``target`` in its first power mode; None without a chip.
+
+    ``feeds`` are the shapes of the run's inputs, by name.
 
     Each fused group takes the longer of its arithmetic at the precision's peak rate and its bytes at the memory's
-    (Williams et al. 2009, the roofline model). That is the interval's near end; the far one is what small layers
-    were seen to be slower by, and the middle the geometric mean. No gate is passed on it.
+    (the roofline model, Williams et al. 2009). That is the interval's lower end; the upper end is 8 times that, which
+    small layers were measured to need, and the median is their geometric mean. No gate passes on an estimate.
     """
     chip = target.chip
     if chip is None:
@@ -50,7 +52,7 @@ def estimate(model: onnx.ModelProto, input: Sequence[int], target: Target) -> La
     share = min(1.0, threads / chip.units)
     near = far = 0.0
     launch = _LAUNCH_MS[chip.compute_capability is not None]
-    for group in _groups(model, input):
+    for group in _groups(model, feeds):
         rate = chip.peak(group.precision) or chip.peak("fp32")
         assert rate is not None
         arithmetic = 2e3 * group.macs / (rate * share)
@@ -63,9 +65,9 @@ def estimate(model: onnx.ModelProto, input: Sequence[int], target: Target) -> La
     )  # fmt: skip
 
 
-def _groups(model: onnx.ModelProto, input: Sequence[int]) -> list[_Group]:
-    shapes, types = described(model, input)
-    layers = {layer.node: layer for layer in audit(model, input).layers}
+def _groups(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]) -> list[_Group]:
+    shapes, types = described(model, feeds)
+    layers = {layer.node: layer for layer in audit(model, feeds).layers}
     constants = {tensor.name for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
 

@@ -1,23 +1,20 @@
-"""``compress gate``: a verdict that does not flake. It is a pass, a failure, or it is neither.
+"""``compress gate``: a verdict that does not change from run to run: a pass, a failure, or neither.
 
-The rule is declared before anything is measured (targets.md section 4): a regression fails only where the whole
-interval of the ratio lies over the tolerance, and passes only where the whole interval lies within; else there is one
-extension, of twice as many blocks, judged together with the first, and no other.
+The rule is fixed before anything is measured. A regression fails only where the whole 90 % interval of the ratio lies
+over the tolerance, and passes only where the whole interval lies within it: two one-sided tests at 5 % (Schuirmann,
+Journal of Pharmacokinetics and Biopharmaceutics 15, 1987). Else there is one extension, of twice as many blocks, judged
+together with the first, and no other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from compressor import catalog
+from compressor.bench.accuracy import evaluate_models
+from compressor.bench.bench_model import BenchModel
 from compressor.bench.compare import SCHEMA_VERSION, Bench, document
 from compressor.bench.device import TimingRun
 from compressor.bench.statistics import enough, quantile, ratio
@@ -25,9 +22,6 @@ from compressor.bench.timing import TimingConfig
 from compressor.budgets import Budget
 from compressor.core import Exit, Json, Metric, Progress, Unavailable, UsageError
 from compressor.figures import difference_unit, drop, format_movement
-
-if TYPE_CHECKING:
-    from compressor.bench.bench_model import BenchModel
 
 __all__ = ["Check", "Limits", "gate"]
 
@@ -43,11 +37,11 @@ class Limits:
 
     latency_ms: float | None = None
     percentile: float = 90.0
-    """Of all inferences, which one is held against ``latency_ms``."""
+    """The percentile of all inferences that ``latency_ms`` limits."""
     regression: float | None = None
     """How much slower than the baseline, as a share: 0.05."""
     drop: float | None = None
-    """In percentage points; in dB for PSNR."""
+    """In percentage points, or in the metric's own unit, such as dB."""
     bytes: float | None = None
 
     @classmethod
@@ -59,7 +53,7 @@ class Limits:
         max_drop: float | None,
         max_bytes: str | None,
     ) -> Limits:
-        """Read the flags. Raises UsageError for what is no limit, and where there is none at all."""
+        """Read the flags. Raises UsageError for what is no limit, and where no flag is given."""
         if all(given is None for given in (max_latency, max_regression, max_drop, max_bytes)):
             raise UsageError(
                 "there is nothing to gate on",
@@ -90,7 +84,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One limit, and what came of it."""
+    """One limit, and its verdict."""
 
     name: str
     """``latency p90``, ``regression``, ``drop``, ``bytes``."""
@@ -100,18 +94,18 @@ class Check:
     value: float | None
     low: float | None
     high: float | None
-    """Between which the value lies: of a ratio the 90 % interval, of a percentile 99 % bounds; None: it is exact."""
+    """The bounds of the value: of a ratio the 90 % interval, of a percentile 99 % bounds; None: it is exact."""
     unit: str
     why: str
     """The verdict in a sentence."""
 
 
 def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) -> Json:
-    """Judge the candidate; the document that ``compress gate --json`` prints.
+    """Judge the candidate; return the document that ``compress gate --json`` prints.
 
     ``evaluate`` names samples for ``limits.drop``; without it the manifests' own figures are compared.
-    Raises UsageError where a limit cannot be judged with what was given, Unavailable where the place is not the
-    bundles' target: what is only estimated turns no gate green, nor red.
+    Raises UsageError where a limit cannot be judged with what was given, Unavailable where the device is not the
+    bundles' target: an estimate passes no gate, and fails none.
     """
     begun = time.monotonic()
     if plan.baseline is None and (limits.regression is not None or limits.drop is not None):
@@ -139,7 +133,7 @@ def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) 
         "seconds": round(time.monotonic() - begun, 3),
         "checks": [dataclasses.asdict(check) for check in checks],
         "metrics": {name: dataclasses.asdict(metric) for name, metric in metrics.items()} or None,
-        "models": {name: _named(subject) for name, subject in plan.subjects.items()},
+        "models": {name: _described(model) for name, model in plan.models.items()},
         **measured,
     }
 
@@ -148,81 +142,81 @@ def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) 
 
 
 def _timed(plan: Bench, limits: Limits, progress: Progress) -> tuple[list[Check], dict[str, Json]]:
-    rounds = _rounds(limits)
-    with plan.place() as place:
-        if why := plan.stranger(place):
+    config = _timing_config(limits)
+    with plan.device() as device:
+        if why := plan.target_mismatch(device):
             raise Unavailable(f"{why} A gate takes no estimate", hint="--board ssh://user@host, the target itself")
-        facts = place.facts
-        taken = place.take(rounds, progress)
-        checks = judge(taken, limits)
-        extended = any(check.verdict == INCONCLUSIVE for check in checks) and not taken.changed
+        facts = device.facts
+        run = device.take(config, progress)
+        checks = judge(run, limits)
+        extended = any(check.verdict == INCONCLUSIVE for check in checks) and not run.changed
         if extended:
             more = dataclasses.replace(
-                rounds, blocks=2 * rounds.blocks, seed=rounds.seed + 1, seconds=2 * rounds.seconds
+                config, blocks=2 * config.blocks, seed=config.seed + 1, seconds=2 * config.seconds
             )
-            taken = taken.pooled(place.take(more, progress))
-            checks = judge(taken, limits)
+            run = run.pooled(device.take(more, progress))
+            checks = judge(run, limits)
     tested = None
     if any(check.name == "regression" and check.verdict == INCONCLUSIVE for check in checks):
-        tested = plan.self_test(taken, facts, progress)
-        able = tested.detectable(len(taken.blocks["candidate"]))
+        tested = plan.self_test(run, facts, progress)
+        able = tested.detectable(len(run.blocks["candidate"]))
         checks = [
-            dataclasses.replace(check, why=f"{check.why}; this device tells changes of {able:.1%} apart (A/A)")
+            dataclasses.replace(check, why=f"{check.why}; this device resolves a change of {able:.1%} (A/A)")
             if check.name == "regression"
             else check
             for check in checks
         ]
-    measured = document(plan, taken, facts)
+    measured = document(plan, run, facts)
     measured |= {"extended": extended, "self_test": tested and dataclasses.asdict(tested)}
     return checks, measured
 
 
-def _rounds(limits: Limits) -> TimingConfig:
-    """15 blocks of 20, or of more where a percentile wants them: twice the fewest samples that bound it."""
+def _timing_config(limits: Limits) -> TimingConfig:
+    """Return 15 blocks of 20, or of more where a percentile needs them: twice the fewest samples that bound it."""
     inferences = _INFERENCES
     if limits.latency_ms is not None:
         inferences = max(inferences, math.ceil(2 * enough(max(limits.percentile, 50)) / _BLOCKS))
     return TimingConfig(_BLOCKS, inferences)
 
 
-def judge(taken: TimingRun, limits: Limits) -> list[Check]:
-    """The latency limits, by the samples at hand."""
+def judge(run: TimingRun, limits: Limits) -> list[Check]:
+    """Judge the latency limits by the samples at hand."""
     checks = []
     if limits.latency_ms is not None:
-        checks.append(_latency(taken, limits.latency_ms, limits.percentile))
+        checks.append(_latency(run, limits.latency_ms, limits.percentile))
     if limits.regression is not None:
-        checks.append(_regression(taken, limits.regression))
-    if taken.changed:
-        why = f"what was timed is invalid: {'; '.join(taken.changed)}"
+        checks.append(_regression(run, limits.regression))
+    if run.changed:
+        why = f"what was timed is invalid: {'; '.join(run.changed)}"
         checks = [dataclasses.replace(check, verdict=INVALID, why=why) for check in checks]
     return checks
 
 
-def _latency(taken: TimingRun, limit: float, percentile: float) -> Check:
-    found = quantile(taken.blocks["candidate"], percentile)
+def _latency(run: TimingRun, limit: float, percentile: float) -> Check:
+    found = quantile(run.blocks["candidate"], percentile)
     name = f"latency p{percentile:g}"
     low = "?" if found.low is None else f"{found.low:.3g}"
     high = "?" if found.high is None else f"{found.high:.3g}"
-    told = f"p{percentile:g} is {found.value:.3g} ms ({low}–{high}), the limit {limit:g} ms"
+    why = f"p{percentile:g} is {found.value:.3g} ms ({low}–{high}), the limit {limit:g} ms"
     if found.high is not None and found.high <= limit:
         verdict = PASS
     elif found.low is not None and found.low > limit:
         verdict = FAIL
     else:
         verdict = INCONCLUSIVE
-        told += ", which lies in between" if found.low is not None and found.high is not None else ": too few samples"
-    return Check(name, verdict, limit, found.value, found.low, found.high, "ms", told)
+        why += ", which lies in between" if found.low is not None and found.high is not None else ": too few samples"
+    return Check(name, verdict, limit, found.value, found.low, found.high, "ms", why)
 
 
-def _regression(taken: TimingRun, tolerance: float) -> Check:
-    faster, (least, most) = ratio(taken.blocks["baseline"], taken.blocks["candidate"], seed=0)
+def _regression(run: TimingRun, tolerance: float) -> Check:
+    faster, (least, most) = ratio(run.blocks["baseline"], run.blocks["candidate"], seed=0)
     value, low, high = 1 / faster, 1 / most, 1 / least
     limit = 1 + tolerance
-    told = f"{value:.3f} times the baseline's latency ({low:.3f}–{high:.3f}), the limit {limit:g}"
+    why = f"{value:.3f} times the baseline's latency ({low:.3f}–{high:.3f}), the limit {limit:g}"
     verdict = FAIL if low > limit else PASS if high <= limit else INCONCLUSIVE
     if verdict == INCONCLUSIVE:
-        told += ", which lies in between"
-    return Check("regression", verdict, limit, value, low, high, "x", told)
+        why += ", which lies in between"
+    return Check("regression", verdict, limit, value, low, high, "x", why)
 
 
 # -- the rest ---------------------------------------------------------------------------------
@@ -243,51 +237,31 @@ def _drop(baseline: Metric, candidate: Metric, limit: float) -> Check:
 
 
 def _metrics(plan: Bench, evaluate: str | None, progress: Progress) -> dict[str, Metric]:
-    """Baseline's and candidate's, on the same samples."""
+    """Return the baseline's and the candidate's metric on the same samples."""
     if evaluate is not None:
-        return _evaluated(plan.subjects, evaluate, progress)
-    found = {name: subject.metric for name, subject in plan.subjects.items()}
+        return evaluate_models(plan.models, evaluate, progress)
+    found = {name: model.metric for name, model in plan.models.items()}
     known = {name: metric for name, metric in found.items() if metric is not None}
-    if missing := [str(plan.subjects[name].path) for name in found if name not in known]:
+    if missing := [str(plan.models[name].path) for name in found if name not in known]:
         raise UsageError(f"{missing[0]} does not say how accurate it is", hint="name samples to judge both on: --eval")
     if len({(metric.name, metric.fingerprint) for metric in known.values()}) > 1:
-        told = " and ".join(f"{metric.source} ({metric.samples:,})" for metric in known.values())
-        raise UsageError(f"the bundles were judged on different samples: {told}", hint="judge both anew: --eval")
+        sources = " and ".join(f"{metric.source} ({metric.samples:,})" for metric in known.values())
+        raise UsageError(f"the bundles were judged on different samples: {sources}", hint="judge both anew: --eval")
     return known
 
 
-def _evaluated(subjects: Mapping[str, BenchModel], evaluate: str, progress: Progress) -> dict[str, Metric]:
-    from compressor.bench.machine import fits, machine
-    from compressor.data import load_data
-
-    source = load_data(None, evaluate=evaluate)
-    saying = next((each for each in subjects.values() if each.folder), None)
-    metrics = {}
-    with TemporaryDirectory(prefix="compressor-") as folder:
-        for name, subject in subjects.items():
-            # An ONNX file alone does not say how its input is prepared: then as the bundle's is.
-            prepared = (subject if subject.folder or saying is None else saying).preparation()
-            split = source.prepare(*prepared).evaluate
-            target = subject.manifest.get("target")
-            exact = target in catalog.toml_names("targets") and fits(catalog.find_target(target), machine()) is not None
-            resident = subject.resident(Path(folder))
-            backend = catalog.find("backends", resident.backend)()
-            session = backend.open(resident.path, threads=len(os.sched_getaffinity(0)), exact=exact)
-            metrics[name], _ = catalog.find("tasks", source.task)().evaluate(session, split, 100, progress)
-    return metrics
-
-
-def _named(subject: BenchModel) -> Json:
-    return {"path": str(subject.path), "sha256": subject.sha256, "bytes": len(subject.content)}
+def _described(model: BenchModel) -> Json:
+    return {"path": str(model.path), "sha256": model.sha256, "bytes": len(model.content)}
 
 
 def _absolute(name: str, text: str | None) -> float | None:
-    """A limit such as ``5ms`` or ``1MB``, in milliseconds or bytes. Raises UsageError for a share, or no figure."""
+    """Read a limit such as ``5ms`` or ``1MB``, in milliseconds or bytes. Raises UsageError for anything else."""
     if text is None:
         return None
     budget = Budget.parse(f"{name}={text}")
     if budget.relative:
         raise UsageError(
-            f"--max-{name} {text} is a share of nothing", hint="give a figure; --max-regression is relative"
+            f"--max-{name} {text} is relative, and has nothing to relate to",
+            hint="give a figure such as 5ms or 1MB; --max-regression is relative to --against",
         )
     return budget.limit

@@ -1,4 +1,4 @@
-"""The machine that a latency was taken on, and which targets it may speak for."""
+"""The machine that a latency was taken on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from compressor.bench import probe
 from compressor.core import Json, Target
+
+__all__ = ["Machine", "fingerprint", "machine", "machine_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def machine(root: Path = Path("/")) -> Machine:
 
 
 def machine_of(facts: Mapping[str, Json], state: Mapping[str, Json]) -> Machine:
-    """A machine from what `compressor.bench.probe` said of it, here or on a board."""
+    """Return the machine of `compressor.bench.probe`'s facts and state, taken here or on a board."""
     one, five, fifteen = state["load"]
     return Machine(
         arch=facts["arch"],

@@ -1,8 +1,8 @@
-"""The far end of a board's session: it is sent over SSH, run there, and leaves nothing behind.
+"""The remote agent: the far end of a board's session. It is sent over SSH, run there, and leaves nothing behind.
 
-It takes the device's lock, makes a folder of its own, and does what its client asks: take files in and say their
-hashes, run a command, tell the device's state. When the client is done or gone, when it is told to stop, or when
-nothing is asked of it for a while, it ends what it started and removes its folder.
+It takes the device's lock, makes a folder of its own, and does what its client asks: write files and return their
+hashes, run a command, read the device's state. When the client is done or gone, on a signal to stop, or when
+no request comes for a while, it ends what it started and removes its folder.
 
 Requests come one JSON object a line on stdin, ``put`` with a tar archive behind it; answers go to stdout, one JSON
 object a line behind a mark, for a board's shell may greet. Python 3.6, standard library only.
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-__all__ = ["serve"]
+__all__ = ["run_agent"]
 
 MARK = "@compressor "
 PREFIX = "compressor-board-"
@@ -34,7 +34,7 @@ LOCK = "\0compressor-board"
 
 _CHUNK = 1 << 20
 _IDLE = 120.0
-"""Seconds without a request after which the client is taken for gone."""
+"""Seconds without a request after which the client counts as gone."""
 _LONGEST_OUTPUT = 256 << 20
 
 
@@ -43,7 +43,7 @@ class _Gone(Exception):
 
 
 class _Wire:
-    """Stdin, unbuffered, so that `select` knows all there is to know."""
+    """Stdin without a buffer, so that `select` sees all that has arrived."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -52,7 +52,7 @@ class _Wire:
         end = time.monotonic() + seconds
         while b"\n" not in self._held:
             if not select.select([0], [], [], max(end - time.monotonic(), 0))[0]:
-                raise _Gone(f"nothing was asked for {seconds:g} s")
+                raise _Gone(f"no request came for {seconds:g} s")
             self.more()
         line, _, self._held = self._held.partition(b"\n")
         return line
@@ -62,8 +62,8 @@ class _Wire:
             if not select.select([0], [], [], _IDLE)[0]:
                 raise _Gone(f"nothing was sent for {_IDLE:g} s")
             self.more()
-        taken, self._held = self._held[:count], self._held[count:]
-        return taken
+        part, self._held = self._held[:count], self._held[count:]
+        return part
 
     def more(self) -> None:
         got = os.read(0, _CHUNK)
@@ -87,7 +87,7 @@ class _Archive:
         return b"".join(parts)
 
 
-def serve(probe: Any, wait: float) -> int:
+def run_agent(probe: Any, wait: float) -> int:
     """Answer one client until it is done. ``wait``: seconds to wait for another's session to end."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(1))
@@ -107,12 +107,12 @@ def serve(probe: Any, wait: float) -> int:
         _answer({"folder": str(folder), "python": sys.executable, "facts": probe.facts()})
         wire = _Wire()
         while True:
-            asked = json.loads(wire.line(_IDLE).decode("utf-8"))
-            if asked["do"] == "put":
-                _answer(_put(folder, _Archive(wire, asked["bytes"])))
-            elif asked["do"] == "run":
-                _answer(_run(asked["command"], folder, asked["seconds"], wire))
-            elif asked["do"] == "state":
+            request = json.loads(wire.line(_IDLE).decode("utf-8"))
+            if request["do"] == "put":
+                _answer(_put(folder, _Archive(wire, request["bytes"])))
+            elif request["do"] == "run":
+                _answer(_run(request["command"], folder, request["seconds"], wire))
+            elif request["do"] == "state":
                 _answer({"state": probe.state()})
             else:
                 return 0
@@ -149,13 +149,13 @@ def _put(folder: Path, archive: _Archive) -> Dict[str, Any]:
     try:
         with tarfile.open(fileobj=archive, mode="r|") as members:  # type: ignore[call-overload]
             for member in members:
-                place, source = folder / member.name, members.extractfile(member)
-                if not member.isfile() or source is None or ".." in place.parts:
+                path, source = folder / member.name, members.extractfile(member)
+                if not member.isfile() or source is None or ".." in path.parts:
                     raise ValueError(member.name)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as file:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
                     shutil.copyfileobj(source, file, _CHUNK)
-                hashes[member.name] = _sha256(place)
+                hashes[member.name] = _sha256(path)
         return {"sha256": hashes}
     except OSError as error:
         return {"error": "os", "errno": error.errno, "text": str(error)}
@@ -210,12 +210,12 @@ def _run(command: Any, folder: Path, seconds: float, wire: _Wire) -> Dict[str, A
 
 
 def _die_with_parent() -> None:
-    """Where this session is killed outright, the kernel ends what it runs (PR_SET_PDEATHSIG is 1)."""
+    """Let the kernel end this command where the session is killed outright (PR_SET_PDEATHSIG is 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _end(child: Any, gently: bool) -> None:
-    """End a command and all that it started; one that has closed its pipes is given a moment to leave by itself."""
+    """End a command and all that it started; ``gently``, it has five seconds to end by itself."""
     if gently:
         try:
             child.wait(timeout=5)

@@ -1,4 +1,4 @@
-"""A board, reached with the system's own OpenSSH client; nothing is installed there, and nothing is left there."""
+"""A board, reached with the system's own OpenSSH client. Nothing is installed on it, and nothing is left on it."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ _OPTIONS = (
     "RequestTTY=no",
 )
 _HELLO = 60.0
-"""Seconds in which a board that is reached has to answer, beside those of waiting for its lock."""
+"""Seconds in which a board that is reached must answer, beside those of waiting for its lock."""
 
 _BOOT = """
 import os, sys, types
 def take(count):
-    taken = b""
-    while len(taken) < count:
-        got = os.read(0, count - len(taken))
+    data = b""
+    while len(data) < count:
+        got = os.read(0, count - len(data))
         if not got:
             sys.exit(0)
-        taken += got
-    return taken
+        data += got
+    return data
 parts = []
 for number in range(2):
     parts.append(types.ModuleType("part"))
     exec(compile(take(int(take(8))), "compressor", "exec"), parts[-1].__dict__)
-sys.exit(parts[1].serve(parts[0], float(take(8))))
+sys.exit(parts[1].run_agent(parts[0], float(take(8))))
 """
-"""What the board's Python is started with: it reads `probe` and `remote_agent` from stdin, and runs the latter."""
+"""The program of the board's Python: it reads `probe` and `remote_agent` from stdin, and runs the latter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command on the board ended. ``code`` is None where its time was up, below 0 where a signal ended it."""
+    """The end of a command on the board. ``code`` is None where its time was up, below 0 where a signal ended it."""
 
     code: int | None
     out: str
@@ -107,14 +107,14 @@ class Board:
         Raises Unavailable where the board cannot be reached, has no Python 3 or is busy, CompressError where its disk
         is full.
         """
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as errors:
             # In hex no shell, of whatever kind, finds anything to read into it.
             command = f"exec {self.python} -u -c 'exec(bytes.fromhex(\"{_BOOT.encode().hex()}\"))'"
             try:
-                process = self._ssh(command, said)
+                process = self._ssh(command, errors)
             except FileNotFoundError as error:
                 raise Unavailable("there is no ssh here", hint="install OpenSSH's client") from error
-            session = Session(self, process, said)
+            session = Session(self, process, errors)
             try:
                 session.open()
                 yield session
@@ -125,14 +125,14 @@ class Board:
         """Remove what a session that broke off may have left."""
         if not re.fullmatch(r"/[\w./+-]*/" + remote_agent.PREFIX + r"\w+", folder) or ".." in folder:
             return
-        with tempfile.TemporaryFile() as said, contextlib.suppress(subprocess.TimeoutExpired, OSError):
-            process = self._ssh(f"rm -rf {folder}", said)
+        with tempfile.TemporaryFile() as errors, contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            process = self._ssh(f"rm -rf {folder}", errors)
             try:
                 process.communicate(timeout=30)
             finally:
                 process.kill()
 
-    def _ssh(self, command: str, said: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _ssh(self, command: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
         options = [word for option in _OPTIONS for word in ("-o", option)]
         options += ["-p", str(self.port)] if self.port else []
         options += ["-l", self.user] if self.user else []
@@ -140,7 +140,7 @@ class Board:
             ["ssh", *options, "--", self.host, command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             bufsize=0,
         )
 
@@ -151,23 +151,23 @@ class Session:
 
     board: Board
     process: subprocess.Popen[bytes]
-    said: IO[bytes]
-    """What the SSH client has to say."""
+    errors: IO[bytes]
+    """What the SSH client wrote to stderr."""
     folder: str | None = None
-    """On the board: where the files lie, and commands run."""
+    """The folder on the board in which files lie and commands run."""
     python: str = "python3"
     facts: Mapping[str, Json] = field(default_factory=dict)
     """`compressor.bench.probe.facts` of the board."""
     _held: bytes = b""
 
     def open(self) -> None:
-        """Send the far end there, and let it take the lock."""
+        """Send the remote agent, and let it take the lock."""
         for module in (probe, remote_agent):
             source = Path(str(module.__file__)).read_bytes()
             self._send(b"%8d" % len(source) + source)
         self._send(b"%8.1f" % self.board.wait)
-        told = self._answer(self.board.wait + _HELLO)
-        self.folder, self.python, self.facts = told["folder"], told["python"], told["facts"]
+        hello = self._answer(self.board.wait + _HELLO)
+        self.folder, self.python, self.facts = hello["folder"], hello["python"], hello["facts"]
 
     def put(self, files: Mapping[str, bytes]) -> None:
         """Write files, by their paths below the session's folder, and compare their hashes from the board's disk."""
@@ -191,8 +191,8 @@ class Session:
     def run(self, command: Sequence[str], seconds: float) -> Done:
         """Run a command in the session's folder, for at most so long by the board's clock."""
         self._ask({"do": "run", "command": list(command), "seconds": seconds})
-        told = self._answer(seconds + _HELLO)
-        return Done(told["code"], told["out"], told["err"], told["seconds"])
+        answer = self._answer(seconds + _HELLO)
+        return Done(answer["code"], answer["out"], answer["err"], answer["seconds"])
 
     def state(self) -> dict[str, Json]:
         """`compressor.bench.probe.state` of the board, now."""
@@ -201,7 +201,7 @@ class Session:
         return state
 
     def close(self) -> None:
-        """End the session, and see that the board's folder is gone."""
+        """End the session, and make sure that the board's folder is gone."""
         with contextlib.suppress(CompressError, OSError):
             self._ask({"do": "bye"})
         with contextlib.suppress(OSError):
@@ -227,11 +227,11 @@ class Session:
             while view:
                 view = view[self.process.stdin.write(view) or 0 :]
         except BrokenPipeError:
-            # It says why on stdout, or ssh does on stderr: whoever reads the answer tells.
+            # The agent gives the reason on stdout, or ssh on stderr: `_answer` raises it.
             return
 
     def _answer(self, seconds: float) -> dict[str, Any]:
-        """The next answer. Raises what it means where there is none, or where it is a refusal."""
+        """Return the next answer. Raises CompressError where none comes, or where it is a refusal."""
         assert self.process.stdout is not None
         mark, end = remote_agent.MARK.encode(), time.monotonic() + seconds
         while True:
@@ -270,11 +270,11 @@ class Session:
                 )
 
     def _lost(self) -> CompressError:
-        """Why a connection ended, by what the SSH client said."""
+        """Tell why a connection ended, by what the SSH client wrote."""
         code = self.process.wait()
-        self.said.seek(0)
-        text = self.said.read().decode("utf-8", "replace").strip()
-        where, last = self.board.url, (text.splitlines() or ["it said nothing"])[-1]
+        self.errors.seek(0)
+        text = self.errors.read().decode("utf-8", "replace").strip()
+        where, last = self.board.url, (text.splitlines() or ["it wrote nothing"])[-1]
         if "Host key verification failed" in text or "IDENTIFICATION HAS CHANGED" in text:
             return Unavailable(
                 f"{where}: its host key is not the one that is known, or none is known",

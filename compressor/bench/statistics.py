@@ -1,4 +1,4 @@
-"""From samples to figures, and how sure they are."""
+"""Figures of latency samples, and how sure they are."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ RESAMPLES = 2000
 SURE = 0.99
 """Confidence of the bounds of a percentile."""
 _DETECTABLE = 3.67
+"""sqrt(pi / 2) * (1.645 + 1.282): see `detectable`."""
 
 
 def enough(percentile: float) -> int:
-    """The fewest samples of which the largest lies above the percentile with 99 % probability: 1 - q^n >= 0.99.
+    """Return the fewest samples whose largest lies above the percentile with 99 % probability: 1 - q^n >= 0.99.
 
-    44 for p90 and 459 for p99 (targets.md section 4); with fewer, a percentile says nothing.
+    That is Wilks's bound (Annals of Mathematical Statistics 12, 1941): 44 samples for p90 and 459 for p99. With fewer,
+    no sample bounds the percentile from above.
     """
     return math.ceil(math.log(1 - SURE) / math.log(percentile / 100))
 
 
 def summarise(blocks: Blocks, threads: int) -> Latency:
-    """Median, p90 and p99 over all samples, in milliseconds; a percentile is None without enough of them."""
+    """Return median, p90 and p99 over all samples, in milliseconds; a percentile is None without enough of them."""
     samples = _all(blocks)
 
     def percentile(q: int) -> float | None:
-        # "higher" answers with a time that was seen, never with a kinder one in between
+        # "higher" answers with a time that was measured, never with a shorter one in between
         return float(np.percentile(samples, q, method="higher")) if samples.size >= enough(q) else None
 
     return Latency(
@@ -44,12 +46,12 @@ def summarise(blocks: Blocks, threads: int) -> Latency:
 
 
 def ratio(baseline: Blocks, candidate: Blocks, seed: int) -> tuple[float, tuple[float, float]]:
-    """How many times as fast the candidate is: the median over blocks, and its 90 % interval.
+    """Return how many times as fast the candidate is: the median over blocks, and its 90 % interval.
 
-    The blocks are those of one `interleave`: block i of both was taken side by side, so that
-    what drifted cancels in d_i = log(median of baseline's / median of candidate's). The interval
-    is the 5th to 95th percentile of the median of 2,000 bootstrap resamples of d (targets.md
-    section 4).
+    The blocks are those of one `interleave`. Block i of both was measured side by side, so that
+    drift cancels in d_i = log(median of baseline's / median of candidate's). The interval
+    is the 5th to 95th percentile of the median of 2,000 bootstrap resamples of d (the percentile interval of Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3).
     """
     d = differences(baseline, candidate)
     picks = np.random.default_rng(seed).integers(d.size, size=(RESAMPLES, d.size))
@@ -58,12 +60,16 @@ def ratio(baseline: Blocks, candidate: Blocks, seed: int) -> tuple[float, tuple[
 
 
 def differences(baseline: Blocks, candidate: Blocks) -> NDArray[np.float64]:
-    """d_i = log(median of baseline's block i / median of candidate's)."""
+    """Return d_i = log(median of baseline's block i / median of candidate's)."""
     return np.array([np.log(np.median(b) / np.median(c)) for b, c in zip(baseline, candidate, strict=True)])
 
 
 def detectable(spread: float, blocks: int) -> float:
-    """The smallest change that so many blocks tell apart, as a share: 3.67 s_d / sqrt(B) (targets.md section 4)."""
+    """Return the smallest change that so many blocks resolve, as a share: exp(3.67 s_d / sqrt(B)) - 1.
+
+    A median of B normal values of deviation s_d has the standard error sqrt(pi / 2) s_d / sqrt(B). The bound of a 90 %
+    interval lies 1.645 of them away, and 1.282 more find a true change in 90 % of all tries.
+    """
     return math.expm1(_DETECTABLE * spread / math.sqrt(blocks))
 
 
@@ -78,11 +84,11 @@ class Quantile:
 
 
 def quantile(blocks: Blocks, percentile: float) -> Quantile:
-    """The percentile's order statistic and its binomial bounds, in milliseconds.
+    """Return the percentile's order statistic and its binomial bounds, in milliseconds.
 
-    Of n samples the number below the true percentile is binomial(n, q); the bounds are the order statistics that
-    this number passes, on either side, with at most 1 % probability. It takes the samples for independent, which
-    those of one block are not quite.
+    Of n samples the number below the true percentile is binomial(n, q). The bounds are the order statistics that
+    this number passes, on either side, with at most 1 % probability (David and Nagaraja, Order Statistics, 2003,
+    section 7.1). Samples are taken for independent, which those of one block are not quite.
     """
     samples = np.sort(_all(blocks))
     n, q = samples.size, percentile / 100
@@ -97,7 +103,7 @@ def quantile(blocks: Blocks, percentile: float) -> Quantile:
 
 
 def _binomial(n: int, q: float) -> NDArray[np.float64]:
-    """The probabilities of 0 to n successes."""
+    """Return the probabilities of 0 to n successes."""
     grown = np.array([math.lgamma(k + 1) for k in range(n + 1)])
     k = np.arange(n + 1)
     found: NDArray[np.float64] = np.exp(grown[n] - grown - grown[::-1] + k * math.log(q) + (n - k) * math.log1p(-q))

@@ -1,4 +1,4 @@
-"""Taking latencies of several models at once, so that a drifting machine favours none of them."""
+"""Measuring the latencies of several models in turns, so that a machine that drifts favours none of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compressor.bundle import runner
 from compressor.core import Progress
 
 Runner = Callable[[], object]
-"""One inference at batch 1."""
+"""One run at the usual sizes."""
 
 Blocks = tuple[tuple[float, ...], ...]
 """Milliseconds: one tuple of consecutive samples a block."""
@@ -19,7 +19,7 @@ Blocks = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class TimingConfig:
-    """How much is timed: ``blocks`` turns of every model, of ``inferences`` each, cut to about ``seconds``."""
+    """How much is timed: ``blocks`` turns of each model, ``inferences`` runs a turn, cut to ``seconds`` or so."""
 
     blocks: int
     inferences: int
@@ -28,27 +28,27 @@ class TimingConfig:
 
 
 def interleave(
-    runners: Mapping[str, Runner], rounds: TimingConfig, *, warmup: int = 10, progress: Progress
+    runners: Mapping[str, Runner], config: TimingConfig, *, warmup: int = 10, progress: Progress
 ) -> dict[str, Blocks]:
-    """Milliseconds of every run of every runner, blocks interleaved: `compressor.bundle.runner.interleave`.
+    """Return the milliseconds of every run of every runner, blocks interleaved.
 
-    It is the bundle's own code that takes the times, so that a board and this machine take them alike.
+    The bundle's own code measures (`compressor.bundle.runner.interleave`), so that boards and this machine do it alike.
     """
-    taken = runner.interleave(
+    measured = runner.interleave(
         dict(runners),
-        rounds.blocks,
-        rounds.inferences,
-        rounds.seed,
-        rounds.seconds,
+        config.blocks,
+        config.inferences,
+        config.seed,
+        config.seconds,
         warmup,
         lambda done, total: progress("measuring latency", done, total),
     )
-    return {name: tuple(map(tuple, samples)) for name, samples in taken.items()}
+    return {name: tuple(map(tuple, samples)) for name, samples in measured.items()}
 
 
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[tuple[int, ...]]:
-    """Hold this thread, and those that it starts, on the quietest ``threads`` cores; gives them, none if it cannot."""
+    """Bind this thread, and those that it starts, to the least busy ``threads`` cores; yield those, or none."""
     before = os.sched_getaffinity(0)
     try:
         yield tuple(runner.pin(threads))

@@ -1,4 +1,4 @@
-"""TensorRT's own timing tool: how it is called, and how what it prints is read, from TensorRT 8.6 to 11."""
+"""TensorRT's own timing tool: its command lines, and reading what it prints, from TensorRT 8.6 to 11."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from compressor.core import Unavailable, VerificationFailed
 
-__all__ = ["PLACES", "Summary", "build_command", "read", "read_times", "time_command", "version"]
+__all__ = ["PATHS", "Summary", "build_command", "read", "read_times", "time_command", "version"]
 
-PLACES = ("trtexec", "/usr/src/tensorrt/bin/trtexec")
-"""On the path, or where JetPack has it."""
+PATHS = ("trtexec", "/usr/src/tensorrt/bin/trtexec")
+"""Names under which trtexec is looked for: on the path, then where JetPack has it."""
 
 _VERSION = re.compile(r"\[TensorRT v([\d.]+)\]")
 _GPU = re.compile(r"GPU Compute Time: (.+)")
@@ -31,7 +31,7 @@ class Summary:
 
 
 def version(text: str) -> tuple[int, int, int]:
-    """TensorRT's version, of the line that every call of trtexec begins and ends with.
+    """Read TensorRT's version from the line that every call of trtexec begins and ends with.
 
     ``[TensorRT v8602]`` is 8.6.2, ``v100300`` 10.3.0, ``v110201`` 11.2.1: a digit for the minor and two for the patch
     up to 9, two and two from 10 on. Some builds print it with dots. Raises Unavailable where there is none.
@@ -39,18 +39,18 @@ def version(text: str) -> tuple[int, int, int]:
     if (match := _VERSION.search(text)) is None:
         last = (text.strip().splitlines() or ["nothing"])[-1]
         raise Unavailable(f"trtexec does not say its version, but: {last}", hint="install TensorRT on the board anew")
-    said = match[1]
-    if "." in said:
-        major, minor, patch = (int(part) for part in [*said.split("."), "0", "0"][:3])
+    text = match[1]
+    if "." in text:
+        major, minor, patch = (int(part) for part in [*text.split("."), "0", "0"][:3])
         return major, minor, patch
-    number = int(said)
+    number = int(text)
     if number >= 100000:
         return number // 10000, number // 100 % 100, number % 100
     return number // 1000, number // 100 % 10, number % 100
 
 
 def read(text: str, code: int | None) -> Summary:
-    """A finished call. Raises VerificationFailed with trtexec's own words where it failed."""
+    """Read a finished call. Raises VerificationFailed with trtexec's own words where it failed."""
     lines = text.splitlines()
     if code != 0 or not any(line.startswith("&&&& PASSED") for line in lines):
         wrong = [line.partition("[E]")[2].strip() for line in lines if "[E]" in line] or lines[-1:] or ["nothing"]
@@ -69,7 +69,7 @@ def read(text: str, code: int | None) -> Summary:
 
 
 def read_times(text: str) -> tuple[float, ...]:
-    """Every inference's GPU compute time, of the file that ``--exportTimes`` wrote; empty where it is not that."""
+    """Read every inference's GPU compute time from the file of ``--exportTimes``; empty where it is not such a file."""
     try:
         return tuple(float(entry["computeMs"]) for entry in json.loads(text))
     except (ValueError, KeyError, TypeError):
@@ -79,7 +79,10 @@ def read_times(text: str) -> tuple[float, ...]:
 def build_command(
     tool: str, found: tuple[int, int, int], model: str, engine: str, shapes: str, precision: str | None
 ) -> Sequence[str]:
-    """Build an engine on the board. Before TensorRT 11 flags allow a precision, from 11 on the graph's types are it."""
+    """Return the command that builds an engine.
+
+    ``shapes`` is such as ``name:1x3x224x224,other:1x77``, and empty where all inputs are fixed. Before TensorRT 11 flags allow a precision; from 11 on the graph's own types decide.
+    """
     flags = {"int8": ["--int8", "--fp16"], "fp16": ["--fp16"]}.get(precision or "", []) if found[0] < 11 else []
     without = "--skipInference" if found >= (8, 6, 0) else "--buildOnly"
     profile = [f"--{which}Shapes={shapes}" for which in ("min", "opt", "max")] if shapes else []
@@ -87,7 +90,7 @@ def build_command(
 
 
 def time_command(tool: str, engine: str, shapes: str, inferences: int, times: str) -> Sequence[str]:
-    """One turn. TensorRT 11 changed what is done by default, so everything that matters is said."""
+    """Return the command of one turn. TensorRT 11 changed its defaults, so all that matters is given."""
     return [
         tool,
         f"--loadEngine={engine}",

@@ -3,15 +3,18 @@
     python run.py --verify             check every file of the bundle, and the model against known outputs
     python run.py --time               time one inference at a time; prints JSON, every sample in milliseconds
     python run.py --unpack             make model.onnx of model.packed, which may be sent in its place
+    python run.py FEEDS.npz            run any network on the arrays of FEEDS.npz, named as its inputs; writes
+                                       FEEDS-outputs.npz into the working directory and prints names and shapes
     python run.py INPUT.npy            classify 8-bit pixels (H x W x C, or N x H x W x C); prints JSON
     python run.py PHOTO.png            the same from an image file, where Pillow is installed
 
 A bundle for super-resolution enlarges PHOTO.png (or INPUT.npy, H x W x C) of any size to PHOTO-x2.png, in place of
-classifying it.
+classifying it. Any other network with an image input writes its outputs to PHOTO-outputs.npz.
 
 ``--verify`` and ``--time`` take folders of other bundles too; several are timed in turns, in one process, so that
 what slows the machine down slows all of them. Settings of --time: --threads=1 --blocks=15 --inferences=20 --seed=0
---seconds=30. In an application: copy the folder, then ``Model("folder").predict(pixels)``, or ``.enlarge(pixels)``.
+--seconds=30. In an application: copy the folder, then ``Model("folder")(feeds)`` maps arrays by input name to arrays
+by output name; ``.predict(pixels)`` classifies images and ``.enlarge(pixels)`` enlarges one.
 """
 
 # Boards carry old Pythons: nothing newer than Python 3.6 in this file.
@@ -52,7 +55,7 @@ except ImportError as error:
         raise
     sys.exit(_without("NumPy", error))
 
-__all__ = ["MAGIC", "Model", "check", "compare", "cropped", "interleave", "pin", "unpack", "verify"]
+__all__ = ["MAGIC", "Model", "check", "compare", "cropped", "in_batches", "interleave", "pin", "unpack", "verify"]
 
 MAGIC = b"compressed model 1\n"
 
@@ -65,7 +68,8 @@ _BILINEAR, _BICUBIC = 2, 3  # Pillow's, by number: old and new versions name the
 class Model:
     """A bundle, loaded. ``manifest`` is its manifest.json.
 
-    Manifest and ``model.onnx``'s content are read from ``folder`` unless they are given.
+    Manifest and ``model.onnx``'s content are read from ``folder`` unless they are given. Given content is run on ONNX
+    Runtime whatever runtime the bundle is for, and with ``exact`` its integers are computed in floats.
     """
 
     def __init__(
@@ -74,8 +78,10 @@ class Model:
         threads: int = 1,
         manifest: Optional[Dict[str, Any]] = None,
         content: Optional[bytes] = None,
+        exact: bool = False,
     ) -> None:
         self.manifest = _manifest(Path(folder)) if manifest is None else manifest
+        self.outputs = [str(entry["name"]) for entry in self.manifest["outputs"]]
         if content is None and "session.py" in self.manifest.get("files", ()):
             self._run = _other_runtime(Path(folder), self.manifest)  # type: Callable[[Any], Any]
             return
@@ -83,29 +89,57 @@ class Model:
 
         if content is None:
             _unpacked(Path(folder))
+            content = (Path(folder) / self.manifest["engine"]["file"]).read_bytes()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is raised
-        if "session.py" in self.manifest.get("files", ()):  # another runtime's graph: judged in floats, as it was made
+        if exact or "session.py" in self.manifest.get("files", ()):  # another runtime's graph is judged in floats
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(
-            (Path(folder) / "model.onnx").read_bytes() if content is None else content,
+            content,
             options,
             providers=["CPUExecutionProvider"],
             enable_fallback=False,  # which would print
         )
-        names = [self.manifest["outputs"][0]["name"]], self.manifest["input"]["name"]
-        self._run = lambda batch: session.run(names[0], {names[1]: batch})[0]
+        self._run = lambda feeds: dict(zip(self.outputs, session.run(self.outputs, feeds)))
 
-    def __call__(self, batch: Any) -> Any:
-        """Map a normalised float32 batch (N x C x H x W) to the first output."""
-        return self._run(batch)
+    def __call__(self, feeds: Dict[str, Any]) -> Dict[str, Any]:
+        """Map arrays by input name to arrays by output name, in the order of the manifest."""
+        return self._run(feeds)
 
     @property
     def scale(self) -> Optional[int]:
-        """How many times as high and wide what a model for super-resolution makes is; None of a classifier."""
-        scale = self.manifest["outputs"][0].get("enlarges")
+        """How many times as high and wide what a model for super-resolution makes is; None of any other."""
+        scale = self.manifest["task"].get("upscale_factor")
         return None if scale is None else int(scale)
+
+    @property
+    def image_size(self) -> Tuple[int, int, int]:
+        """Height, width and channels of the image input; a free side has its usual size."""
+        shape = _sized(self._image(), self.manifest["sizes"])
+        return (shape[1], shape[2], shape[3]) if self._image()["layout"] == "NHWC" else (shape[2], shape[3], shape[1])
+
+    def prepare(self, pixels: Any) -> Dict[str, Any]:
+        """Map 8-bit RGB or grey pixels (N x H x W x C, or one H x W x C) to feeds of the image input.
+
+        Raises ValueError for pixels of another type or size, and where the network takes more than an image.
+        """
+        entry = self._image()
+        if len(self.manifest["inputs"]) > 1:
+            names = ", ".join(str(each["name"]) for each in self.manifest["inputs"])
+            raise ValueError(f"it takes {names}: give a .npz with these arrays")
+        pixels = np.asarray(pixels)
+        if pixels.ndim == 3:
+            pixels = pixels[np.newaxis]
+        height, width, channels = self.image_size
+        axes = entry["shape"][1:3] if entry["layout"] == "NHWC" else entry["shape"][2:4]
+        free = [isinstance(axis, str) for axis in axes]
+        expected = [n if is_free else size for is_free, size, n in zip(free, (height, width), pixels.shape[1:3])]
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (*expected, channels) or not pixels.size:
+            raise ValueError(
+                f"expected 8-bit pixels of {height} x {width} x {channels}, got {pixels.dtype} {pixels.shape[1:]}"
+            )
+        return {entry["name"]: self._scaled(pixels)}
 
     def enlarge(self, pixels: Any, overlap: int = 32, most: int = 1 << 18) -> Any:
         """Map 8-bit pixels of any size (H x W x C) to the enlarged ones, 8-bit too, sH x sW x C.
@@ -113,42 +147,103 @@ class Model:
         An image of more than ``most`` pixels is taken in parts, as `cropped` does. Raises ValueError for anything
         that is no such image, or a model that is none for super-resolution.
         """
-        entry, scale = self.manifest["input"], self.scale
-        channels = int(entry["shape"][1])
-        pixels = np.asarray(pixels)
+        scale = self.scale
         if scale is None:
-            raise ValueError("it is a classifier: predict(pixels)")
+            raise ValueError("it is no model for super-resolution")
+        entry, channels = self._image(), self.image_size[2]
+        pixels = np.asarray(pixels)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
             raise ValueError(f"expected 8-bit pixels of H x W x {channels}, got {pixels.dtype} {pixels.shape}")
+        last, order = entry["layout"] == "NHWC", slice(None, None, -1 if entry["channels"] == "bgr" else 1)
+
+        def run(batch: Any) -> Any:
+            given = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if last else batch
+            made = self({entry["name"]: given})[self.outputs[0]]
+            return made.transpose(0, 3, 1, 2) if last else made
+
         image = self._scaled(pixels[np.newaxis])[0]
-        made = cropped(self, image, scale, int(entry.get("divisor", 1)), overlap, most)
+        image = np.ascontiguousarray(image.transpose(2, 0, 1)) if last else image
+        made = cropped(run, image, scale, int(self.manifest["task"].get("divisor", 1)), overlap, most)
         made = np.rint(np.clip(np.where(np.isnan(made), 0.0, made), 0.0, 1.0) * 255.0)
-        return np.ascontiguousarray(made.astype(np.uint8).transpose(1, 2, 0))
+        return np.ascontiguousarray(made.astype(np.uint8).transpose(1, 2, 0)[:, :, order])
 
     def predict(self, pixels: Any) -> Any:
         """Map 8-bit pixels (N x H x W x C, or one H x W x C) of the input's own size to scores, N x K.
 
         Raises ValueError for pixels of another type or size.
         """
-        entry = self.manifest["input"]
-        if self.scale is not None:
-            raise ValueError("it is a model for super-resolution: enlarge(pixels)")
-        pixels = np.asarray(pixels)
-        if pixels.ndim == 3:
-            pixels = pixels[np.newaxis]
-        channels, height, width = entry["shape"][1:]
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
-            raise ValueError(
-                f"expected 8-bit pixels of {height} x {width} x {channels}, got {pixels.dtype} {pixels.shape[1:]}"
-            )
-        return self(self._scaled(pixels))
+        if self.manifest["task"]["kind"] != "classification":
+            raise ValueError("it is no classifier: enlarge(pixels), or call it with prepare(pixels)")
+        return in_batches(self, self.prepare(pixels))[self.outputs[0]]
+
+    def _image(self) -> Dict[str, Any]:
+        """The entry of the image input."""
+        entry = self.manifest.get("input")
+        if entry is None:
+            raise ValueError("it takes no image: give a .npz with an array for each input")
+        return dict(entry)
 
     def _scaled(self, pixels: Any) -> Any:
-        """Pixels N x H x W x C as the network takes them, N x C x H x W."""
-        entry = self.manifest["input"]
+        """Normalised pixels N x H x W x C, in the order of channels and the layout that the network takes."""
+        entry = self._image()
         scaled = pixels.astype(np.float32) * np.float32(entry["range"][1] / 255.0)
         normalised = (scaled - np.asarray(entry["mean"], np.float32)) / np.asarray(entry["std"], np.float32)
-        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+        if entry["channels"] == "bgr":
+            normalised = normalised[..., ::-1]
+        return np.ascontiguousarray(normalised if entry["layout"] == "NHWC" else normalised.transpose(0, 3, 1, 2))
+
+
+def _sized(entry: Dict[str, Any], sizes: Dict[str, int]) -> List[int]:
+    """The shape of an input with its free axes at their usual sizes."""
+    return [int(sizes[axis]) if isinstance(axis, str) else int(axis) for axis in entry["shape"]]
+
+
+def in_batches(model: Model, feeds: Dict[str, Any]) -> Dict[str, Any]:
+    """Run samples in batches that the network takes: all at once, or as many at a time as its shapes are fixed to.
+
+    The last of several fixed batches is filled up with its last sample, and what comes of that is cut off. A network
+    without a batch axis runs them one at a time; an input whose array has an axis more is indexed by it.
+    """
+    shapes = {entry["name"]: entry["shape"] for entry in model.manifest["inputs"]}
+    first = {shape[0] if shape else None for shape in shapes.values()}
+    if len(first) == 1 and isinstance(next(iter(first)), str):
+        return model(feeds)
+    if len(shapes) == 1 and first != {None}:
+        return _in_fixed_batches(model, feeds, int(first.pop()))
+    indexed = {name: np.ndim(feeds[name]) > len(shape) for name, shape in shapes.items()}
+    counts = [
+        len(feeds[name]) if indexed[name] else len(feeds[name]) // shape[0]
+        for name, shape in shapes.items()
+        if indexed[name] or (shape and not isinstance(shape[0], str))
+    ]
+    count, parts = counts[0] if counts else 1, []
+    for i in range(count):
+        part = {}
+        for name, array in feeds.items():
+            rows = len(array) // count if np.ndim(array) else 0
+            part[name] = array[i] if indexed[name] else array[i * rows : (i + 1) * rows] if rows else array
+        parts.append(model(part))
+    whole = {}
+    for name, made in parts[0].items():
+        new_axis = all(indexed.values()) or (any(indexed.values()) and made.shape[:1] != (1,))
+        whole[name] = np.stack([part[name] for part in parts]) if new_axis else _concatenated(parts, name)
+    return whole
+
+
+def _in_fixed_batches(model: Model, feeds: Dict[str, Any], rows: int) -> Dict[str, Any]:
+    """Run the samples of a network with one input, ``rows`` at a time."""
+    (name, array), parts = next(iter(feeds.items())), []
+    for at in range(0, len(array), rows):
+        part = array[at : at + rows]
+        made = model({name: np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)])})
+        parts.append(
+            {n: m[: len(m) // rows * len(part)] if m.ndim and len(m) % rows == 0 else m for n, m in made.items()}
+        )
+    return {name: _concatenated(parts, name) for name in parts[0]}
+
+
+def _concatenated(parts: List[Dict[str, Any]], name: str) -> Any:
+    return np.concatenate([np.atleast_1d(part[name]) for part in parts])
 
 
 def cropped(run: Any, image: Any, scale: int, divisor: int = 1, overlap: int = 32, most: int = 1 << 18) -> Any:
@@ -170,21 +265,21 @@ def cropped(run: Any, image: Any, scale: int, divisor: int = 1, overlap: int = 3
         if size < side - side // 2:
             size += divisor
         sizes.append(min(size, side))
-    short = [-side % divisor if size == side else 0 for side, size in zip(sides, sizes, strict=False)]
+    short = [-side % divisor if size == side else 0 for side, size in zip(sides, sizes)]
     if any(short):  # too small for its sides to be cut to what divides
         wider = np.pad(image, [(0, 0), (0, short[0]), (0, short[1])], "symmetric")
         made = cropped(run, wider, scale, divisor, overlap, most)
         return made[:, : scale * sides[0], : scale * sides[1]]
     if sizes == list(sides):
         return run(image[np.newaxis])[0]
-    tops, lefts = ([0] if size == side else [0, side - size] for side, size in zip(sides, sizes, strict=False))
+    tops, lefts = ([0] if size == side else [0, side - size] for side, size in zip(sides, sizes))
     corners = [image[:, top : top + sizes[0], left : left + sizes[1]] for top in tops for left in lefts]
     if sizes[0] * sizes[1] <= most:
         parts = run(np.ascontiguousarray(np.stack(corners)))
     else:
         parts = [cropped(run, corner, scale, divisor, overlap, most) for corner in corners]
     out = np.empty((len(parts[0]), scale * sides[0], scale * sides[1]), np.float32)
-    for part, (top, left) in zip(parts, [(top, left) for top in tops for left in lefts], strict=False):
+    for part, (top, left) in zip(parts, [(top, left) for top in tops for left in lefts]):
         # A corner that begins at zero gives up to the middle, the other one from there; one that is alone, all.
         ends = []
         for start, side, begins in ((top, sides[0], tops), (left, sides[1], lefts)):
@@ -206,7 +301,9 @@ def verify(folder: Union[str, Path]) -> List[str]:
         return problems
     try:
         with np.load(str(folder / "golden.npz"), allow_pickle=False) as golden:
-            return compare(Model(folder, manifest=manifest), golden["input"], golden["output"])
+            feeds = {entry["name"]: golden["input:" + entry["name"]] for entry in manifest["inputs"]}
+            wanted = {entry["name"]: golden["output:" + entry["name"]] for entry in manifest["outputs"]}
+        return compare(Model(folder, manifest=manifest), feeds, wanted)
     except Exception as error:  # whatever stops the model from running is the answer
         return [f"the model cannot be run: {error}"]
 
@@ -215,12 +312,12 @@ def check(folder: Path) -> Tuple[Dict[str, Any], List[str]]:
     """The manifest of a bundle, and what is wrong with its files: all are there, unchanged, and there are no others."""
     try:
         manifest = _manifest(folder)
-        files, tolerance = dict(manifest["files"]), float(manifest["golden"]["tolerance"])
+        files, tolerances = dict(manifest["files"]), manifest["golden"]["tolerance"].values()
         hashes = {name: str(files[name]["sha256"]) for name in sorted(files)}
-        if not 0 <= tolerance < float("inf"):
-            raise ValueError(f"its tolerance is {tolerance}")
+        if not all(0 <= float(tolerance) < float("inf") for tolerance in tolerances):
+            raise ValueError(f"its tolerances are {list(tolerances)}")
         found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return {}, [f"manifest.json cannot be read: {error}"]
     problems = [f"the manifest does not list {name}" for name in _OWN if name not in files]
     for name, expected in hashes.items():
@@ -235,16 +332,26 @@ def check(folder: Path) -> Tuple[Dict[str, Any], List[str]]:
     return manifest, problems
 
 
-def compare(model: Model, batch: Any, wanted: Any) -> List[str]:
-    """What is wrong with a model's outputs for ``batch``: nothing where they are ``wanted``, within the tolerance."""
-    wanted = wanted.astype(np.float32)
-    got = model(batch)
-    if got.shape != wanted.shape or not got.size or not np.all(np.isfinite(got)):
-        return ["the outputs have the wrong shape or are not finite"]
-    worst, tolerance = float(np.max(np.abs(got - wanted))), float(model.manifest["golden"]["tolerance"])
-    return (
-        [] if worst <= tolerance else [f"the outputs differ from golden.npz by {worst:.3g}, more than {tolerance:.3g}"]
-    )
+def compare(model: Model, feeds: Dict[str, Any], wanted: Dict[str, Any]) -> List[str]:
+    """What is wrong with a model's outputs for ``feeds``: nothing where all are ``wanted``, within their tolerances."""
+    found = in_batches(model, feeds)
+    if not any(np.size(each) for each in wanted.values()):
+        return ["golden.npz holds no outputs"]
+    problems = []
+    for name, tolerance in model.manifest["golden"]["tolerance"].items():
+        got, expected = found[name], wanted[name].astype(np.float64)
+        finite = np.isfinite(expected)
+        if got.shape != expected.shape or not np.all(np.isfinite(got[finite])):
+            problems.append(f"the output {name} has the wrong shape or is not finite")
+            continue
+        got = got.astype(np.float64)
+        if not np.array_equal(got[~finite], expected[~finite]):  # NaN is equal to nothing
+            problems.append(f"the output {name} differs from golden.npz where that is not finite")
+            continue
+        worst = float(np.max(np.abs(got[finite] - expected[finite]))) if finite.any() else 0.0
+        if not worst <= float(tolerance):
+            problems.append(f"{name} differs from golden.npz by {worst:.3g}, more than {float(tolerance):.3g}")
+    return problems
 
 
 # -- timing -----------------------------------------------------------------------------------
@@ -301,10 +408,10 @@ def _milliseconds(run: Callable[[], Any]) -> float:
 
 def _warm_up(run: Callable[[], Any], times: int, seconds: float) -> float:
     """Run up to ``times``, at least twice, for about ``seconds``; the median in milliseconds."""
-    taken = []  # type: List[float]
-    while len(taken) < 2 or (len(taken) < times and sum(taken) < seconds * 1e3):
-        taken.append(_milliseconds(run))
-    return float(np.median(taken[1:]))  # the first run also allocates
+    samples = []  # type: List[float]
+    while len(samples) < 2 or (len(samples) < times and sum(samples) < seconds * 1e3):
+        samples.append(_milliseconds(run))
+    return float(np.median(samples[1:]))  # the first run also allocates
 
 
 def pin(threads: int) -> List[int]:
@@ -345,16 +452,14 @@ def _fastest(core: int) -> int:
 
 
 def _timed(folders: List[Path], settings: Dict[str, int]) -> Dict[str, Any]:
-    """Every sample of the bundles' models, by their place in ``folders``."""
+    """Time the bundles' models; their samples stand in the order of ``folders``."""
     import onnxruntime
 
     cores = pin(settings["threads"])
     runners = {}  # type: Dict[str, Callable[[], Any]]
     for number, folder in enumerate(folders):
         model = Model(folder, threads=settings["threads"])
-        shape = [1, *model.manifest["input"]["shape"][1:]]
-        batch = np.random.RandomState(settings["seed"]).standard_normal(shape).astype(np.float32)
-        runners[str(number)] = functools.partial(model, batch)
+        runners[str(number)] = functools.partial(model, _random_feeds(model.manifest, settings["seed"]))
     samples = interleave(
         runners, settings["blocks"], settings["inferences"], settings["seed"], float(settings["seconds"])
     )
@@ -365,6 +470,16 @@ def _timed(folders: List[Path], settings: Dict[str, int]) -> Dict[str, Any]:
         "pinned": cores,
         "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     }
+
+
+def _random_feeds(manifest: Dict[str, Any], seed: int) -> Dict[str, Any]:
+    """Arrays for one run at the usual sizes: standard normal floats; integers and booleans of 0 or 1."""
+    draw, feeds = np.random.RandomState(seed), {}
+    for entry in manifest["inputs"]:
+        shape, dtype = _sized(entry, manifest["sizes"]), np.dtype(entry["dtype"])
+        made = draw.standard_normal(shape) if dtype.kind in "fc" else draw.randint(0, 2, shape)
+        feeds[entry["name"]] = np.asarray(made).astype(dtype)
+    return feeds
 
 
 def unpack(content: bytes) -> bytes:
@@ -420,10 +535,9 @@ def _joined(symbols: List[int], width: int) -> bytes:
 
 def _other_runtime(folder: Path, manifest: Dict[str, Any]) -> Callable[[Any], Any]:
     """The model on the runtime that ``session.py`` drives: an engine is native code, and loaded by its hash alone."""
-    plan, expected = folder / "model.onnx", manifest["files"]["model.onnx"]["sha256"]
-    if "model.plan" in manifest["files"]:
-        plan, expected = folder / "model.plan", manifest["files"]["model.plan"]["sha256"]
-    elif "build_engine.py" in manifest["files"]:
+    plan = folder / manifest["engine"]["file"]
+    expected = manifest["files"][plan.name]["sha256"]
+    if plan.suffix == ".onnx" and "build_engine.py" in manifest["files"]:
         plan, expected = _built(folder, manifest)
     if _sha256(plan) != expected:
         raise RuntimeError(f"{plan.name} was changed: its SHA-256 is not the one it was built with")
@@ -435,10 +549,10 @@ def _built(folder: Path, manifest: Dict[str, Any]) -> Tuple[Path, str]:
     """The engine that was built on this very device, and its hash."""
     version = importlib.import_module("tensorrt").__version__
     key, _ = _module(folder, "build_engine", manifest).fingerprint(version)
-    place = folder / "engines" / key
-    if not (place / "model.plan").is_file():
+    engines = folder / "engines" / key
+    if not (engines / "model.plan").is_file():
         raise RuntimeError("there is no engine for this device yet: python3 build_engine.py makes it")
-    return place / "model.plan", json.loads((place / "build.json").read_text())["plans"]["model.plan"]
+    return engines / "model.plan", json.loads((engines / "build.json").read_text())["plans"]["model.plan"]
 
 
 def _module(folder: Path, name: str, manifest: Dict[str, Any]) -> Any:
@@ -498,7 +612,7 @@ def _enlarged(model: Model, path: str) -> None:
         from PIL import Image
     except ImportError as error:
         raise ValueError("image files need Pillow; without it: a .npy of H x W x C") from error
-    channels = int(model.manifest["input"]["shape"][1])
+    channels = model.image_size[2]
     with Image.open(path) as image:
         pixels = np.asarray(_converted(image, "L" if channels == 1 else "RGB"))
     made = model.enlarge(pixels.reshape((*pixels.shape[:2], channels)))
@@ -506,8 +620,45 @@ def _enlarged(model: Model, path: str) -> None:
     print(json.dumps({"image": name + ".png", "shape": list(made.shape)}))
 
 
-def _pixels(path: str, entry: Dict[str, Any]) -> Any:
-    channels, height, width = entry["shape"][1:]
+def _classified(model: Model, path: str) -> None:
+    """Print the five likeliest classes of each image."""
+    scores = model.predict(_pixels(path, model.image_size))
+    classes = model.manifest["task"].get("classes") or range(scores.shape[1])
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    for row in odds / odds.sum(axis=1, keepdims=True):
+        best = np.argsort(-row)[:5]
+        print(json.dumps([{"class": classes[i], "probability": round(float(row[i]), 4)} for i in best]))
+
+
+def _fed(model: Model, path: str) -> None:
+    """Run a network on the arrays of a .npz, or on an image; the outputs lie in the working directory."""
+    if path.endswith(".npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            feeds = {name: arrays[name] for name in arrays.files}
+        entries = model.manifest["inputs"]
+        if set(feeds) != {entry["name"] for entry in entries}:
+            names = ", ".join(str(entry["name"]) for entry in entries)
+            raise ValueError("it takes the arrays {}, and has {}".format(names, ", ".join(feeds) or "none"))
+        for entry in entries:
+            given = feeds[entry["name"]]
+            if given.dtype != np.dtype(entry["dtype"]) or given.ndim - len(entry["shape"]) not in (0, 1):
+                wanted = "{dtype} {shape}".format(**entry)
+                raise ValueError(
+                    f"{entry['name']} is {given.dtype} {list(given.shape)}, and the network takes {wanted}"
+                )
+    else:
+        feeds = model.prepare(_pixels(path, model.image_size))
+    made = in_batches(model, feeds)
+    name = f"{Path(path).stem}-outputs.npz"
+    with Path(name).open("wb") as file:
+        np.savez(file, **made)
+    shapes = {each: {"dtype": str(array.dtype), "shape": list(array.shape)} for each, array in made.items()}
+    print(json.dumps({"file": name, "outputs": shapes}))
+
+
+def _pixels(path: str, size: Tuple[int, int, int]) -> Any:
+    """8-bit pixels of a .npy as they are, or of an image file fitted to height, width and channels."""
+    height, width, channels = size
     if path.endswith(".npy"):
         return np.load(path, allow_pickle=False)
     try:
@@ -591,15 +742,14 @@ def main(arguments: List[str]) -> int:
             print(json.dumps(_timed(folders, settings)))
             return 0
         model = Model(here)
-        if model.scale is not None:
+        if arguments[0].endswith(".npz"):
+            _fed(model, arguments[0])
+        elif model.scale is not None:
             _enlarged(model, arguments[0])
-            return 0
-        scores = model.predict(_pixels(arguments[0], model.manifest["input"]))
-        classes = model.manifest["outputs"][0].get("classes") or range(scores.shape[1])
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        for row in odds / odds.sum(axis=1, keepdims=True):
-            best = np.argsort(-row)[:5]
-            print(json.dumps([{"class": classes[i], "probability": round(float(row[i]), 4)} for i in best]))
+        elif model.manifest["task"]["kind"] == "classification":
+            _classified(model, arguments[0])
+        else:
+            _fed(model, arguments[0])
     except (RuntimeError, ImportError) as error:
         _tell(str(error))
         return 5

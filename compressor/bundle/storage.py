@@ -1,4 +1,4 @@
-"""The smallest form of a model file, for keeping and for sending: `compressor.bundle.runner.unpack` reads it."""
+"""The smallest form of a model file; `compressor.bundle.runner.unpack` reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compressor.quant.huffman import encode, lengths
 __all__ = ["stored"]
 
 _LEAST = 64
-"""Bytes of a tensor that a code table is worth."""
+"""Bytes under which a tensor is not worth a code table."""
 _WIDTHS = {
     onnx.TensorProto.INT8: 8,
     onnx.TensorProto.UINT8: 8,
@@ -27,7 +27,7 @@ _WIDTHS = {
 
 def stored(model: bytes) -> bytes:
     """An ONNX file's bytes with its integer tensors Huffman-coded, each by its own symbols, and the rest as LZMA."""
-    rest, coded, said, done = [], [], [], 0
+    rest, coded, codes, done = [], [], [], 0
     for tensor in onnx.load_from_string(model).graph.initializer:
         raw, width = tensor.raw_data, _WIDTHS.get(tensor.data_type)
         if width is None or len(raw) < _LEAST or (at := model.find(raw, done)) < 0:
@@ -40,11 +40,11 @@ def stored(model: bytes) -> bytes:
         rest.append(model[done:at])
         done = at + len(raw)
         coded.append(code)
-        place = sum(map(len, rest))
-        said.append({"at": place, "width": width, "count": len(symbols), "bytes": len(code), "lengths": table})
+        at = sum(map(len, rest))
+        codes.append({"at": at, "width": width, "count": len(symbols), "bytes": len(code), "lengths": table})
     rest.append(model[done:])
     body = lzma.compress(b"".join(rest), preset=9 | lzma.PRESET_EXTREME)
-    header = zlib.compress(json.dumps({"rest": len(body), "codes": said}, separators=(",", ":")).encode(), 9)
+    header = zlib.compress(json.dumps({"rest": len(body), "codes": codes}, separators=(",", ":")).encode(), 9)
     packed = b"".join([MAGIC, len(header).to_bytes(4, "little"), header, body, *coded])
     assert unpack(packed) == model
     return packed

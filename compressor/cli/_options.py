@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from compressor.core import InputSpec
+from compressor.core import GivenInput
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ModelFile = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="A checkpoint: .pt, .pth, .th, .safetensors; with --trust a whole module or program."
+        metavar="MODEL",
+        help="A checkpoint (.pt, .pth, .th, .safetensors) or an .onnx; with --trust a whole module or program.",
     ),
 ]
 Trust = Annotated[
@@ -30,7 +31,14 @@ BoardUrl = Annotated[
         "--board", metavar="ssh://USER@HOST[:PORT][/PYTHON]", help="Where latency is taken. Default: this machine."
     ),
 ]
-InputSize = Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="Input size, such as 3x224x224.")]
+InputSizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]CxHxW[:TYPE]",
+        help="Size of one sample of an input, such as 3x224x224 or tokens=77:int64; once an input.",
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(metavar="POINTS", help="Largest loss of accuracy, in percentage points (PSNR: in dB)."),
@@ -47,6 +55,6 @@ MeasureAgain = Annotated[
 ]
 
 
-def parse_input(text: str | None) -> InputSpec | None:
-    """Read ``--input``. Raises UsageError for anything but CxHxW."""
-    return None if text is None else InputSpec.parse(text)
+def parse_inputs(texts: list[str] | None) -> tuple[GivenInput, ...]:
+    """Read every ``--input``. Raises UsageError for anything else."""
+    return GivenInput.parse_all(texts or ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compressor.cli._options import Against, AsJson, BoardUrl, InputSize, MeasureAgain, Threads, TimedPath, parse_input
+from compressor.cli._options import Against, AsJson, BoardUrl, InputSizes, MeasureAgain, Threads, TimedPath, parse_inputs
 from compressor.cli._printing import print_json, show_progress, stderr_console, stdout_console
 
 __all__ = ["bench"]
@@ -13,7 +13,7 @@ def bench(
     against: Against = None,
     threads: Threads = None,
     board: BoardUrl = None,
-    input: InputSize = None,
+    input: InputSizes = None,
     fresh: MeasureAgain = False,
     as_json: AsJson = False,
 ) -> None:
@@ -22,7 +22,7 @@ def bench(
     from compressor.bench.compare import bench as measure
 
     with stderr_console().status("reading the models") as status:
-        comparison = Bench.of(path, against, input=parse_input(input), threads=threads, board=board, fresh=fresh)
+        comparison = Bench.of(path, against, inputs=parse_inputs(input), threads=threads, board=board, fresh=fresh)
         document = measure(comparison, show_progress(status))
     if as_json:
         print_json(document)

@@ -12,12 +12,12 @@ from compressor.cli._options import (
     Against,
     AsJson,
     BoardUrl,
-    InputSize,
+    InputSizes,
     MaxDrop,
     MeasureAgain,
     Threads,
     TimedPath,
-    parse_input,
+    parse_inputs,
 )
 from compressor.cli._printing import print_json, show_progress, stderr_console, stdout_console
 
@@ -43,7 +43,7 @@ def gate(
     max_bytes: Annotated[str | None, typer.Option(metavar="1MB", help="Limit on the size of the model file.")] = None,
     threads: Threads = None,
     board: BoardUrl = None,
-    input: InputSize = None,
+    input: InputSizes = None,
     fresh: MeasureAgain = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as Markdown.")] = None,
@@ -58,7 +58,7 @@ def gate(
 
     limits = Limits.parse(max_latency, percentile, max_regression, max_drop, max_bytes)
     with stderr_console().status("reading the models") as status:
-        comparison = Bench.of(path, against, input=parse_input(input), threads=threads, board=board, fresh=fresh)
+        comparison = Bench.of(path, against, inputs=parse_inputs(input), threads=threads, board=board, fresh=fresh)
         document = judge(comparison, limits, evaluate, show_progress(status))
     for line in publish(document, junit=junit, markdown=markdown, github=github):
         print(line, file=sys.stderr if as_json else sys.stdout)

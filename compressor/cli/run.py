@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.cli._options import Arch, AsJson, BoardUrl, InputSize, MaxDrop, ModelFile, Trust
+from compressor.cli._options import Arch, AsJson, BoardUrl, InputSizes, MaxDrop, ModelFile, Trust
 from compressor.cli._printing import print_document, print_json, stderr_console, stdout_console, watch_run
 from compressor.core import Json
 
@@ -42,6 +42,16 @@ _Normalize = Annotated[
         metavar="N", help="imagenet, cifar10, unit, symmetric, raw or MEAN/STD. Default: found out with the data."
     ),
 ]
+_Channels = Annotated[
+    str | None, typer.Option(metavar="rgb|bgr", help="Order of colours that the network takes. Default: rgb.")
+]
+_Layout = Annotated[
+    str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the network's image input. Default: nchw.")
+]
+_Task = Annotated[
+    str | None,
+    typer.Option(metavar="K", help="classification, super-resolution or generic. Default: found by data and network."),
+]
 _Budget = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=LIMIT", help="latency=25%, latency=5ms, params=200k, macs=20M, bytes=500k."),
@@ -63,8 +73,11 @@ def run(
     data: _Data = None,
     evaluate: _Evaluate = None,
     output: _Output = None,
-    input: InputSize = None,
+    input: InputSizes = None,
     normalize: _Normalize = None,
+    channels: _Channels = None,
+    layout: _Layout = None,
+    task: _Task = None,
     budget: _Budget = None,
     max_drop: MaxDrop = None,
     set: _Set = None,
@@ -77,10 +90,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Compress MODEL for a target: measured, verified, bundled."""
-    from compressor.plan import Options, make_plan
+    from compressor.options import Options
+    from compressor.plan import make_plan
 
     options = Options(
-        target, profile, arch, data, evaluate, input, normalize,
+        target, profile, arch, data, evaluate, tuple(input) if input else None, normalize, channels, layout, task,
         tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device, board,
     )  # fmt: skip
     plan = make_plan(model, options, trust=trust)
@@ -113,12 +127,15 @@ def _run(plan: Plan, folder: Path, *, fresh: bool, dry_run: bool, as_json: bool)
 
 def _checked(plan: Plan, teacher: Teacher, folder: Path) -> Json:
     """Return what ``--dry-run`` prints."""
+    from compressor.teacher import sample_sizes
+
     return {
         "model": str(plan.model),
-        "family": teacher.loaded.family,
-        "params": teacher.params,
-        "macs": teacher.macs,
-        "input": str(teacher.input),
+        "family": teacher.network.family,
+        "task": teacher.task.kind,
+        "params": teacher.network.params,
+        "macs": teacher.network.macs,
+        "input": sample_sizes(teacher.network),
         "target": plan.target.name,
         "profile": plan.profile.name,
         "passes": [each.kind for each in plan.passes],

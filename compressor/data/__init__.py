@@ -1,12 +1,22 @@
 """Data sources: where training and judging samples come from, and how they are cut in halves."""
 
+from compressor.data._fitting import fit_images
 from compressor.data._npz import Pickled, read_arrays
-from compressor.data._photographs import Photographs, PhotographSource, PreparedPhotographs, read_photographs
+from compressor.data._photographs import (
+    ImagePairs,
+    Photographs,
+    PhotographSource,
+    PreparedImages,
+    PreparedSource,
+    UnlabelledImages,
+    read_photographs,
+)
 from compressor.data._pictures import Picture, pictures
 from compressor.data._source import Prepared, Source, default_size, load_data
 from compressor.data._splits import PreparedSplit, RawSplit
 
 __all__ = [
-    "PhotographSource", "Photographs", "Pickled", "Picture", "Prepared", "PreparedPhotographs", "PreparedSplit",
-    "RawSplit", "Source", "default_size", "load_data", "pictures", "read_arrays", "read_photographs",
+    "ImagePairs", "PhotographSource", "Photographs", "Pickled", "Picture", "Prepared", "PreparedImages",
+    "PreparedSource", "PreparedSplit", "RawSplit", "Source", "UnlabelledImages", "default_size", "fit_images",
+    "load_data", "pictures", "read_arrays", "read_photographs",
 ]  # fmt: skip

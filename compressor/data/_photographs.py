@@ -9,20 +9,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from compressor.core import InputSpec, Normalization, UsageError
+from compressor.core import Batch, InputSpec, Normalization, UsageError
 from compressor.data._folder import Files, Tree
 from compressor.data._images import whole
 from compressor.data._splits import HELD_OUT
 from compressor.data._stores import Archive, Folder, shown
 from compressor.preprocessing import normalize
 
-__all__ = ["PhotographSource", "Photographs", "PreparedPhotographs", "read_photographs"]
+if TYPE_CHECKING:
+    from compressor.core.signature import Feeds
+
+__all__ = [
+    "ImagePairs", "PhotographSource", "Photographs", "PreparedImages", "PreparedSource", "UnlabelledImages",
+    "read_photographs",
+]  # fmt: skip
 
 BUILTIN = "builtin:"
 _LARGE = "hr"
@@ -105,56 +111,80 @@ class PhotographSource:
     evaluate: Photographs
     notes: tuple[str, ...]
 
-    task: Literal["super-resolution"] = "super-resolution"
     classes: tuple[str, ...] = ()
     size: None = None
 
-    def prepare(self, input: InputSpec, normalization: Normalization, enlarges: int | None = None) -> PreparedSource:
-        """The pairs for a network that enlarges so many times.
+    @property
+    def targets(self) -> str:
+        """``images``: pairs are given, or can be made."""
+        return "images"
 
-        Raises UsageError where it is no such network, or the given pairs are for others.
-        """
-        if enlarges is None:
-            raise UsageError(
-                f"{self.evaluate.name} is for super-resolution, and the model is a classifier",
-                hint="give one folder of images a class, or a model that makes images",
-            )
+    def prepare(
+        self, input: InputSpec, normalization: Normalization, input_name: str, upscale_factor: int
+    ) -> PreparedSource:
+        """The pairs for a network that enlarges so many times. Raises UsageError where the given pairs are for others."""
         for split in (self.train, self.evaluate):
-            if split is not None and split.small and enlarges not in split.small:
+            if split is not None and split.small and upscale_factor not in split.small:
                 known = ", ".join(f"x{scale}" for scale in sorted(split.small))
                 raise UsageError(
-                    f"{split.name} has pairs for {known}, the model enlarges x{enlarges}",
-                    hint=f"add LR_x{enlarges}, or give a folder of photographs: pairs are made of those",
+                    f"{split.name} has pairs for {known}, the model enlarges x{upscale_factor}",
+                    hint=f"add LR_x{upscale_factor}, or give a folder of photographs: pairs are made of those",
                 )
-        train = None if self.train is None else PreparedPhotographs(self.train, enlarges, input, normalization)
-        evaluate = PreparedPhotographs(self.evaluate, enlarges, input, normalization)
+        prepared = [
+            None if split is None else ImagePairs(split, upscale_factor, input, normalization, input_name)
+            for split in (self.train, self.evaluate)
+        ]
         made = [s.name for s in (self.train, self.evaluate) if s is not None and not s.small]
         notes = self.notes
         if made:
-            notes += (f"pairs of {' and '.join(made)} are made: antialiased bicubic, {enlarges} times smaller",)
-        return PreparedSource(train, evaluate, notes)
+            notes += (f"pairs of {' and '.join(made)} are made: antialiased bicubic, {upscale_factor} times smaller",)
+        assert prepared[1] is not None
+        return PreparedSource(prepared[0], prepared[1], notes)
+
+    def prepare_unlabelled(self, input: InputSpec, normalization: Normalization, input_name: str) -> PreparedImages:
+        """The photographs as samples without targets, for any network that takes images."""
+        prepared = [
+            None if split is None else UnlabelledImages(split, input, normalization, input_name)
+            for split in (self.train, self.evaluate)
+        ]
+        assert prepared[1] is not None
+        return PreparedImages(prepared[0], prepared[1], (*self.notes, "the images are used without labels"))
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSource:
     """Satisfies `compressor.core.Data`."""
 
-    train: PreparedPhotographs | None
-    evaluate: PreparedPhotographs
+    train: ImagePairs | None
+    evaluate: ImagePairs
     notes: tuple[str, ...]
 
-    task: Literal["super-resolution"] = "super-resolution"
     classes: tuple[str, ...] = ()
+    targets: ClassVar[str] = "images"
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedPhotographs:
+class PreparedImages:
+    """Images without targets. Satisfies `compressor.core.Data`."""
+
+    train: UnlabelledImages | None
+    evaluate: UnlabelledImages
+    notes: tuple[str, ...]
+
+    classes: tuple[str, ...] = ()
+    targets: ClassVar[None] = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePairs:
     """Pairs as a network takes them. Satisfies `compressor.core.Split`; a sample of that is a crop of one image."""
 
     raw: Photographs
-    enlarges: int
+    upscale_factor: int
     input: InputSpec
     normalization: Normalization
+    input_name: str
+    """The network's input that is fed."""
 
     @property
     def name(self) -> str:
@@ -162,7 +192,7 @@ class PreparedPhotographs:
 
     @cached_property
     def fingerprint(self) -> str:
-        said = f"{self.raw.fingerprint} x{self.enlarges} {'given' if self.raw.small else 'bicubic'}"
+        said = f"{self.raw.fingerprint} x{self.upscale_factor} {'given' if self.raw.small else 'bicubic'}"
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property
@@ -173,7 +203,7 @@ class PreparedPhotographs:
     def __len__(self) -> int:
         return len(self.raw)
 
-    def take(self, indices: NDArray[np.int64]) -> PreparedPhotographs:
+    def take(self, indices: NDArray[np.int64]) -> ImagePairs:
         """The photographs at ``indices``, with a name and a fingerprint of their own."""
         return replace(self, raw=self.raw.take(indices, f"{len(indices):,} of {self.name}"))
 
@@ -187,18 +217,22 @@ class PreparedPhotographs:
         rows = range(len(self)) if indices is None else indices.tolist()
         return np.stack([_middle(self._pair(row)[0], self.input.height, self.input.width) for row in rows])
 
-    def batches(
-        self, size: int, indices: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield (N x C x H x W as `pixels` has them, normalised; N zeros)."""
+    def batches(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        """Yield (N x C x H x W as `pixels` has them, normalised; no targets: they are parts of images)."""
         order = np.arange(len(self), dtype=np.int64) if indices is None else indices
         for start in range(0, len(order), size):
-            part = order[start : start + size]
-            yield normalize(self.pixels(part), self.normalization), self.labels[part]
+            yield Batch(self._normalized(self.pixels(order[start : start + size])), None)
+
+    def feeds(self, pixels: NDArray[np.uint8]) -> Feeds:
+        """What the network is fed for one whole image, C x H x W."""
+        return self._normalized(pixels[None])
+
+    def _normalized(self, pixels: NDArray[np.uint8]) -> Feeds:
+        return {self.input_name: normalize(pixels, self.normalization)}
 
     def _pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         if (kept := self._kept.get(index)) is None:
-            kept = self.raw.pair(index, self.enlarges, self.input.channels)
+            kept = self.raw.pair(index, self.upscale_factor, self.input.channels)
             if sum(each.nbytes for pair in self._kept.values() for each in pair) < _KEPT:
                 self._kept[index] = kept
         return kept
@@ -206,6 +240,44 @@ class PreparedPhotographs:
     @cached_property
     def _kept(self) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabelledImages:
+    """Images at a network's input size, without targets. Satisfies `compressor.core.Split`."""
+
+    raw: Photographs
+    input: InputSpec
+    normalization: Normalization
+    input_name: str
+    """The network's input that is fed."""
+
+    @property
+    def name(self) -> str:
+        return self.raw.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.raw.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def take(self, indices: NDArray[np.int64]) -> UnlabelledImages:
+        """The images at ``indices``, with a name and a fingerprint of their own."""
+        return replace(self, raw=self.raw.take(indices, f"{len(indices):,} of {self.name}"))
+
+    def pixels(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """The images (all if None) before normalisation, N x C x H x W, fitted as `compressor.data` fits all images."""
+        rows = self.raw.rows if indices is None else self.raw.rows[indices]
+        return np.stack([self.raw.large.load(int(row), self.input) for row in rows])
+
+    def batches(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        """Yield (N x C x H x W normalised, no targets)."""
+        order = np.arange(len(self), dtype=np.int64) if indices is None else indices
+        for start in range(0, len(order), size):
+            pixels = self.pixels(order[start : start + size])
+            yield Batch({self.input_name: normalize(pixels, self.normalization)}, None)
 
 
 def read_photographs(source: str) -> Photographs | None:

@@ -7,6 +7,7 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,18 +26,18 @@ _TAKES = "name a folder or zip of images, an .npz, builtin:digits, builtin:photo
 class Prepared:
     """A source as a network takes it. Satisfies `compressor.core.Data`."""
 
-    task: str
     classes: tuple[str, ...]
     train: PreparedSplit | None
     evaluate: PreparedSplit
     notes: tuple[str, ...]
+
+    targets: ClassVar[str] = "labels"
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """A data source, split, its images as stored. ``train`` and ``evaluate`` share no sample."""
 
-    task: str
     classes: tuple[str, ...]
     """Their names, in the order of the labels."""
     size: InputSpec | None
@@ -46,26 +47,26 @@ class Source:
     notes: tuple[str, ...]
     """Sentences for the report."""
 
-    def prepare(self, input: InputSpec, normalization: Normalization, enlarges: int | None = None) -> Prepared:
+    @property
+    def targets(self) -> str:
+        """``labels``: each image has its class."""
+        return "labels"
+
+    def prepare(self, input: InputSpec, normalization: Normalization, input_name: str) -> Prepared:
         """The samples at a network's input size, normalised when they are read.
 
-        Raises UsageError if images cannot be made into such an input, or the network makes images itself.
+        Raises UsageError if images cannot be made into such an input.
         """
-        if enlarges is not None:
-            raise UsageError(
-                f"{self.evaluate.name} is for classification, and the model makes images",
-                hint="give a folder of photographs, or HR/ beside LR_x2/ with the same file names",
-            )
         if input.channels not in (1, 3):
-            raise UsageError(f"images have 1 or 3 channels, not {input.channels}", hint="mend --input")
+            raise UsageError(f"images have 1 or 3 channels, not {input.channels}", hint="correct --input")
         if len(normalization.mean) != input.channels or len(normalization.std) != input.channels:
             raise UsageError(
                 f"normalisation {normalization.name!r} is not for {input.channels} channels",
                 hint="name another with --normalize",
             )
-        train = None if self.train is None else PreparedSplit(self.train, input, normalization)
-        evaluate = PreparedSplit(self.evaluate, input, normalization)
-        return Prepared(self.task, self.classes, train, evaluate, self.notes + _fitting(self.size, input))
+        train = None if self.train is None else PreparedSplit(self.train, input, normalization, input_name)
+        evaluate = PreparedSplit(self.evaluate, input, normalization, input_name)
+        return Prepared(self.classes, train, evaluate, self.notes + _fitting(self.size, input))
 
 
 def load_data(source: str | None, *, evaluate: str | None = None) -> Source | PhotographSource:
@@ -108,7 +109,7 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> Source | Ph
         if split is not None:
             split.check()
     looks = [look for split in (train, test) if split for look in split.looks(_LOOKED_AT)]
-    return Source("classification", classes, _size(looks), train, test, (*notes, *_mixture(looks)))
+    return Source(classes, _size(looks), train, test, (*notes, *_mixture(looks)))
 
 
 def _photographs(source: str | None, evaluate: str | None) -> PhotographSource | None:

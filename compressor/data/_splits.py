@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import InputSpec, Normalization, UsageError
+from compressor.core import Batch, InputSpec, Normalization, UsageError
 from compressor.data._images import Look
 from compressor.preprocessing import normalize
 
@@ -117,11 +117,13 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSplit:
-    """A split as a network takes it. Satisfies `compressor.core.Split`."""
+    """A split as a network takes it. Satisfies `compressor.core.ImageSplit`."""
 
     raw: RawSplit
     input: InputSpec
     normalization: Normalization
+    input_name: str
+    """The network's input that is fed."""
 
     @property
     def name(self) -> str:
@@ -141,20 +143,18 @@ class PreparedSplit:
     def take(self, indices: NDArray[np.int64]) -> PreparedSplit:
         """The samples at ``indices``, with a name and a fingerprint of their own."""
         part = self.raw.take(indices, f"{len(indices):,} of {self.name}")
-        return PreparedSplit(part, self.input, self.normalization)
+        return replace(self, raw=part)
 
     def pixels(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
         """The samples before normalisation, N x C x H x W."""
         return self.raw.pixels(indices, self.input)
 
-    def batches(
-        self, size: int, indices: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def batches(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
         """Yield (N x C x H x W normalised, N labels); only one batch is in memory at a time."""
         order = np.arange(len(self), dtype=np.int64) if indices is None else indices
         for start in range(0, len(order), size):
             part = order[start : start + size]
-            yield normalize(self.pixels(part), self.normalization), self.labels[part]
+            yield Batch({self.input_name: normalize(self.pixels(part), self.normalization)}, self.labels[part])
 
 
 def hold_out(split: RawSplit, classes: Sequence[str]) -> tuple[RawSplit, RawSplit]:

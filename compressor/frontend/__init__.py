@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from compressor.frontend._memory import memory_limit
     from compressor.frontend._networks import load_network
     from compressor.frontend._onnx import load_onnx
+    from compressor.frontend._session import TorchSession, tensors_of
     from compressor.frontend._weights import save_weights
 
 __all__ = [
-    "LoadedNetwork", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file", "save_weights",
+    "LoadedNetwork", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file", "save_weights", "TorchSession", "tensors_of",
 ]  # fmt: skip
 
 _HOMES = {
     "LoadedNetwork": "_loader", "load_checkpoint": "_loader", "load_network": "_networks", "load_onnx": "_onnx",
-    "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
+    "TorchSession": "_session", "tensors_of": "_session", "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
 }  # fmt: skip
 
 

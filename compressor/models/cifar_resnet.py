@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, Json
-from compressor.models._encoding import chosen, keys, snapped, varied, wholes
-from compressor.models._family import SMALL, Shapes, classes, count, initialise, kernel, require
+from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, chosen, keys, snapped, varied, wholes
+from compressor.models.common.family import SMALL, Shapes, classes, count, initialise, kernel, require
 
 __all__ = ["CifarResNet"]
 
@@ -22,9 +22,9 @@ _NAME = "cifar-resnet"
 _WIDTHS = (16, 32, 64)
 
 _DEEPEST = 18
-"""Blocks a stage in the search space: ResNet-110's, the deepest that still gains (the paper's table 6)."""
+"""Blocks a stage in the search space, at most: those of ResNet-110, the deepest that still gains (table 6)."""
 _WIDEST = 512
-"""Channels in the search space: those of ResNet-18's last stage, as drawn for CIFAR."""
+"""Channels in the search space, at most: those of the last stage of ResNet-18 as drawn for CIFAR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,11 @@ class CifarResNet:
     """A 3x3 stem of stride 1, stages of basic blocks, each stage after the first at half the resolution.
 
     ResNet-20 is ``depths=(3, 3, 3)``; ResNet-18 as drawn for CIFAR is four stages of two, 64 to 512 wide.
-    The search space has three stages and option A. For inputs of more than 64 pixels a side its stem
-    reduces them to 33 to 64, where the first stage of the published networks works.
+    Encodings have three stages and option A. For inputs of more than 64 pixels a side their stem reduces the
+    resolution to 33 to 64 pixels, where the first stage of the published networks works.
     """
 
+    task: ClassVar[str] = "classification"
     normalization: ClassVar[str] = "imagenet"
     input_size: ClassVar[int] = 32
     follows_data: ClassVar[bool] = True
@@ -45,12 +46,12 @@ class CifarResNet:
     widths: tuple[int, ...] = _WIDTHS
     """Channels a stage; the stem has the first."""
     shortcut: Literal["A", "B"] = "A"
-    """Past a stage's first block: ``A`` subsamples and pads with zero channels, ``B`` is a 1x1 convolution."""
+    """The shortcut of a stage's first block: ``A`` subsamples and pads zero channels, ``B`` is a 1x1 convolution."""
     outputs: int = 10
     channels: int = 3
     reduction: int = 1
-    """The stem's stride, a power of two. Its kernel is twice that and one, so that no pixel is skipped, and so
-    that the weights tell."""
+    """The stem's stride, a power of two. The kernel is 2 x stride + 1: no pixel is skipped, and the weights' shape
+    shows the stride."""
 
     def __post_init__(self) -> None:
         where = _NAME
@@ -61,7 +62,7 @@ class CifarResNet:
         require(
             widens or self.shortcut == "B",
             where,
-            f"widths = {self.widths}: no convolution is there to narrow",
+            f"widths = {self.widths}: a stage is narrower than the one before, and option A cannot narrow",
             hint="give each stage at least the width of the one before",
         )
         require(self.reduction.bit_count() == 1, where, f"reduction = {self.reduction} is no power of two")
@@ -92,8 +93,8 @@ class CifarResNet:
     @classmethod
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
         keys(_NAME, encoding, ["depths"], ["widths"])
-        depths = wholes(_NAME, "depths", encoding["depths"], 3, _DEEPEST)
-        widths = wholes(_NAME, "widths", encoding.get("widths", _WIDTHS), 3, _WIDEST)
+        depths = wholes(_NAME, "depths", encoding["depths"], 3, MOST_BLOCKS)
+        widths = wholes(_NAME, "widths", encoding.get("widths", _WIDTHS), 3, MOST_CHANNELS)
         return cls(depths, widths, "A", outputs, input.channels, _reduction(input))
 
     def encode(self) -> dict[str, Json]:
@@ -120,7 +121,7 @@ class CifarResNet:
 
 
 def _reduction(input: InputSpec) -> int:
-    """The stem's stride that leaves at most 64 pixels a side."""
+    """Return the smallest stride of the stem that leaves at most 64 pixels a side."""
     reduction = 1
     while -(-max(input.height, input.width) // reduction) > SMALL:
         reduction *= 2
@@ -193,7 +194,7 @@ class _Network(nn.Module):
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        """Return the network as a chain: stem, blocks, head."""
         stem = nn.Sequential(self.conv1, self.bn1, self.relu)
         head = nn.Sequential(self.avgpool, nn.Flatten(), self.linear)
         return (stem, *(block for stage in self.stages for block in self.get_submodule(stage).children()), head)

@@ -1,4 +1,4 @@
-"""IMDN (Hui et al. 2019, arXiv 1909.11856) and its relatives: one family, from the paper's to small students."""
+"""IMDN (Hui et al. 2019, arXiv 1909.11856) and its variants, from the paper's network to small students."""
 
 from __future__ import annotations
 
@@ -13,38 +13,51 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, Json, UsageError
-from compressor.models._encoding import Kind, chosen, keys, one_of, snap, steps, varied, whole
-from compressor.models._family import Shapes, count, kernel, require
-from compressor.models._imdb import IMDB, SLOPE
+from compressor.models.common.encoding import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    Kind,
+    chosen,
+    keys,
+    one_of,
+    snap,
+    steps,
+    varied,
+    whole,
+)
+from compressor.models.common.family import Shapes, count, kernel, require
+from compressor.models.common.imdb import IMDB, SLOPE
 
 __all__ = ["IMDN"]
 
 _NAME = "imdn"
 Variant = Literal["imdn", "rtc", "as"]
 
-_WIDEST, _DEEPEST, _LARGEST_SCALE = 128, 16, 8
-"""The search space: twice the paper's width and more than twice its depth."""
+_WIDEST, _DEEPEST = 128, 16
+"""Channels and blocks in the search space, at most: twice the paper's width, more than twice its depth."""
+_LARGEST_SCALE = 32
+"""The largest scale of an encoding: the last convolution has 3 x scale^2 channels."""
 _STRIDE = 4
-"""Of the stem of the variant for any scale."""
+"""The stride of the stem of the variant ``as``."""
 _SPEED = re.compile(r"1\.sub\.(\d+)\.(c\d.*)")
-"""A block's key in the challenge network's own spelling, ``model.1.sub.0.c1.weight``, without its prefix."""
+"""A block's key as the challenge network spells it, ``model.1.sub.0.c1.weight``, without the prefix ``model.``."""
 
 
 @dataclass(frozen=True, slots=True)
 class IMDN:
     """A 3x3 stem, a chain of information multi-distillation blocks, a long skip, a 3x3 to sub-pixels, the shuffle.
 
-    ``imdn`` is the paper's network: all blocks' outputs are joined by a 1x1, then a 3x3. ``rtc`` is the winner of
-    the AI in RTC challenge: a 1x1 behind the last block, nothing joined. ``as`` is the paper's network for
-    any scale: a stem of stride 4, so that input and output sizes match (for sides that divide by 4).
-    RGB in [0, 1] comes and goes. The published networks: ``IMDN(scale=s)``, and
-    ``IMDN(12, 5, 3, False, 2, "rtc")``, 20,190 parameters.
+    ``variant`` says how the blocks' outputs are used. ``imdn``, the paper's network, joins all of them with a 1x1
+    convolution, and then a 3x3. ``rtc``, the winner of the AI in RTC challenge, has a 1x1 behind the last block.
+    ``as``, the paper's network for any scale, is ``imdn`` with a stem of stride 4: at scale 4 input and output have
+    one size (for sides that divide by 4). Input and output are RGB in [0, 1]. The published networks are
+    ``IMDN(scale=s)`` and ``IMDN(12, 5, 3, False, 2, "rtc")``, which has 20,190 parameters.
     """
 
     task: ClassVar[str] = "super-resolution"
     normalization: ClassVar[str] = "unit"
     input_size: ClassVar[int] = 120
-    """Any will do; so many pixels are a quarter of 240 x 240."""
+    """Any size will do: this one is a quarter of 240 x 240 pixels."""
     follows_data: ClassVar[bool] = False
 
     width: int = 64
@@ -54,7 +67,7 @@ class IMDN:
     attention: bool = True
     """Contrast-aware channel attention in every block."""
     scale: int = 4
-    """Of the sub-pixel convolution at the end."""
+    """The factor of the sub-pixel convolution at the end."""
     variant: Variant = "imdn"
     channels: int = 3
 
@@ -71,7 +84,7 @@ class IMDN:
 
     @property
     def outputs(self) -> int:
-        """Channels of the image that it makes: those of the image that it takes."""
+        """The channels of its output image, which are those of its input."""
         return self.channels
 
     @property
@@ -112,12 +125,12 @@ class IMDN:
         keys(_NAME, encoding, ["width", "blocks", "distil", "attention", "scale"], ["variant"])
         if type(attention := encoding["attention"]) is not bool:
             raise UsageError(f"{_NAME}: attention has {attention!r}", hint="attention is true or false")
-        width = whole(_NAME, "width", encoding["width"], _WIDEST)
+        width = whole(_NAME, "width", encoding["width"], MOST_CHANNELS)
         variant = one_of(_NAME, "variant", encoding.get("variant", "imdn"), get_args(Variant))
         return cls(
             width,
-            whole(_NAME, "blocks", encoding["blocks"], _DEEPEST),
-            whole(_NAME, "distil", encoding["distil"], _WIDEST),
+            whole(_NAME, "blocks", encoding["blocks"], MOST_BLOCKS),
+            whole(_NAME, "distil", encoding["distil"], MOST_CHANNELS),
             attention,
             whole(_NAME, "scale", encoding["scale"], _LARGEST_SCALE),
             variant,  # type: ignore[arg-type] # one_of has looked
@@ -125,16 +138,14 @@ class IMDN:
         )
 
     def encode(self) -> dict[str, Json]:
-        fits = self.width <= _WIDEST and self.blocks <= _DEEPEST and self.scale <= _LARGEST_SCALE
-        require(fits, _NAME, f"no encoding describes {self}")
-        said = {"width": self.width, "blocks": self.blocks, "distil": self.distil}
+        sizes = {"width": self.width, "blocks": self.blocks, "distil": self.distil}
         variant = {} if self.variant == "imdn" else {"variant": self.variant}
-        return {**said, "attention": self.attention, "scale": self.scale, **variant}
+        return {**sizes, "attention": self.attention, "scale": self.scale, **variant}
 
     def mutated(self, random: random.Random, multiple: int) -> Self:
-        """As `Family.mutated`: ``width``, and the channels that a block joins, are multiples; kept is half at most.
+        """As `Family.mutated`. ``width`` and 4 x ``distil`` are multiples, and ``distil`` is half the width at most.
 
-        Whatever it reaches enlarges as this one does.
+        The scale stays the same.
         """
         base = self._on_grid(self.width, self.distil, multiple)
         quarter = _quarter(multiple)
@@ -167,16 +178,16 @@ class IMDN:
 
 
 def _quarter(multiple: int) -> int:
-    """The grid of what is kept back: four of it are joined."""
+    """Return the grid of ``distil``: a block joins four times so many channels."""
     return max(1, multiple // 4)
 
 
 def _initialise(network: _Network) -> _Network:
-    """torch's own, scaled so that the network starts as a linear interpolation of its input.
+    """Initialise the network as a linear interpolation of its input, so that training need not learn that first.
 
-    Three of the stem's channels pass the image on, the last convolution spreads them over the sub-pixels, and all
-    that lies between starts near zero: a training need not find out first what an enlarged image looks like.
-    Only where the stem keeps the resolution and is wide enough.
+    The first channels of the stem pass the image on, the last convolution spreads them over the sub-pixels, and
+    what lies between keeps torch's initialisation, scaled to near zero. A stem that reduces the resolution, or has
+    fewer channels than the image, keeps torch's initialisation.
     """
     stem, last = network.fea_conv, network.upsampler[0]
     if not isinstance(stem, nn.Conv2d) or stem.weight.is_meta or stem.out_channels < stem.in_channels:
@@ -197,7 +208,7 @@ def _initialise(network: _Network) -> _Network:
         for bias in (stem.bias, last.bias):
             assert bias is not None
             bias.zero_()
-        # Sub-pixel i of r lies (i + 0.5) / r - 0.5 from the pixel's centre: the hat function of that at -1, 0, 1.
+        # Sub-pixel i of r lies (i + 0.5) / r - 0.5 from the pixel's centre; its weights are the hat at -1, 0 and 1.
         centres = (torch.arange(scale) + 0.5) / scale - 0.5
         hats = (1 - (torch.tensor([-1.0, 0.0, 1.0])[None] - centres[:, None]).abs()).clamp_min(0)
         spread = torch.einsum("iy,jx->ijyx", hats, hats).flatten(0, 1)
@@ -207,13 +218,13 @@ def _initialise(network: _Network) -> _Network:
 
 
 class _Network(nn.Module):
-    """Children bear the names of the public checkpoints: ``IMDB1``, ``c.0``, ``LR_conv``, ``upsampler.0``."""
+    """The network; its children have the names of the public checkpoints: ``IMDB1``, ``c.0``, ``LR_conv``, …"""
 
     def __init__(self, arch: IMDN) -> None:
         super().__init__()
         self.scale = arch.scale
         self.divisor = _STRIDE if arch.variant == "as" else 1
-        """What the sides of its input divide by."""
+        """Height and width of an input are multiples of this."""
         self.fea_conv: nn.Module = nn.Conv2d(arch.channels, arch.width, 3, padding=1)
         if arch.variant == "as":
             self.fea_conv = nn.Sequential(
@@ -224,7 +235,7 @@ class _Network(nn.Module):
         for name in self.stages:
             self.add_module(name, IMDB(arch.width, arch.distil, arch.attention))
         self.enlarger = "upsampler"
-        """What is fed the last feature map."""
+        """The name of the submodule whose input is the last feature map."""
         self.joins = arch.variant != "rtc"
         if self.joins:
             self.c = nn.Sequential(nn.Conv2d(arch.width * arch.blocks, arch.width, 1), nn.LeakyReLU(SLOPE))
@@ -248,12 +259,12 @@ class _Network(nn.Module):
         return enlarged
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """The network's costs as a chain: stem, blocks, and an end that is fed one block's output in place of all."""
+        """Return a chain of the same cost: stem, blocks, and an end that takes one block's output in place of all."""
         return (self.fea_conv, *(self.get_submodule(name) for name in self.stages), _End(self))
 
 
 class _End(nn.Module):
-    """What follows the blocks, at the same cost, of one map alone."""
+    """The layers behind the blocks, fed with copies of one map: the same cost, but another image."""
 
     def __init__(self, network: _Network) -> None:
         super().__init__()

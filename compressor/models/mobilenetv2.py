@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, Json, UsageError
-from compressor.models._encoding import Kind, chosen, items, keys, snap, steps, whole
-from compressor.models._family import Shapes, classes, count, initialise, kernel, require, small
+from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, Kind, chosen, items, keys, snap, steps, whole
+from compressor.models.common.family import Shapes, classes, count, initialise, kernel, require, small
 
 __all__ = ["MobileNetV2"]
 
@@ -26,37 +26,41 @@ _STEM = 32
 _PUBLISHED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _PUBLISHED_LAST = 1280
 
-# What the search space holds.
+# The bounds of the search space.
 _GROUPS = 10
-"""Groups: three more than the paper's."""
+"""Groups, at most: three more than the paper's networks have."""
 _HALVINGS = 5
-"""Groups of stride 2: the paper's four, and one that stands for the stem's at small inputs."""
+"""Groups of stride 2, at most: the paper's four, and one in place of the stem's stride at small inputs."""
 _EXPANSION = 10
-"""The paper finds no gain from more (section 4: 5 to 10 differ little)."""
+"""The largest expansion: the paper finds little difference from 5 to 10 (section 4)."""
 _WIDEST = 512
-"""Channels of a group: those of the paper's widest network, 1.4x, are 448."""
+"""Channels of a group, at most: the paper's widest network, 1.4x, has 448."""
 _DEEPEST = 6
-"""Blocks a group: two more than the paper's longest."""
+"""Blocks a group, at most: two more than the paper's longest group."""
 _LAST = 4096
-"""Channels of the last convolution: some twice the paper's widest, 1792."""
+"""Channels of the last convolution, at most: about twice those of the paper's widest network, 1792."""
+
+_MOST_EXPANSION = 64
+"""The largest expansion of an encoding, which keeps a slip of the pen from filling memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class MobileNetV2:
     """A 3x3 stem, groups of inverted residuals, a 1x1 convolution to ``last`` channels.
 
-    The search space has a stem of 32, and chooses the groups, their strides among the rest.
+    Encodings have a stem of 32 channels and any groups: expansion, width, repeats and stride.
     """
 
+    task: ClassVar[str] = "classification"
     normalization: ClassVar[str] = "imagenet"
     input_size: ClassVar[int] = 224
     follows_data: ClassVar[bool] = False
 
     blocks: tuple[_Group, ...] = _PUBLISHED
-    """Groups of inverted residuals: expansion t, width c, n repeats, the first of stride s."""
+    """Groups of inverted residuals: expansion t, channels c, n repeats, the first of stride s."""
     last: int = _PUBLISHED_LAST
     stem: int = _STEM
-    """Width of the stem."""
+    """Channels of the stem."""
     small: bool = False
     """For small inputs: the stem keeps the resolution."""
     outputs: int = 1000
@@ -74,7 +78,7 @@ class MobileNetV2:
 
     @classmethod
     def recognise(cls, shapes: Shapes) -> Self | None:
-        """Shapes do not show strides, so the repeats must be the published ones; the widths are free."""
+        """As `Family.recognise`. The widths are free, but shapes do not show strides: the repeats must be published."""
         stem, outputs = kernel(shapes, "features.0.0"), classes(shapes, "classifier.1")
         bodies = count(shapes, "features.{}.conv.0.0.weight", start=1)
         last = kernel(shapes, f"features.{bodies + 1}.0")
@@ -102,10 +106,9 @@ class MobileNetV2:
     @classmethod
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
         keys(_NAME, encoding, ["blocks", "last"])
-        rows = items(_NAME, "blocks", encoding["blocks"], 1, _GROUPS)
+        rows = items(_NAME, "blocks", encoding["blocks"], 1, MOST_BLOCKS)
         blocks = tuple(_group(items(_NAME, f"blocks[{i}]", row, 4, 4), f"blocks[{i}]") for i, row in enumerate(rows))
-        require(_held(blocks), _NAME, f"blocks has over {_HALVINGS} groups of stride 2", "give fewer the stride 2")
-        last = whole(_NAME, "last", encoding["last"], _LAST)
+        last = whole(_NAME, "last", encoding["last"], MOST_CHANNELS)
         return cls(blocks, last, _STEM, small(input), outputs, input.channels)
 
     def encode(self) -> dict[str, Json]:
@@ -119,12 +122,15 @@ class MobileNetV2:
         for i, group in enumerate(blocks):
             before, after = blocks[:i], blocks[i + 1 :]
             kinds += [[("blocks", (*before, new, *after)) for new in kind] for kind in _resized(group, multiple)]
-            kinds += [[("blocks", b)] for new in _rebuilt(group) if _held(b := (*before, *new, *after))]
+            kinds += [[("blocks", b)] for new in _rebuilt(group) if _in_space(b := (*before, *new, *after))]
         return replace(base, **chosen(random, kinds))
 
     @classmethod
     def seeds(cls, input: InputSpec, outputs: int, multiple: int) -> tuple[Self, ...]:
-        """The published networks, and shallow ones of a block a group; at small inputs halved but three times."""
+        """As `Family.seeds`: the published networks, and shallow ones with one block a group.
+
+        At small inputs they halve the resolution three times.
+        """
         first, second, *rest = _PUBLISHED
         # Four halvings would leave 2x2 of 32x32 pixels.
         full = (first, (*second[:3], 1) if small(input) else second, *rest)
@@ -149,13 +155,13 @@ class MobileNetV2:
         return tuple(dict.fromkeys(seeds))
 
 
-def _held(blocks: tuple[_Group, ...]) -> bool:
-    """Whether the search space holds as many groups, and as many of stride 2."""
+def _in_space(blocks: tuple[_Group, ...]) -> bool:
+    """Tell whether the search space has members with so many groups, and so many of stride 2."""
     return 1 <= len(blocks) <= _GROUPS and sum(s == 2 for *_, s in blocks) <= _HALVINGS
 
 
 def _resized(group: _Group, multiple: int) -> list[list[_Group]]:
-    """A step of its expansion, width or repeats."""
+    """Return the groups that are one step of expansion, width or repeats away, a list for each kind of step."""
     t, c, n, s = group
     return [
         *([(step, c, n, s) for step in kind] for kind in steps(t, 1, _EXPANSION)),
@@ -165,7 +171,7 @@ def _resized(group: _Group, multiple: int) -> list[list[_Group]]:
 
 
 def _rebuilt(group: _Group) -> list[tuple[_Group, ...]]:
-    """The other stride; a group of one block more; or, where it has but one, less."""
+    """Return what may stand in place of a group: the other stride; a second group of one block; nothing, for n = 1."""
     t, c, n, s = group
     return [((t, c, n, 3 - s),), (group, (t, c, 1, 1)), *([()] if n == 1 else [])]
 
@@ -173,9 +179,9 @@ def _rebuilt(group: _Group) -> list[tuple[_Group, ...]]:
 def _group(row: Sequence[Json], where: str) -> _Group:
     expansion, width, repeats, stride = row
     return (
-        whole(_NAME, f"{where}, expansion,", expansion, _EXPANSION),
-        whole(_NAME, f"{where}, width,", width, _WIDEST),
-        whole(_NAME, f"{where}, repeats,", repeats, _DEEPEST),
+        whole(_NAME, f"{where}, expansion,", expansion, _MOST_EXPANSION),
+        whole(_NAME, f"{where}, width,", width, MOST_CHANNELS),
+        whole(_NAME, f"{where}, repeats,", repeats, MOST_BLOCKS),
         whole(_NAME, f"{where}, stride,", stride, 2),
     )
 
@@ -228,7 +234,7 @@ class _Network(nn.Module):
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        """Return the network as a chain: stem, blocks, head."""
         stem = self.features[0]
         head = nn.Sequential(self.avgpool, nn.Flatten(), self.classifier)
         return (stem, *list(self.features)[1:], head)

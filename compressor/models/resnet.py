@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, Json
-from compressor.models._encoding import chosen, keys, one_of, snapped, varied, wholes
-from compressor.models._family import Shapes, classes, count, initialise, kernel, require, small
+from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, chosen, keys, one_of, snapped, varied, wholes
+from compressor.models.common.family import Shapes, classes, count, initialise, kernel, require, small
 
 __all__ = ["ResNet"]
 
 _NAME = "resnet"
 _WIDTHS = (64, 128, 256, 512)
 _DEEPEST = 8
-"""Blocks a stage in the search space: two more than ResNet-34 and ResNet-50 have; a student is no ResNet-101."""
+"""Blocks a stage in the search space, at most: two more than ResNet-34 and ResNet-50 have."""
 _WIDEST = 512
-"""Channels of a stage's 3x3 convolutions in the search space: the published networks'."""
+"""Channels of a stage's 3x3 convolutions in the search space, at most: those of the published networks."""
 _EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
@@ -29,10 +29,11 @@ _EXPANSION = {"basic": 1, "bottleneck": 4}
 class ResNet:
     """A 7x7 stem of stride 2 and a pooling, then stages of blocks. ResNet-50 is bottlenecks of (3, 4, 6, 3).
 
-    The search space has four stages; an encoding is ``{"block": "basic", "depths": [2, 2, 2, 2], "widths":
-    [64, 128, 256, 512]}``, where block and widths may be left out.
+    An encoding has four stages: ``{"block": "basic", "depths": [2, 2, 2, 2], "widths": [64, 128, 256, 512]}``.
+    Block and widths may be left out; these are their defaults.
     """
 
+    task: ClassVar[str] = "classification"
     normalization: ClassVar[str] = "imagenet"
     input_size: ClassVar[int] = 224
     follows_data: ClassVar[bool] = False
@@ -77,8 +78,8 @@ class ResNet:
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
         keys(_NAME, encoding, ["depths"], ["block", "widths"])
         block: Any = one_of(_NAME, "block", encoding.get("block", "basic"), list(_EXPANSION))
-        depths = wholes(_NAME, "depths", encoding["depths"], 4, _DEEPEST)
-        widths = wholes(_NAME, "widths", encoding.get("widths", _WIDTHS), 4, _WIDEST)
+        depths = wholes(_NAME, "depths", encoding["depths"], 4, MOST_BLOCKS)
+        widths = wholes(_NAME, "widths", encoding.get("widths", _WIDTHS), 4, MOST_CHANNELS)
         return cls(block, depths, widths, outputs, input.channels, small(input))
 
     def encode(self) -> dict[str, Json]:
@@ -181,7 +182,7 @@ class _Network(nn.Module):
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        """Return the network as a chain: stem, blocks, head."""
         stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
         head = nn.Sequential(self.avgpool, nn.Flatten(), self.fc)
         return (stem, *(block for stage in self.stages for block in self.get_submodule(stage).children()), head)

@@ -11,8 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, Json
-from compressor.models._encoding import chosen, items, keys, snap, snapped, steps, varied, whole, wholes
-from compressor.models._family import Shapes, classes, count, initialise, kernel, require, small
+from compressor.models.common.encoding import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    chosen,
+    keys,
+    snap,
+    snapped,
+    steps,
+    varied,
+    wholes,
+)
+from compressor.models.common.family import Shapes, classes, count, initialise, kernel, require, small
 
 __all__ = ["ShuffleNetV2"]
 
@@ -23,31 +33,32 @@ _STEM = 24
 _PUBLISHED = ((48, 96, 192, 1024), (116, 232, 464, 1024), (176, 352, 704, 1024), (244, 488, 976, 2048))
 
 _DEEPEST = 16
-"""Basic units a stage in the search space: twice the published networks' longest stage."""
+"""Basic units a stage in the search space, at most: twice those of the published networks' longest stage."""
 _WIDEST = 1024
-"""Channels of a stage in the search space: the published 2x network's, rounded up."""
+"""Channels of a stage in the search space, at most: those of the published 2x network, rounded up."""
 _LAST = 8192
-"""Channels of the last convolution in the search space: four times the published 2x network's, cheap as it is."""
+"""Channels of the last convolution in the search space, at most: four times those of the published 2x network."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShuffleNetV2:
     """A stem, stages of one downsampling unit and then basic ones, a 1x1 convolution to the last width.
 
-    The search space has three stages, at least one basic unit each, and a stem of 24. Its units' convolutions
-    have half the stage's channels, so it is the halves that are rounded to a target's multiple.
+    Encodings have three stages, each with at least one basic unit, and a stem of 24 channels. A unit's convolutions
+    have half the stage's channels, so a search rounds the halves to the target's multiple.
     """
 
+    task: ClassVar[str] = "classification"
     normalization: ClassVar[str] = "imagenet"
     input_size: ClassVar[int] = 224
     follows_data: ClassVar[bool] = False
 
     out_channels: tuple[int, ...] = (116, 232, 464, 1024)
-    """Width of each stage, then of the last convolution. A stage's is even: its units work on halves."""
+    """Channels of each stage, then of the last convolution. A stage's are even, for its units work on halves."""
     num_blocks: tuple[int, ...] = (3, 7, 3)
-    """Basic units a stage, after its downsampling unit."""
+    """Basic units a stage, not counting its downsampling unit."""
     stem: int = _STEM
-    """Width of the stem."""
+    """Channels of the stem."""
     small: bool = False
     """For small inputs: a 1x1 stem that keeps the resolution, and no pooling."""
     outputs: int = 1000
@@ -55,7 +66,11 @@ class ShuffleNetV2:
 
     def __post_init__(self) -> None:
         where = _NAME
-        require(len(self.out_channels) == len(self.num_blocks) + 1 > 1, where, "out_channels is num_blocks' and a last")
+        require(
+            len(self.out_channels) == len(self.num_blocks) + 1 > 1,
+            where,
+            "out_channels needs one item more than num_blocks",
+        )
         sizes = (*self.out_channels, self.stem, self.outputs, self.channels)
         require(min(sizes) > 0 and min(self.num_blocks) >= 0, where, "a size is below one")
         require(
@@ -87,10 +102,8 @@ class ShuffleNetV2:
     @classmethod
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
         keys(_NAME, encoding, ["out_channels", "num_blocks"])
-        *stages, last = items(_NAME, "out_channels", encoding["out_channels"], 4, 4)
-        widths = wholes(_NAME, "out_channels", stages, 3, _WIDEST)
-        repeats = wholes(_NAME, "num_blocks", encoding["num_blocks"], 3, _DEEPEST)
-        out_channels = (*widths, whole(_NAME, "out_channels", last, _LAST))
+        out_channels = wholes(_NAME, "out_channels", encoding["out_channels"], 4, MOST_CHANNELS)
+        repeats = wholes(_NAME, "num_blocks", encoding["num_blocks"], 3, MOST_BLOCKS)
         return cls(out_channels, repeats, _STEM, small(input), outputs, input.channels)
 
     def encode(self) -> dict[str, Json]:
@@ -168,7 +181,7 @@ class _Network(nn.Module):
             inputs = width
         self.conv5 = nn.Sequential(*_pointwise(inputs, last))
         self.body = (*stages, "conv5")
-        # The last convolution works at the last stage's resolution: of the two it is what the classifier sees.
+        # The last convolution works at the last stage's resolution; its map is what the classifier sees.
         self.stages = (*stages[:-1], "conv5")
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, arch.outputs)
@@ -186,7 +199,7 @@ class _Network(nn.Module):
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """The network as a chain, each link fed what the one before it gives: stem, blocks, head."""
+        """Return the network as a chain: stem, blocks, head."""
         stem = nn.Sequential(self.conv1, self.maxpool)
         head = nn.Sequential(self.avgpool, nn.Flatten(), self.fc)
         return (

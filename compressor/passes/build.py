@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from compressor.core import Artifact, Context, Engine, Json, OnnxModel, PlanContext, Result, VerificationFailed
+from compressor.core import Artifact, Context, Engine, Json, Model, OnnxModel, PlanContext, Result, VerificationFailed
 
 __all__ = ["Build"]
 
@@ -33,9 +33,9 @@ class Build:
 
         assert artifact.onnx is not None
         target = context.target
-        layers = _audited(artifact.onnx, artifact.result.input.shape, target.int8_share)
+        layers = _audited(artifact.onnx, artifact.result, target.int8_share)
         backend = catalog.find("backends", target.backend)()
-        engine: Engine = backend.build(artifact.onnx, target, context.workdir)
+        engine: Engine = backend.build(artifact.onnx, artifact.result, target, context.workdir)
         metrics: dict[str, Json] = {
             "backend": engine.backend,
             "status": engine.status,
@@ -50,7 +50,7 @@ class Build:
         return Result(replace(artifact, engine=engine), metrics)
 
 
-def _audited(model: OnnxModel, input: tuple[int, int, int], wanted: float) -> dict[str, Json]:
+def _audited(model: OnnxModel, network: Model, wanted: float) -> dict[str, Json]:
     """Asked against realised precision of each layer of an INT8 graph. Raises VerificationFailed below ``wanted``."""
     if model.precision != "int8":
         return {}
@@ -58,7 +58,7 @@ def _audited(model: OnnxModel, input: tuple[int, int, int], wanted: float) -> di
 
     from compressor.quant.audit import audit
 
-    found = audit(onnx.load(str(model.path)), input)
+    found = audit(onnx.load(str(model.path)), network.feed_shapes)
     if found.int8_share < wanted:
         floats = sorted((x for x in found.layers if x.precision != "int8"), key=lambda x: -x.macs)[:3]
         raise VerificationFailed(
@@ -77,10 +77,10 @@ def _audited(model: OnnxModel, input: tuple[int, int, int], wanted: float) -> di
 def _twin(model: OnnxModel, path: Path, half: bool) -> Path:
     """The float graph that the INT8 one was made from, for the device to time beside it."""
     from compressor.atomic import write
-    from compressor.quant.half import halve
+    from compressor.lowering.fp16 import fp16_twin
 
     source = model.chain()[0]
     if half:
-        return halve(source, path).path
+        return fp16_twin(source, path).path
     write(path, source.path.read_bytes())
     return path

@@ -10,7 +10,7 @@ from compressor.core import Artifact, Context, PlanContext, Result
 __all__ = ["Head"]
 
 _WIDEST, _DEEPEST = 256, 6
-"""As `compressor.models._head` has it, which imports torch."""
+"""As `compressor.models.common.head` has it, which imports torch."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Head:
         return max(1, self.width // 4) if self.distil is None else self.distil
 
     def run(self, artifact: Artifact, context: Context) -> Result:
-        from compressor.models._head import ImdnHead
+        from compressor.models.common.head import ImdnHead
         from compressor.search.swap import swap
 
         new = ImdnHead(self.width, self.blocks, self._distil, self.attention)

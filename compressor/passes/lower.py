@@ -1,21 +1,21 @@
-"""From torch to ONNX."""
+"""From a network to its float graph."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, OnnxModel, PlanContext, Result
+from compressor.core import Artifact, Context, Model, OnnxModel, PlanContext, Result
 
 __all__ = ["Lower"]
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Export teacher and student to clean ONNX with a dynamic batch; of what makes images, height and width too.
+    """Make the float graphs of teacher and student: exported from torch, or the user's own ONNX file cleaned.
 
     ``precision = "native"`` takes the narrowest float that the target computes in natively. Inputs and
-    outputs stay float32 in every precision.
+    outputs stay as they are in every precision.
     """
 
     precision: Literal["fp32", "fp16", "native"] = "fp32"
@@ -34,22 +34,19 @@ class Lower:
         return (f"target {plan_context.target.name} does not run {precision}: set lower.precision to one of {known}",)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
-        from compressor.export import export, guarded, save
-        from compressor.frontend import load
-        from compressor.quant.half import halve
+        from compressor.lowering.fp16 import fp16_twin
+        from compressor.lowering.lower import lower_to_float
+        from compressor.lowering.save import save
 
-        def lowered(name: str, model_name: str) -> OnnxModel:
-            context.progress(f"export {name}", 0, 1)
-            model = artifact.teacher if name == "teacher" else artifact.result
-            graph = export(load(model), model.input, context.target.opset, any_size=model.enlarges is not None)
-            if model.enlarges is not None:
-                graph = guarded(graph)
-            return save(graph, context.workdir / model_name, "fp32")
+        def lowered(name: str, model: Model) -> OnnxModel:
+            context.progress(f"lower {name}", 0, 1)
+            graph = lower_to_float(model, context.task, context.target.opset)
+            return save(graph, context.workdir / f"{name}.onnx", "fp32")
 
-        reference = lowered("teacher", "teacher.onnx")
-        onnx = reference if artifact.student is None else lowered("student", "student.onnx")
+        reference = lowered("teacher", artifact.teacher)
+        onnx = reference if artifact.student is None else lowered("student", artifact.student)
         if self._precision(context.target.native_float) == "fp16":
-            onnx = halve(onnx, context.workdir / "model.onnx")
+            onnx = fp16_twin(onnx, context.workdir / "model.onnx")
         metrics = {"precision": onnx.precision, "opset": onnx.opset, "bytes": onnx.path.stat().st_size}
         return Result(replace(artifact, reference=reference, onnx=onnx), metrics)
 

@@ -20,13 +20,13 @@ from compressor.core import (
     Model,
     PlanContext,
     Result,
-    Unavailable,
 )
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from compressor.bench.judgement import Judgement
     from compressor.core import Json, Split
 
     Outcomes = NDArray[np.generic]
@@ -70,14 +70,14 @@ class Measure:
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor import catalog
-        from compressor.bench.machine import fits, machine
+        from compressor.bench.judgement import judgement
 
         assert artifact.reference is not None
         assert artifact.onnx is not None
         assert artifact.engine is not None
         backend: Backend = catalog.find("backends", context.target.backend)()
-        stranger = fits(context.target, machine()) or _absent(backend)
-        loaded = artifact.engine if stranger is None else artifact.onnx
+        judge = judgement(context.target, backend)
+        loaded = artifact.onnx if judge.exact else artifact.engine
         files = {
             "teacher": (artifact.teacher, artifact.reference.path, artifact.reference.sha256),
             "result": (artifact.result, loaded.path, loaded.sha256),
@@ -85,12 +85,12 @@ class Measure:
         on_the_way = artifact.stages[:-1] if self.between else ()
         files |= {str(i): (s.model, s.onnx.path, s.onnx.sha256) for i, s in enumerate(on_the_way)}
         judged = {
-            name: self._judge(model, path, sha256, backend, stranger is not None, context)
+            name: self._judge(model, path, sha256, judge, artifact.reference.path, context)
             for name, (model, path, sha256) in files.items()
         }
         taken: dict[str, Latency] = {}
         speedup, interval = None, None
-        timed = stranger is None or context.board is not None
+        timed = judge.times_count or context.board is not None
         if timed:
             ends = (artifact.reference.sha256, loaded.sha256)
             paths = {sha256: path for _, path, sha256 in files.values()}  # one file has one latency
@@ -106,7 +106,7 @@ class Measure:
                 sizes[name],
                 each[0] if (each := judged[name]) else None,
                 taken.get(sha256),
-                backend.memory(path) if stranger is None else None,
+                None if judge.exact else backend.memory(path),
             )
             for name, (model, path, sha256) in files.items()
         }
@@ -124,21 +124,21 @@ class Measure:
             speedup,
             interval,
             why_no_metric=None if context.data else "no data was given",
-            why_no_latency=None if timed else stranger,
+            why_no_latency=None if timed else judge.reason,
             stages=tuple(stages),
-            samples=self._samples(files, judged, backend, stranger is not None, context),
+            samples=self._samples(files, judged, judge, context),
         )
         metrics = {name: measured[name].metric for name in ("teacher", "result")}
         return Result(
             replace(artifact, measurements=measurements),
             {name: metric.value if metric else None for name, metric in metrics.items()}
-            | {"judged_in": "float, on ONNX Runtime" if stranger else f"{backend.name} kernels"}
+            | {"judged_in": judge.words}
             | ({"timed_on": context.board} if context.board else {}),
             tuple(warnings),
         )
 
     def _judge(
-        self, model: Model, path: Path, sha256: str, backend: Backend, stranger: bool, context: Context
+        self, model: Model, path: Path, sha256: str, judge: Judgement, teacher: Path, context: Context
     ) -> tuple[Metric, Outcomes] | None:
         """The metric of one file, and its outcome for every sample: the same file, samples and runtime give the same.
 
@@ -149,17 +149,18 @@ class Measure:
 
         if context.data is None:
             return None
-        split, task = self._judged(context), context.data.task
+        split, task = self._judged(context), context.task
 
         def evaluate() -> dict[str, object]:
-            from compressor import catalog
-
-            session = backend.open(path, threads=len(os.sched_getaffinity(0)), exact=stranger)
-            metric, outcomes = catalog.find("tasks", task)().evaluate(session, split, 100, context.progress)
+            threads = len(os.sched_getaffinity(0))
+            session = judge.open(path, threads=threads)
+            reference = None if path == teacher else judge.open(teacher, threads=threads)
+            metric, outcomes = task.evaluate(session, split, 100, context.progress, reference)
             return {"metric": asdict(metric), "outcomes": outcomes.tolist()}
 
-        preparation = [model.input.shape, asdict(model.normalization)]
-        key = [sha256, split.fingerprint, split.name, preparation, task, *_judge(backend, stranger), stranger]
+        preparation = [model.feed_shapes, None if model.normalization is None else asdict(model.normalization)]
+        runtime = [judge.backend.name, judge.backend.version(), judge.exact]
+        key = [sha256, split.fingerprint, split.name, preparation, task.kind, dict(task.facts), *runtime]
         kept = context.memo("judged", key, evaluate)
         return Metric(**kept["metric"]), np.asarray(kept["outcomes"])
 
@@ -167,13 +168,10 @@ class Measure:
         self,
         files: Mapping[str, tuple[Model, Path, str]],
         judged: Mapping[str, tuple[Metric, Outcomes] | None],
-        backend: Backend,
-        stranger: bool,
+        judge: Judgement,
         context: Context,
     ) -> Json:
         """Single samples for the report, as the task tells them; kept like the metrics."""
-        from compressor import catalog
-
         teacher, result = judged["teacher"], judged["result"]
         if context.data is None or teacher is None or result is None:
             return None
@@ -182,11 +180,10 @@ class Measure:
 
         def show() -> Json:
             context.progress("look at samples", 0, 1)
-            sessions = {name: backend.open(files[name][1], threads=1, exact=stranger) for name in outcomes}
-            task = catalog.find("tasks", data.task)()
-            return task.samples(split, data.classes, outcomes, sessions, context.seed)
+            sessions = {name: judge.open(files[name][1], threads=1) for name in outcomes}
+            return context.task.samples(split, data.classes, outcomes, sessions, context.seed)
 
-        key = [[files[name][2] for name in outcomes], teacher[0].fingerprint, split.name, context.seed, stranger]
+        key = [[files[name][2] for name in outcomes], teacher[0].fingerprint, split.name, context.seed, judge.exact]
         return context.memo("samples", key, show)
 
     def _judged(self, context: Context) -> Split:
@@ -211,50 +208,34 @@ class Measure:
         from compressor.bench.device import LoadedModel, here
         from compressor.bench.statistics import ratio, summarise
         from compressor.bench.timing import TimingConfig
+        from compressor.feeds import random_feeds
 
         threads = self.threads or context.target.threads
-        rounds = TimingConfig(self.blocks, self.inferences, context.seed, self.seconds)
+        config = TimingConfig(self.blocks, self.inferences, context.seed, self.seconds)
         if context.board is not None:
             from compressor.bench.cache import ResultCache
             from compressor.bench.ssh import Board
             from compressor.bench.bench_model import BenchModel
-            from compressor.bench.remote import there
+            from compressor.bench.remote import remote
 
-            subjects = {name: BenchModel.read(path) for name, path in paths.items()}
-            place = there(Board.parse(context.board), subjects, threads, shelf=ResultCache.of_user(), fresh=True)
+            models = {name: BenchModel.read_graph(path, artifact.teacher.sizes) for name, path in paths.items()}
+            opened = remote(Board.parse(context.board), models, threads, cache=ResultCache.of_user(), fresh=True)
         else:
-            shape = artifact.teacher.input.shape
-            place = here({name: LoadedModel(path, backend.name, shape) for name, path in paths.items()}, threads)
-        with place as device:
-            taken = device.take(rounds, context.progress)
-        if taken.changed:
+            feeds = random_feeds(artifact.teacher.signature, artifact.teacher.sizes, None, context.seed)
+            opened = here({name: LoadedModel(path, backend.name, feeds) for name, path in paths.items()}, threads)
+        with opened as device:
+            timed = device.take(config, context.progress)
+        if timed.changed:
             raise Inconclusive(
-                f"what was timed is invalid: {'; '.join(taken.changed)}",
+                f"what was timed is invalid: {'; '.join(timed.changed)}",
                 hint="leave mode, governor and runtime of a real device as they are; "
                 "the same command goes on from there",
             )
-        blocks = taken.blocks
+        blocks = timed.blocks
         latencies = {name: summarise(samples, threads) for name, samples in blocks.items()}
         if ends[0] == ends[1]:
             return latencies, 1.0, None  # the teacher's own export is the result
         return latencies, *ratio(blocks[ends[0]], blocks[ends[1]], context.seed)
-
-
-def _absent(backend: Backend) -> str | None:
-    """Why a runtime cannot be asked here; None where it is installed."""
-    try:
-        backend.version()
-    except Unavailable as error:
-        return f"{error.what} here"
-    return None
-
-
-def _judge(backend: Backend, stranger: bool) -> tuple[str, str]:
-    """Whose answers are judged: the target's runtime's, or in its place ONNX Runtime's, in floats."""
-    from compressor import catalog
-
-    judge: Backend = catalog.find("backends", "onnxruntime")() if stranger else backend
-    return judge.name, judge.version()
 
 
 def _estimated(paths: dict[str, Path], artifact: Artifact, context: Context) -> dict[str, Latency]:
@@ -263,6 +244,6 @@ def _estimated(paths: dict[str, Path], artifact: Artifact, context: Context) -> 
 
     from compressor.bench.estimate import estimate
 
-    shape = artifact.teacher.input.shape
-    found = {name: estimate(onnx.load(str(path)), shape, context.target) for name, path in paths.items()}
+    shapes = artifact.teacher.feed_shapes
+    found = {name: estimate(onnx.load(str(path)), shapes, context.target) for name, path in paths.items()}
     return {name: latency for name, latency in found.items() if latency is not None}

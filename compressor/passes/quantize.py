@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from compressor.core import OnnxModel
+    from compressor.core import Model, OnnxModel, Split
     from compressor.quant.levels import WeightQuantSpec
 
-    Batch = NDArray[np.float32]
+    from compressor.core.signature import Feeds
 
 __all__ = ["Quantize"]
 
@@ -37,9 +38,9 @@ class Quantize:
     """INT8, its quantisers placed by the target's rules, and weights of fewer levels where they are asked for.
 
     ``ptq``: NNCF gathers ranges, weights are rounded; of a network that makes images, `compressor.quant.mixed_precision`
-    finds ranges of least error and leaves in float what parity gains by. ``distil``: quantized distillation, layers
-    of Brevitas trained on the teacher's answers as ``lessons`` say, by default for five minutes at a tenth of distill's
-    rate. ``codebook``: differentiable quantization, the points that stand for the weights are trained so.
+    finds ranges of least error and leaves in float what parity gains by. ``qat``: quantisation-aware distillation, layers
+    of Brevitas trained on the teacher's outputs as ``distill`` says, by default for five minutes at a tenth of distill's
+    learning rate. ``codebook``: differentiable quantization, the points that stand for the weights are trained so.
     ``samples`` training images that (first) ranges are taken from are drawn by the run's seed; never one that
     is judged on.
 
@@ -55,7 +56,7 @@ class Quantize:
     "stochastic"`` is for the training of uniform grids.
     """
 
-    method: Literal["ptq", "distil", "codebook"] = "ptq"
+    method: Literal["ptq", "qat", "codebook"] = "ptq"
     bits: int = 8
     edge_bits: int = 8
     budget: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class Quantize:
     rounding: Literal["nearest", "stochastic"] = "nearest"
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
-    lessons: DistillConfig | None = None
+    distill: DistillConfig | None = None
 
     kind: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
@@ -82,8 +83,8 @@ class Quantize:
                 f"quantize.bucket = {self.bucket}: integer kernels have a scale for each output channel: "
                 'leave it 0, or set quantize.activations = "float"'
             )
-        if self.rounding == "stochastic" and self.method != "distil":
-            problems.append('quantize.rounding is for the training of grids: set quantize.method = "distil"')
+        if self.rounding == "stochastic" and self.method != "qat":
+            problems.append('quantize.rounding is for the training of grids: set quantize.method = "qat"')
         if self.redistributed and self.method != "codebook":
             problems.append('quantize.redistributed is of learned points: set quantize.method = "codebook"')
         if not plan_context.has_train:
@@ -97,12 +98,12 @@ class Quantize:
             Budget.parse(text)
         if self.method != "ptq" and self.samples < 2:
             problems.append(f"quantize.samples = {self.samples}: take first ranges from two samples or more")
-        if self.method == "ptq" and self.lessons is not None:
-            problems.append('quantize.lessons are for training: set quantize.method = "distil" or "codebook"')
+        if self.method == "ptq" and self.distill is not None:
+            problems.append('quantize.distill is for training: set quantize.method = "qat" or "codebook"')
         if self.method != "ptq":
-            problems += self._lessons.problems("quantize.lessons", plan_context)
-            if any("features" in loss.needs for loss, _ in objective(self._lessons.losses).terms):
-                problems.append("quantize.lessons.losses reads feature maps: take losses on the scores alone")
+            problems += self._distill.problems("quantize.distill", plan_context)
+            if any("features" in loss.needs for loss, _ in objective(self._distill.losses).terms):
+                problems.append("quantize.distill.losses reads feature maps: take losses on the outputs alone")
         return tuple(problems)
 
     @property
@@ -121,8 +122,8 @@ class Quantize:
         )
 
     @property
-    def _lessons(self) -> DistillConfig:
-        return self.lessons or DistillConfig(minutes=5.0, rate=0.01)
+    def _distill(self) -> DistillConfig:
+        return self.distill or DistillConfig(minutes=5.0, lr=0.01)
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         import numpy as np
@@ -130,12 +131,12 @@ class Quantize:
         import torch
 
         from compressor import catalog
-        from compressor.export import save
-        from compressor.frontend import load
+        from compressor.lowering.save import save
+        from compressor.frontend import load_network
         from compressor.quant.choosing import choose
-        from compressor.quant.half import halved
-        from compressor.quant.packing import pack
-        from compressor.quant.placement import Placement
+        from compressor.lowering.fp16 import convert_to_fp16
+        from compressor.lowering.packing import pack
+        from compressor.lowering.placement import Placement
         from compressor.quant.ranges import activation_ranges
 
         assert artifact.onnx is not None
@@ -154,26 +155,24 @@ class Quantize:
         train = context.data.train
         count = min(self.samples, len(train))
         drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
-        # A batch no larger than the memory that its intermediate tensors take: ten small images, one large.
-        size = max(1, min(10, 10 * 64 * 64 // (artifact.result.input.height * artifact.result.input.width)))
-        batches = [images for images, _ in train.batches(size, drawn)]
+        batches = _batches(train, drawn, artifact.result)
 
         backend = catalog.find("backends", context.target.backend)()
         rules = backend.rules(context.target)
-        if artifact.result.enlarges is not None:
+        if context.task.mixed_precision:
             return self._restored(artifact, context, backend, batches, f"{count} crops of {train.name}")
         graph = ir.load(artifact.onnx.path)
         placement = Placement(graph, rules)
         tensors = placement.tensors
         bits: Mapping[str, int] = {}
         if min(self.bits, self.edge_bits) < rules.weight_bits:
-            result, network = artifact.result, load(artifact.result)
+            result, network = artifact.result, load_network(artifact.result)
             asked = self._asked(artifact.reference)
             bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
         placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
         packed = pack(graph) if rules.folds_packed_weights and bits else {}
         if rules.float_dtype == "float16":
-            halved(graph)
+            convert_to_fp16(graph)
         quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)
         before, after = artifact.onnx.path.stat().st_size, quantised.path.stat().st_size
         metrics = {
@@ -189,12 +188,12 @@ class Quantize:
         return Result(replace(artifact, onnx=quantised), metrics, warnings)
 
     def _restored(
-        self, artifact: Artifact, context: Context, backend: Backend, batches: Sequence[Batch], calibration: str
+        self, artifact: Artifact, context: Context, backend: Backend, batches: Sequence[Feeds], calibration: str
     ) -> Result:
         import torch
 
         from compressor.bench.machine import can_run, machine
-        from compressor.frontend import load
+        from compressor.frontend import load_network
         from compressor.quant.choosing import choose
         from compressor.quant.mixed_precision import restored
 
@@ -209,7 +208,7 @@ class Quantize:
             return choose(asked, network, rules, result.input, opset, torch.empty(0)).bits
 
         made = restored(
-            lambda: load(result), result.input, rules, backend, opset, batches, bits, context.workdir, context.progress,
+            result, context.task, rules, backend, opset, batches, bits, context.workdir, context.progress,
             exact=not can_run(context.target, machine()),
         )  # fmt: skip
         metrics = {
@@ -228,14 +227,14 @@ class Quantize:
         import torch
 
         from compressor import catalog
-        from compressor.export import save
-        from compressor.frontend import load
+        from compressor.lowering.save import save
+        from compressor.frontend import load_network
         from compressor.quant.choosing import choose
         from compressor.quant.coded import code, coded
 
         assert artifact.onnx is not None
         assert artifact.reference is not None
-        asked, network = self._asked(artifact.reference), load(artifact.result)
+        asked, network = self._asked(artifact.reference), load_network(artifact.result)
         rules = catalog.find("backends", context.target.backend)().rules(context.target)
         levels = choose(asked, network, rules, artifact.result.input, context.target.opset, torch.empty(0))
         graph, weights = ir.load(artifact.onnx.path), network.state_dict()
@@ -247,17 +246,35 @@ class Quantize:
         return Result(replace(artifact, onnx=made), metrics)
 
     def _trained(self, artifact: Artifact, context: Context) -> Result:
-        from compressor.train.quantised import distil_quantised
+        from compressor.train.qat import train_quantized
 
         assert artifact.onnx is not None
         assert artifact.reference is not None
         asked = self._asked(artifact.reference)
-        made = distil_quantised(self._lessons, self.samples, asked, artifact.teacher, artifact.result, context)
+        made = train_quantized(self._distill, self.samples, asked, artifact.teacher, artifact.result, context)
         sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.onnx.path.stat().st_size}
-        pinned = {"lessons": {**dataclasses.asdict(self._lessons), **made.pinned}}
+        pinned = {"distill": {**dataclasses.asdict(self._distill), **made.pinned}}
         warnings: tuple[str, ...] = ()
         if made.metrics.get("fake_db", _CLOSE) < _CLOSE:
             warnings = (f"runtime and training differ: their images by {made.metrics['fake_db']:.1f} dB",)
         if made.metrics.get("fake_agreement", 1.0) < _ALIKE:
             warnings = (f"runtime and training agree on only {made.metrics['fake_agreement']:.2%} of labels",)
         return Result(replace(artifact, student=made.model, onnx=made.onnx), made.metrics | sizes, warnings, pinned)
+
+
+def _batches(train: Split, drawn: NDArray[np.int64], network: Model) -> list[Feeds]:
+    """Calibration samples in batches no larger than the memory that their intermediate tensors take.
+
+    Ten small images, or one large. A network with a fixed batch gets whole ones of that; a part of one is left out.
+    """
+    fixed = network.signature.samples
+    values = max(1, *(math.prod(shape[1:]) for shape in network.feed_shapes.values()))
+    size = fixed or max(1, min(10, 10 * 3 * 64 * 64 // values))
+    batches = [batch.feeds for batch in train.batches(size, drawn)]
+    whole = [feeds for feeds in batches if fixed is None or len(next(iter(feeds.values()))) == fixed]
+    if not whole:
+        raise UsageError(
+            f"the network takes {fixed} samples at a time, and there are {len(drawn)} to calibrate on",
+            hint=f"give {fixed} samples or more",
+        )
+    return whole

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Model, PlanContext, Result, UsageError
+from compressor.core import Artifact, Context, Model, PlanContext, Result, TorchSource, UsageError, image_signature
 
 __all__ = ["Search"]
-
-_SPACES = ("mobilenetv2", "imdn")
-"""Where the teacher is of no known family: of classifiers, and of networks that make images."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,9 @@ class Search:
             problems.append("search has a setting too low: give one or more of each, and two samples")
         if not 0 <= self.halving_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
             problems.append(f"search.trial_minutes = {self.halving_minutes}: give 0 for no trials, or minutes")
-        if self.head != "plain" and plan_context.task != "classification":
+        if self.head != "plain" and plan_context.targets == "images":
             problems.append(f"search.head = {self.head} is of classifiers: leave it plain for super-resolution")
-        if self.halving_minutes and plan_context.task != "classification":
+        if self.halving_minutes and plan_context.targets == "images":
             problems.append("search.trial_minutes are judged by top-1: set it to 0 for super-resolution")
         if self.halving_minutes and not plan_context.has_train:
             problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
@@ -83,37 +80,35 @@ class Search:
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor import catalog
-        from compressor.frontend import save
-        from compressor.models._headed import settings
-        from compressor.scores._probe import untrained
+        from compressor.frontend import save_weights
+        from compressor.models.common.headed import settings
+        from compressor.models.common.space import default_space
+        from compressor.scores.common.probe import untrained
         from compressor.search.student import search
 
         teacher, space = artifact.teacher, self.space
         if space == "auto":
-            space = (
-                teacher.family if teacher.family in catalog.names("models") else _SPACES[teacher.enlarges is not None]
-            )
-        task = "classification" if teacher.enlarges is None else "super-resolution"
-        if getattr(catalog.find("models", space), "task", "classification") != task:
+            space = teacher.family if teacher.family in catalog.names("models") else default_space(context.task.kind)
+        if catalog.find("models", space).task != context.task.kind:
             raise UsageError(
-                f"search.space = {space} is not for {task}, which the teacher does",
-                hint=f"set search.space = {_SPACES[teacher.enlarges is not None]}",
+                f"search.space = {space} is not for {context.task.kind}, which the teacher does",
+                hint=f"set search.space = {default_space(context.task.kind)}",
             )
         precision = self.precision
         if precision == "auto":
             precision = "int8" if "int8" in context.target.precisions else "fp32"
         found = search(self, space, precision, teacher, context)
+        factor = context.task.facts.get("upscale_factor")
+        signature, sizes = image_signature(teacher.input, teacher.outputs, upscale_factor=factor)
         weights = context.workdir / "student.safetensors"
         student = Model(
-            family=space,
-            settings=settings(found.best.architecture),
-            weights=weights,
-            sha256=save(untrained(found.best.architecture, context.seed).state_dict(), weights),
+            source=TorchSource(space, settings(found.best.architecture), weights),
+            graph=None,
+            sha256=save_weights(untrained(found.best.architecture, context.seed).state_dict(), weights),
             params=found.best.params,
             macs=found.best.macs,
-            outputs=teacher.outputs,
-            input=teacher.input,
+            signature=signature,
+            sizes=sizes,
             normalization=teacher.normalization,
-            enlarges=teacher.enlarges,
         )
         return Result(replace(artifact, student=student), found.metrics, found.warnings, found.pinned)

@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from compressor.core import Artifact, Context, Json, OnnxModel, PlanContext, Result, VerificationFailed
+from compressor.core import (
+    Artifact,
+    Bundle,
+    Context,
+    Json,
+    OnnxModel,
+    OutputParity,
+    PlanContext,
+    Result,
+    VerificationFailed,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Batch = NDArray[np.float32]
+    from compressor.bench.judgement import Judgement
+    from compressor.bundle import Manifest
+    from compressor.core.signature import Feeds, Outputs
 
 __all__ = ["Verify"]
 
 _EXPORT_TOLERANCE = 1e-3
-"""Of the outputs' largest magnitude: what fp32 summed in another order may differ by."""
-
+"""What fp32 summed in another order may differ by, of the outputs' largest magnitude."""
+_CLEAN_TOLERANCE = 1e-4
+"""The same for a graph that was only cleaned."""
+_INTEGER_SHARE, _FLOAT_SHARE = 0.05, 1e-3
+"""The tolerance of golden outputs, of their span. Other CPUs round and saturate 8-bit sums otherwise: a twentieth is
+still far less than any change of a weight does."""
+_BATCH = 32
 _PACKED = "model.packed"
-_IMAGES = 2
-"""Golden samples where they are images in and out: megabytes each, and far more within."""
-
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
+_ALIKE = 0.95
+"""The agreement of labels under which a step is warned of."""
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Compare torch, its export and the result on ``samples`` samples, step by step; write the bundle.
+    """Compare the network, its lowered graph and the result on ``samples`` samples, step by step; write the bundle.
 
-    A step that should be exact and is not fails the run. Quantisation is judged, not failed: label
-    agreement, signal-to-noise in dB, and the first layer whose own falls under ``drift_db``.
+    A step that should be exact and is not fails the run. Quantisation is judged, not failed: agreement of labels,
+    signal-to-noise ratio in dB of each output, and the first layer whose own falls under ``drift_db``.
     ``golden`` samples and their outputs travel with the bundle, and where ``packed`` is set the model in its
     smallest form, which ``run.py`` unpacks where that alone was sent.
     """
@@ -56,274 +66,232 @@ class Verify:
         return ()
 
     def run(self, artifact: Artifact, context: Context) -> Result:
-        import numpy as np
+        from compressor.quant.drift import drift
 
-        from compressor import catalog
-        from compressor.bench.machine import can_run, machine
-
-        assert artifact.reference is not None
         assert artifact.onnx is not None
         assert artifact.engine is not None
-        backend = catalog.find("backends", context.target.backend)()
-        batch = self._batch(artifact, context)
-        exact = not can_run(context.target, machine())
-
-        def outputs(model: OnnxModel) -> Batch:
-            context.progress(f"verify {model.precision}", 0, 1)
-            session = backend.open(model.path, threads=1, exact=exact)
-            return np.concatenate([session(batch[i : i + 32]) for i in range(0, len(batch), 32)])
-
-        ladder: list[dict[str, Json]] = []
-        chain = artifact.onnx.chain()
-        expected = {"torch": self._torch(artifact, batch)}
-        for model in chain:
-            below = next(reversed(expected))
-            above = model.precision if model.precision != below else f"{below} of codes"
-            expected[above] = outputs(model)
-            ladder.append(_rung(below, above, expected[below], expected[above]))
-        if not (differs := ladder[0]["relative_error"]) <= _EXPORT_TOLERANCE:  # NaN is no match either
-            raise VerificationFailed(
-                f"the ONNX export differs from the torch model by {differs:.2g} of its largest output",
-                hint="look for operations in the model's forward that behave differently in eval mode or when traced",
-            )
-        result = expected[next(reversed(expected))]
-        if not np.all(np.isfinite(result)):
-            raise VerificationFailed(
-                "the result's outputs are not finite",
-                hint="a value is out of the precision's range: try lower.precision = fp32",
-            )
-        golden = self.golden if artifact.result.enlarges is None else min(self.golden, _IMAGES)
+        judge = _judgement(context)
+        feeds = self._feeds(artifact, context)
+        ladder, outputs = self._ladder(artifact, context, feeds, judge)
+        _check_finite(outputs)
+        golden = min(self.golden, context.task.golden)
+        shown = {name: array[:golden] for name, array in feeds.items()}
         metrics: dict[str, Json] = {"ladder": ladder}
-        warnings = [
-            f"{rung['to']} agrees with {rung['from']} on only {rung['agreement']:.1%} of labels"
-            for rung in ladder
-            if rung["agreement"] is not None and rung["agreement"] < 0.95
-        ]
+        chain = artifact.onnx.chain()
         if len(chain) > 1:
-            layers = _drift(chain[0].path, chain[-1].path, batch[:golden])
+            layers = drift(chain[0].path, chain[-1].path, _one_run(artifact, shown))
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
         graph, engine = artifact.onnx, artifact.engine
         if context.board is not None and engine.path == graph.path:
             # What is left to do on the board is done below: the bundle is good there, or none is made.
             artifact = replace(artifact, engine=replace(engine, status="ready", todo=None))
-        bundle = self._bundle(artifact, context, batch[:golden], result[:golden])
+        expected = {name: array[:golden] if len(array) >= golden else array for name, array in outputs.items()}
+        bundle = self._bundle(artifact, context, judge, shown, expected)
         if context.board is not None:
-            from compressor.bench.ssh import Board
-            from compressor.bench.bench_model import BenchModel
-            from compressor.bench.remote import verify_there
-
-            verify_there(Board.parse(context.board), BenchModel.read(bundle.path), context.progress)
+            _verify_on_board(context.board, bundle, context)
             metrics["verified_on"] = context.board
         if self.packed:
             sizes = [path.stat().st_size for path in (graph.path, bundle.path / _PACKED)]
             metrics |= {"packed_bytes_before": sizes[0], "packed_bytes": sizes[1]}
-        return Result(replace(artifact, bundle=bundle), metrics, tuple(warnings))
+        return Result(replace(artifact, bundle=bundle), metrics, tuple(_warnings(ladder)))
 
-    def _batch(self, artifact: Artifact, context: Context) -> Batch:
-        """Evaluation samples, or noise where there is no data."""
+    def _feeds(self, artifact: Artifact, context: Context) -> Feeds:
+        """Evaluation samples, or random ones where there is no data."""
         import numpy as np
 
-        rng = np.random.default_rng(context.seed)
+        from compressor.feeds import concat, random_feeds
+
         if context.data is None:
-            return rng.standard_normal((self.samples, *artifact.teacher.input.shape), np.float32)
-        split = context.data.evaluate
+            model = artifact.teacher
+            return random_feeds(model.signature, model.sizes, _affordable(self.samples, model.macs), context.seed)
+        rng, split = np.random.default_rng(context.seed), context.data.evaluate
         drawn = np.sort(rng.choice(len(split), min(self.samples, len(split)), replace=False))
-        return np.concatenate([images for images, _ in split.batches(64, drawn)])
+        return concat([dict(batch.feeds) for batch in split.batches(64, drawn)])
 
-    def _torch(self, artifact: Artifact, batch: Batch) -> Batch:
+    def _ladder(
+        self, artifact: Artifact, context: Context, feeds: Feeds, judge: Judgement
+    ) -> tuple[list[dict[str, Json]], Outputs]:
+        """Each step from the network to the result, and the result's outputs.
+
+        Raises VerificationFailed where the first step, which should be exact, is not.
+        """
+        from compressor.feeds import run_in_batches
+
+        def outputs(model: OnnxModel) -> Outputs:
+            context.progress(f"verify {model.precision}", 0, 1)
+            return run_in_batches(judge.open(model.path, threads=1), feeds, _BATCH)
+
+        assert artifact.onnx is not None
+        torch = artifact.result.graph is None
+        below = "torch" if torch else "original"
+        expected = _torch_outputs(artifact, context, feeds) if torch else _original_outputs(artifact, context, feeds)
+        ladder: list[dict[str, Json]] = []
+        for model in artifact.onnx.chain():
+            above = model.precision if model.precision != below else f"{below} of codes"
+            got = outputs(model)
+            parities = context.task.parity(expected, got)
+            if not ladder:
+                _check_exact(parities, _EXPORT_TOLERANCE if torch else _CLEAN_TOLERANCE, "torch model" if torch else "file")
+            ladder.append(_rung(below, above, parities))
+            below, expected = above, got
+        return ladder, expected
+
+    def _bundle(
+        self, artifact: Artifact, context: Context, judge: Judgement, feeds: Feeds, outputs: Outputs
+    ) -> Bundle:
         import numpy as np
-        import torch
 
-        from compressor.frontend import load
-
-        module = load(artifact.result)
-        with torch.inference_mode():
-            made = np.concatenate(
-                [module(torch.from_numpy(batch[i : i + 32])).numpy() for i in range(0, len(batch), 32)]
-            )
-        return made if artifact.result.enlarges is None else made.clip(0, 1)  # as the graph's own guard does
-
-    def _bundle(self, artifact: Artifact, context: Context, batch: Batch, outputs: Batch) -> Any:
-        import numpy as np
-
-        from compressor import __version__, catalog
         from compressor.atomic import write
-        from compressor.bench.machine import can_run, machine
         from compressor.bundle import write_bundle
         from compressor.bundle.storage import stored
-        from compressor.frontend import load
 
         assert artifact.onnx is not None
         assert artifact.engine is not None
-        assert artifact.measurements is not None
-        model, metric = artifact.result, artifact.measurements.result.metric
-        backend = catalog.find("backends", context.target.backend)()
-        shape: list[Json] = [*model.input.shape]
-        if not can_run(context.target, machine()):  # ONNX Runtime spoke for it
-            backend = catalog.find("backends", "onnxruntime")()
-        output: dict[str, Json] = {"name": "output", "shape": ["batch", *outputs.shape[1:]]}
-        task = "classification" if model.enlarges is None else "super-resolution"
-        divisor = 1
-        if model.enlarges is not None:
-            divisor = getattr(load(model), "divisor", 1)
-            shape[1:] = ["height", "width"]
-            sides = [f"{model.enlarges} * {side}" for side in shape[1:]]
-            output = {"name": "output", "shape": ["batch", model.outputs, *sides], "enlarges": model.enlarges}
-        elif context.data is not None:
-            output["classes"] = list(context.data.classes)
-        manifest = {
-            "task": task,
-            "target": context.target.name,
-            "precision": {"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision, "from": "graph"},
-            "opset": artifact.onnx.opset,
-            "input": {
-                "name": "input",
-                "shape": ["batch", *shape],
-                "dtype": "float32",
-                **({} if model.enlarges is None else {"divisor": divisor, "measured": list(model.input.shape[1:])}),
-                "layout": "NCHW",
-                "range": list(model.normalization.range),
-                "mean": list(model.normalization.mean),
-                "std": list(model.normalization.std),
-            },
-            "outputs": [output],
-            "versions": {"compressor": __version__, backend.name: backend.version()},
-            "provenance": {
-                "teacher_sha256": artifact.teacher.sha256,
-                "family": model.family,
-                "settings": model.settings,
-                "profile": context.profile.name,
-                "seed": context.seed,
-            },
-            "evaluation": None if metric is None else {"fingerprint": metric.fingerprint, "metric": asdict(metric)},
-            "engine": {
-                "status": artifact.engine.status,
-                "backend": artifact.engine.backend,
-                "todo": artifact.engine.todo,
-                **artifact.engine.facts,
-            },
-        }
-        # Other CPUs round and saturate 8-bit sums otherwise: a twentieth of the outputs' span is still
-        # far less than any change of a weight does.
-        share = 1e-3 if artifact.onnx.precision == "fp32" else 0.05
-        span = float(np.max(outputs) - np.min(outputs)) or 1.0
+        share = _FLOAT_SHARE if artifact.onnx.precision == "fp32" else _INTEGER_SHARE
+        tolerances = {}
+        for name, array in outputs.items():
+            span = float(np.max(array)) - float(np.min(array)) if array.size else 0.0
+            # An integer, such as the place of a maximum, may be any other where rounding decides.
+            tolerances[name] = share * (span or 1.0) if array.dtype.kind == "f" else float(span)
         extra = [artifact.engine.path] if artifact.engine.path != artifact.onnx.path else []
         extra += artifact.engine.files
         if self.packed:
             extra.append(context.workdir / _PACKED)
             write(extra[-1], stored(artifact.onnx.path.read_bytes()))
+        manifest = _manifest(artifact, context, judge)
         return write_bundle(
-            context.workdir / "bundle", artifact.onnx.path, manifest, (batch, outputs), share * span, extra
+            context.workdir / "bundle", artifact.onnx.path, manifest, feeds, outputs, tolerances, extra
         )
 
 
-def _rung(below: str, above: str, expected: Batch, got: Batch) -> dict[str, Json]:
-    """One step of the ladder: how far ``got`` is from ``expected``."""
+def _judgement(context: Context) -> Judgement:
+    from compressor import catalog
+    from compressor.bench.judgement import judgement
+
+    return judgement(context.target, catalog.find("backends", context.target.backend)())
+
+
+def _affordable(samples: int, macs: int) -> int:
+    """Random samples to compare on: fewer of heavy networks, eight at least."""
+    return min(samples, max(8, 100_000_000_000 // max(1, macs)))
+
+
+def _torch_outputs(artifact: Artifact, context: Context, feeds: Feeds) -> Outputs:
+    """The torch network's outputs, clipped as the task clips the graph's."""
     import numpy as np
 
-    worst = float(np.max(np.abs(got - expected)))
-    largest = float(np.max(np.abs(expected))) or 1.0
-    agreement = float((got.argmax(1) == expected.argmax(1)).mean()) if got.ndim == 2 else None
+    from compressor.feeds import run_in_batches
+    from compressor.frontend import TorchSession, load_network
+
+    model = artifact.result
+    made = run_in_batches(TorchSession(load_network(model), model.signature), feeds, _BATCH)
+    bounds = context.task.output_range
+    return made if bounds is None else {name: np.clip(array, *bounds) for name, array in made.items()}
+
+
+def _original_outputs(artifact: Artifact, context: Context, feeds: Feeds) -> Outputs:
+    """The outputs of the user's own file on ONNX Runtime, clipped as the task clips the graph's."""
+    import numpy as np
+
+    from compressor import catalog
+    from compressor.feeds import run_in_batches
+
+    assert artifact.result.graph is not None
+    session = catalog.find("backends", "onnxruntime")().open(artifact.result.graph, threads=1)
+    made = run_in_batches(session, feeds, _BATCH)
+    bounds = context.task.output_range
+    return made if bounds is None else {name: np.clip(array, *bounds) for name, array in made.items()}
+
+
+def _check_exact(parities: Mapping[str, OutputParity], tolerance: float, what: str) -> None:
+    """Raise VerificationFailed where an output differs by more than ``tolerance`` x max(1, its largest magnitude)."""
+    for name, parity in parities.items():
+        differs = min(parity.relative_error, parity.max_abs) if tolerance < _EXPORT_TOLERANCE else parity.relative_error
+        if not differs <= tolerance:  # NaN is no match either
+            raise VerificationFailed(
+                f"output {name} of the lowered graph differs from the {what} by {differs:.2g} of its largest value",
+                hint="look for operations that behave differently in eval mode or when traced"
+                if what == "torch model"
+                else "this is a fault of compress: please report it with the file",
+            )
+
+
+def _check_finite(outputs: Outputs) -> None:
+    import numpy as np
+
+    if any(array.dtype.kind == "f" and not np.all(np.isfinite(array)) for array in outputs.values()):
+        raise VerificationFailed(
+            "the result's outputs are not finite",
+            hint="a value is out of the precision's range: try lower.precision = fp32",
+        )
+
+
+def _rung(below: str, above: str, parities: Mapping[str, OutputParity]) -> dict[str, Json]:
+    """One step of the ladder: the parity of the worst output, and of each."""
+    worst = min(parities.values(), key=lambda parity: parity.db)
+    agreements = [p.agreement for p in parities.values() if p.agreement is not None]
     return {
         "from": below,
         "to": above,
-        "max_abs": worst,
-        "relative_error": worst / largest,
-        "db": _decibels(expected, got),
-        "agreement": agreement,
+        "max_abs": worst.max_abs if math.isfinite(worst.max_abs) else None,
+        "relative_error": worst.relative_error if math.isfinite(worst.relative_error) else None,
+        "db": worst.db,
+        "agreement": min(agreements) if agreements else None,
+        "outputs": {name: asdict(parity) for name, parity in parities.items()},
     }
 
 
-def _decibels(signal: Batch, noisy: Batch, source: Batch | None = None) -> float:
-    """Signal-to-noise ratio in dB, at most 200; the signal is the stronger of ``signal`` and ``source``."""
-    import numpy as np
-
-    def power(values: Batch) -> float:
-        return float(np.mean(np.square(values, dtype=np.float64)))
-
-    noise = power(noisy - signal)
-    strongest = max(power(signal), 0.0 if source is None else power(source))
-    return min(200.0, 10 * float(np.log10(max(strongest, 1e-30) / max(noise, 1e-30))))
-
-
-def _drift(before: Path, after: Path, batch: Batch) -> Sequence[dict[str, Json]]:
-    """For each tensor that lives on in the lowered graph, in order: the op that makes it, and how well, in dB.
-
-    Of a layer with weights also their name and number, the type they are computed in and the bits that each takes
-    in the file. The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
-    """
-    import numpy as np
-    import onnx
-    import onnxruntime
-
-    def graph(path: Path) -> Any:
-        return onnx.load(str(path))
-
-    first, last = graph(before), graph(after)
-    made = {name for node in last.graph.node for name in node.output}
-    twins = {}
-    for node in first.graph.node:
-        for name in node.output:
-            twin = next((t for t in (f"{name}_dequantized", name) if t in made), None)
-            if twin is not None:
-                twins[name] = twin
-
-    def run(model: Any, names: Sequence[str]) -> list[NDArray[Any]]:
-        present = {o.name for o in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what is wrong is raised
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # the graph's error, not this CPU's
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values: list[NDArray[Any]] = session.run(list(names), {"input": batch})
-        return values
-
-    ops = {name: node.op_type for node in first.graph.node for name in node.output}
-    # Of a rectifier that shuts nearly all, what it was given is the measure: of hardly any signal all noise is much.
-    given = {node.output[0]: node.input[0] for node in first.graph.node if node.op_type == "Relu"}
-    given = {name: source for name, source in given.items() if name in twins and source in ops}
-    stored = _stored(first.graph, last.graph)
-    exact, lowered = run(first, [*twins, *given.values()]), run(last, list(twins.values()))
-    sources = dict(zip(given, exact[len(twins) :], strict=True))
-
-    def decibels(name: str, signal: Batch, noisy: Batch) -> float:
-        return round(_decibels(signal.astype(np.float32), noisy.astype(np.float32), sources.get(name)), 2)
-
+def _warnings(ladder: list[dict[str, Json]]) -> list[str]:
     return [
-        {"tensor": name, "op": ops[name], "db": decibels(name, a, b)} | stored.get(name, {})
-        for name, a, b in zip(twins, exact[: len(twins)], lowered, strict=True)
-        if a.dtype.kind == "f" and a.shape == b.shape
+        f"{rung['to']} agrees with {rung['from']} on only {rung['agreement']:.1%} of labels"
+        for rung in ladder
+        if rung["agreement"] is not None and rung["agreement"] < _ALIKE
     ]
 
 
-def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
-    """By the tensor that a layer with weights makes: how these are stored in the lowered graph."""
-    import onnx
+def _one_run(artifact: Artifact, feeds: Feeds) -> Feeds:
+    """Feeds that one run takes: all samples of a free batch, else the first ones."""
+    signature = artifact.result.signature
+    if signature.batch is not None:
+        return feeds
+    shapes = artifact.result.feed_shapes
+    return {name: array.reshape(-1, *shapes[name][1:])[: shapes[name][0]] if shapes[name] else array.reshape(-1)[0]
+            for name, array in feeds.items()}  # fmt: skip
 
-    sizes = {each.name: math.prod(each.dims) for each in first.initializer}
-    constants = {each.name: each for each in last.initializer}
-    makers = {name: node for node in last.node for name in node.output}
-    types = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
-    found: dict[str, dict[str, Json]] = {}
-    for node in first.node:
-        if node.op_type not in _WEIGHTED or len(node.input) < 2 or node.input[1] not in sizes:
-            continue
-        name = node.output[0]
-        maker = makers.get(f"{name}_unquantized", makers.get(name))
-        while maker is not None and maker.op_type in _AROUND:
-            maker = makers.get(maker.input[0])
-        if maker is None or maker.op_type != node.op_type:
-            continue
-        source = maker.input[1]
-        if (dequantise := makers.get(source)) is not None and dequantise.op_type == "DequantizeLinear":
-            source = dequantise.input[0]
-        folds_packed_weights = makers.get(source)  # a few levels, by their codes
-        constant = constants.get(folds_packed_weights.input[0] if folds_packed_weights is not None else source)
-        if constant is None or constant.data_type not in types:
-            continue
-        kind = types[constant.data_type]
-        bits = (constant.dims[0] - 1).bit_length() if folds_packed_weights is not None else int(kind.lstrip("fpint"))
-        weight = node.input[1]
-        found[name] = {"weight": weight, "elements": sizes[weight], "stored": kind, "bits": max(1, bits)}
-    return found
+
+def _verify_on_board(board: str, bundle: Bundle, context: Context) -> None:
+    from compressor.bench.bench_model import BenchModel
+    from compressor.bench.remote import verify_remotely
+    from compressor.bench.ssh import Board
+
+    verify_remotely(Board.parse(board), BenchModel.read(bundle.path), context.progress)
+
+
+def _manifest(artifact: Artifact, context: Context, judge: Judgement) -> Manifest:
+    from compressor import __version__
+    from compressor.bundle import EngineEntry, ImageInput, Manifest
+
+    assert artifact.onnx is not None
+    assert artifact.engine is not None
+    assert artifact.measurements is not None
+    model, metric = artifact.result, artifact.measurements.result.metric
+    provenance: dict[str, Json] = {"teacher_sha256": artifact.teacher.sha256, "family": "onnx", "settings": {}}
+    if model.source is not None:
+        provenance |= {"family": model.source.family, "settings": model.source.settings}
+    image = None
+    if model.normalization is not None:
+        image = ImageInput.of(model.signature.input.name, model.normalization)
+    return Manifest(
+        task={"kind": context.task.kind, **context.task.facts},
+        target=context.target.name,
+        precision={"asked": [artifact.onnx.precision], "realised": artifact.onnx.precision, "from": "graph"},
+        opset=artifact.onnx.opset,
+        signature=model.signature,
+        sizes=model.sizes,
+        engine=EngineEntry.of(artifact.engine, artifact.onnx.path),
+        image=image,
+        versions={"compressor": __version__, judge.backend.name: judge.backend.version()},
+        provenance={**provenance, "profile": context.profile.name, "seed": context.seed},
+        evaluation=None if metric is None else {"fingerprint": metric.fingerprint, "metric": asdict(metric)},
+    )

@@ -42,9 +42,9 @@ class Audit:
         return sum(x.macs for x in self.layers if x.precision == "int8") / self.macs if self.macs else 1.0
 
 
-def audit(model: onnx.ModelProto, input: Sequence[int]) -> Audit:
-    """Every layer with weights of ``model``, for one sample of the shape ``input`` (C, H, W)."""
-    shapes, types = described(model, input)
+def audit(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]) -> Audit:
+    """Every layer with weights of ``model``, for one run with inputs of the shapes ``feeds``."""
+    shapes, types = described(model, feeds)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
 
@@ -67,12 +67,15 @@ def audit(model: onnx.ModelProto, input: Sequence[int]) -> Audit:
     return Audit(tuple(layers))
 
 
-def described(model: onnx.ModelProto, input: Sequence[int]) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, int]]:
-    """The shape and the type of every tensor, for one sample of the shape ``input`` (C, H, W)."""
+def described(
+    model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]
+) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, int]]:
+    """The shape and the type of every tensor, for one run with inputs of the shapes ``feeds``."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for dimension, size in zip(copy.graph.input[0].type.tensor_type.shape.dim, (1, *input), strict=True):
-        dimension.dim_value = size
+    for value in copy.graph.input:
+        for dimension, size in zip(value.type.tensor_type.shape.dim, feeds.get(value.name, ()), strict=False):
+            dimension.dim_value = size
     for output in copy.graph.output:
         output.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph

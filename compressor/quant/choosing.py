@@ -10,12 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from compressor.core import BudgetMissed, InputSpec, QdqRules
-from compressor.export import export, file_bytes
+from compressor.core import BudgetMissed, InputSpec, QdqRules, image_signature
+from compressor.lowering.export import export
+from compressor.lowering.save import file_bytes
 from compressor.quant.coded import Coded, code
 from compressor.quant.levels import WIDTHS, WeightQuantSpec, BitAllocation, fitting, inner, shared
-from compressor.quant.packing import pack
-from compressor.quant.placement import Placement
+from compressor.lowering.packing import pack
+from compressor.lowering.placement import Placement
 
 __all__ = ["choose"]
 
@@ -44,7 +45,7 @@ def choose(
     edges = dict.fromkeys((name for name in weights if name not in names), asked.edge_bits)
     bits = edges | dict.fromkeys(names, asked.bits)
     if asked.limit is not None:
-        size = partial(_size, export(network, input, opset), rules, asked)
+        size = partial(_size, export(network, *image_signature(input), opset), rules, asked)
         bits = edges | dict.fromkeys(names, 8)
         rest = size(bits) - sum(weights[name].numel() for name in names)
         for _ in range(_TRIES):

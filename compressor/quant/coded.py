@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compressor.quant.buckets import Buckets, symmetric
 from compressor.quant.codebook import Codebook
-from compressor.quant.packing import unfold
+from compressor.lowering.packing import unfold
 
 __all__ = ["Coded", "code", "coded"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compressor.models._imdb import IMDB, SLOPE
+from compressor.models.common.imdb import IMDB, SLOPE
 
 __all__ = ["equalise"]
 

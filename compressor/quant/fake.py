@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from compressor.core import InputSpec, QdqRules, UsageError
-from compressor.export import export_marked, mark
+from compressor.core import QdqRules, Signature, UsageError
+from compressor.lowering.export import export_marked, mark
 from compressor.quant.buckets import Buckets
 from compressor.quant.codebook import Codebook
 from compressor.quant.coded import Coded, code, coded
 from compressor.quant.levels import Form, BitAllocation
-from compressor.quant.placement import Placement, projected
+from compressor.lowering.placement import Placement, project_points
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of deprecations within
@@ -41,14 +41,14 @@ _QUANTISER = "quantiser_{}"
 
 
 class FakeQuantised:
-    """``network`` with the quantisers that `compressor.quant.placement` will place, to be trained and then lowered.
+    """``network`` with the quantisers that `compressor.lowering.placement` will place, to be trained and then lowered.
 
     Where the quantisers go is asked of the placement itself: the network is exported once with a mark on
     every tensor, and those marks that lie on a grid's first tensor get one. Weights: symmetric, the
     largest magnitude of each channel (or tensor) on the last level; behind them batch normalisation
     stays as it is, as folding it into the weights only scales a channel and its grid alike. Activations:
     scale and zero point are learned, from the percentiles of ``batches`` on (Brevitas's defaults).
-    ``floats`` names the nodes of a graph that stay in float, ``any_size`` has height and width free in the graphs.
+    ``floats`` names the nodes of a graph that stay in float; ``signature`` and ``sizes`` are those of the graphs.
     ``levels`` are those of the weights that have fewer than the rules' bits, or, where their form is not for
     integer kernels, of all weights: activations are then left as they are. For integer kernels a weight with
     learned points (`compressor.quant.codebook.Codebook`) needs a scale for each channel.
@@ -59,23 +59,22 @@ class FakeQuantised:
         self,
         network: nn.Module,
         rules: QdqRules,
-        input: InputSpec,
+        signature: Signature,
+        sizes: Mapping[str, int],
         opset: int,
         batches: Iterable[Tensor],
         levels: BitAllocation | None = None,
         floats: Callable[[ir.Model], frozenset[str]] | None = None,
-        *,
-        any_size: bool = False,
     ) -> None:
-        self.rules, self.input, self.opset = rules, input, opset
+        self.rules, self.signature, self.sizes, self.opset = rules, signature, sizes, opset
         levels = levels or BitAllocation()
         self._form = levels.form
-        self._floats, self._any_size = floats or _no_floats, any_size
+        self._floats = floats or _no_floats
         traced = _traced(network)
         self._points = _points(traced)
         graph, names = self._exported(traced)
         kept = self._floats(graph) if self._form.integers else frozenset[str]()
-        self._grids = Placement(graph, rules, kept).grids if self._form.integers else ()
+        self._grids = Placement(graph, rules, kept).groups if self._form.integers else ()
         self._exact = {node.inputs[1].name for node in graph.graph if node.name in kept and len(node.inputs) > 1
                        and node.inputs[1] is not None and node.inputs[1].is_initializer()}  # fmt: skip
         self._bits = {name: bits for name, bits in levels.bits.items() if name not in self._exact}
@@ -134,7 +133,7 @@ class FakeQuantised:
     def lowered(self, network: nn.Module) -> tuple[ir.Model, ir.Model]:
         """The graphs of ``network`` (which has the trained weights): in float, and quantised on the learned grids.
 
-        For float kernels weights are stored as codes already; for integer ones `compressor.quant.packing.pack`
+        For float kernels weights are stored as codes already; for integer ones `compressor.lowering.packing.pack`
         does that.
         """
         exact, _ = self._exported(_traced(network))
@@ -158,7 +157,7 @@ class FakeQuantised:
             return None
         signal = noise = 0.0
         for shape in self._shapes().values():
-            levels, unit = projected(shape, self.rules.weight_bits)
+            levels, unit = project_points(shape, self.rules.weight_bits)
             signal += float(np.sum(shape.astype(np.float64) ** 2))
             noise += float(np.sum((levels * unit - shape.astype(np.float64)) ** 2))
         return 10 * math.log10(signal / noise) if signal and noise else None
@@ -198,7 +197,7 @@ class FakeQuantised:
                 made = marked.graph.call_function(mark, (node, index))
             _pass_through(node, made)
         marked.recompile()
-        return export_marked(marked.eval(), self.input, self.opset, any_size=self._any_size)
+        return export_marked(marked.eval(), self.signature, self.sizes, self.opset)
 
     def _nodes(self, traced: fx.GraphModule) -> Iterator[fx.Node]:
         by_name = {node.name: node for node in traced.graph.nodes}

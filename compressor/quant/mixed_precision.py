@@ -12,12 +12,14 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from compressor.core import Backend, InputSpec, Json, OnnxModel, Progress, QdqRules
-from compressor.export import export, guarded, save
+from compressor.core import Backend, Json, Model, OnnxModel, Progress, QdqRules, Session, Task
+from compressor.frontend import load_network
+from compressor.lowering.lower import lower_to_float
+from compressor.lowering.save import save
 from compressor.quant.equalise import equalise
-from compressor.quant.half import halved
-from compressor.quant.packing import pack
-from compressor.quant.placement import Placement
+from compressor.lowering.fp16 import convert_to_fp16
+from compressor.lowering.packing import pack
+from compressor.lowering.placement import Placement
 from compressor.quant.ranges import Seen, seen_ranges
 
 __all__ = ["Restored", "attention", "decibels", "parts", "restored"]
@@ -28,7 +30,7 @@ _JUDGED = 8
 """Calibration images that parity is judged on."""
 _TRIAL = "trial.onnx"
 
-Batches = Sequence[NDArray[np.float32]]
+Batches = Sequence[Mapping[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Restored:
 
 
 def restored(
-    load: Callable[[], torch.nn.Module],
-    input: InputSpec,
+    model: Model,
+    task: Task,
     rules: QdqRules,
     backend: Backend,
     opset: int,
@@ -53,7 +55,7 @@ def restored(
     *,
     exact: bool = False,
 ) -> Restored:
-    """Quantise what ``load()`` gives by post-training means alone; ``batches`` are N x C x H x W of training images.
+    """Quantise ``model`` by post-training means alone; ``batches`` are feeds of training images.
 
     Ranges are those of least squared error (an outlier that is cut off costs less than a coarser grid); biases make
     up for what rounding weights adds on average; channels within blocks are equalised where parity is the better
@@ -62,25 +64,31 @@ def restored(
     from all of them downwards, as one part's rounding hides what another's costs.
     """
 
+    name = model.signature.input.name
+
     def prepared(share: float) -> _Prepared:
-        network = load()
-        blocks = equalise(network, map(torch.from_numpy, batches[:_JUDGED]), share) if share else 0
-        full = guarded(export(network, input, opset, any_size=True))
+        network = load_network(model)
+        images = (torch.from_numpy(batch[name]) for batch in batches[:_JUDGED])
+        blocks = equalise(network, images, share) if share else 0
+        full = lower_to_float(model, task, opset, network)
         levels = bits(network)
         placement = Placement(ir.from_proto(ir.to_proto(full)), rules)
-        seen = seen_ranges(full, placement.grids, rules.symmetric_activations, batches, progress)
+        seen = seen_ranges(full, placement.groups, rules.symmetric_activations, batches, progress)
         return _Prepared(full, levels, seen, blocks)
+
+    def images_of(session: Session) -> list[NDArray[np.float32]]:
+        return [next(iter(session(batch).values())) for batch in batches[:_JUDGED]]
 
     def parity(made: _Prepared, floats: frozenset[str]) -> float:
         save(made.placed(rules, floats)[0], workdir / _TRIAL, "int8")
         session = backend.open(workdir / _TRIAL, threads=1, exact=exact)
-        return decibels(wanted, [session(batch) for batch in batches[:_JUDGED]])
+        return decibels(wanted, images_of(session))
 
     progress("calibrate", 0, 1)
     plain = prepared(0.0)
     first = save(plain.exact, workdir / "float.onnx", "fp32")
     session = backend.open(first.path, threads=1, exact=exact)
-    wanted = [session(batch) for batch in batches[:_JUDGED]]
+    wanted = images_of(session)
     found = parts(plain.exact)
     kept = list(found)
 
@@ -126,7 +134,7 @@ class _Prepared:
         Placement(graph, rules, floats).apply(self.seen.ranges, self.bits, means=self.seen.means)
         packed: Json = pack(graph) if rules.folds_packed_weights and self.bits else {}
         if rules.float_dtype == "float16":
-            halved(graph)
+            convert_to_fp16(graph)
         return graph, packed
 
 

@@ -6,9 +6,9 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 # NNCF reports its use over the network unless this variable stands when it is first imported.
 os.environ.setdefault("NNCF_CI", "1")
@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 
 from compressor.core import Progress, UsageError
 
+if TYPE_CHECKING:
+    from compressor.core.signature import Feeds
+
 __all__ = ["Estimator", "Seen", "activation_ranges", "seen_ranges"]
 
 Estimator = Literal["minmax", "mean-minmax"]
@@ -44,11 +47,11 @@ _PARTS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.52, 0.44, 0.36)
 def activation_ranges(
     model: ir.Model,
     tensors: Sequence[str],
-    batches: Sequence[NDArray[np.float32]],
+    batches: Sequence[Feeds],
     estimator: Estimator,
     progress: Progress,
 ) -> dict[str, tuple[float, float]]:
-    """The (low, high) of each named tensor of ``model`` over ``batches`` (each N x C x H x W).
+    """The (low, high) of each named tensor of ``model`` over ``batches`` of feeds.
 
     NNCF runs the float model on ONNX Runtime and reduces every tensor as it passes. Raises UsageError
     where a value is not finite.
@@ -74,11 +77,11 @@ def activation_ranges(
 
     done = 0
 
-    def feed(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def feed(batch: Feeds) -> Feeds:
         nonlocal done
         progress("calibrate", done, len(batches))
         done += 1
-        return {"input": batch}
+        return batch
 
     dataset = nncf.Dataset(list(batches), feed)
     aggregator = ONNXStatisticsAggregator(dataset)
@@ -123,7 +126,7 @@ def seen_ranges(
     model: ir.Model,
     grids: Sequence[tuple[str, ...]],
     symmetric: bool,
-    batches: Sequence[NDArray[np.float32]],
+    batches: Sequence[Feeds],
     progress: Progress,
 ) -> Seen:
     """For each of ``grids`` (tensors that share one) the range whose 8-bit steps round its first tensor best.
@@ -147,11 +150,11 @@ def seen_ranges(
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values: dict[str, list[NDArray[np.float32]]] = {}
     sums: dict[str, NDArray[np.float64]] = {}
-    samples = [sample[np.newaxis] for batch in batches for sample in batch]  # one by one: all tensors are kept
+    samples = [each for batch in batches for each in _single_samples(batch)]  # all tensors of one are kept
     sampled = max(1, min(_SAMPLED, _KEPT // len(samples)))
     for number, sample in enumerate(samples):
         progress("calibrate", number, len(samples))
-        for name, made in zip(watched, session.run(watched, {"input": sample}), strict=True):
+        for name, made in zip(watched, session.run(watched, dict(sample)), strict=True):
             if name in firsts:
                 values.setdefault(name, []).append(made.reshape(-1)[:: max(1, made.size // sampled)])
             if name in read:
@@ -167,9 +170,16 @@ def seen_ranges(
                 )
             low_high = _least_error(taken, symmetric)
         else:
-            low_high = (min(0.0, *(float(b.min()) for b in batches)), max(1.0, *(float(b.max()) for b in batches)))
+            fed = [batch[grid[0]] for batch in batches]
+            low_high = (min(0.0, *(float(b.min()) for b in fed)), max(1.0, *(float(b.max()) for b in fed)))
         ranges |= dict.fromkeys(grid, low_high)
     return Seen(ranges, {name: total / len(samples) for name, total in sums.items()})
+
+
+def _single_samples(batch: Feeds) -> Iterator[Feeds]:
+    """The samples of a batch, one by one."""
+    for row in range(len(next(iter(batch.values())))):
+        yield {name: array[row : row + 1] for name, array in batch.items()}
 
 
 def _least_error(values: NDArray[np.float32], symmetric: bool) -> tuple[float, float]:

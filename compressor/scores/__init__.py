@@ -1,1 +1,1 @@
-"""Scores of untrained students: one a file, higher is better."""
+"""Scores of untrained students, one a file; higher is better."""

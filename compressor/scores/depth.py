@@ -1,11 +1,11 @@
-"""Counting layers."""
+"""The number of layers as a score."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["Depth"]
 

@@ -8,18 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["EffectiveRank"]
 
 
 @dataclass(frozen=True)
 class EffectiveRank:
-    """The sum over stages of log r, r the effective rank (Roy & Vetterli 2007, eq. 4) of a stage's channels.
+    """The sum over stages of log r, where r is the effective rank of a stage's channels (Roy & Vetterli 2007, eq. 4).
 
-    r is exp(entropy) of the eigenvalues of the C x C covariance of the channels, over samples and
-    positions: between 1 and C. Each stage is a bottleneck of its own, so stages count alike and
-    doublings count alike. It knows no teacher.
+    r, between 1 and C, is exp(entropy) of the eigenvalues of the C x C covariance of the channels over samples and
+    positions. Each stage is a bottleneck of its own, so every stage has the same weight; by the logarithm every
+    doubling of r counts the same. It compares with no teacher.
     """
 
     needs_teacher: ClassVar[bool] = False
@@ -29,10 +29,10 @@ class EffectiveRank:
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """Of a map N x C x H x W, a number in [1, C]."""
+    """Return the effective rank of a feature map N x C x H x W, a number in [1, C]."""
     channels = features.transpose(0, 1).flatten(1)
     channels = channels - channels.mean(1, keepdim=True)
-    # The smaller of the two products that have the same eigenvalues.
+    # X X^T and X^T X have the same nonzero eigenvalues: take the smaller.
     tall = channels if channels.shape[0] <= channels.shape[1] else channels.T
     eigenvalues = torch.linalg.eigvalsh(tall @ tall.T).double().clamp_min(0)
     share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float64).tiny)

@@ -1,4 +1,4 @@
-"""The norm of the gradient (Abdelfattah et al., ICLR 2021)."""
+"""The norm of the gradient (Abdelfattah et al., ICLR 2021, section 3.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["Gradnorm"]
 

@@ -1,11 +1,11 @@
-"""Counting multiply-accumulates."""
+"""The number of multiply-accumulates as a score."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["Macs"]
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["Nwot"]
 
 
 @dataclass(frozen=True)
 class Nwot:
-    """log |K_H|, K_H the number of rectifiers in the same state for each two samples (eq. 2 and 3)."""
+    """log |K_H|, where K_H counts, for each two samples, the rectifiers that are in the same state (eq. 2 and 3)."""
 
     needs_teacher: ClassVar[bool] = False
 
@@ -33,7 +33,7 @@ class Nwot:
 
 
 class _Rectifiers(TorchFunctionMode):
-    """Counts, for every two samples, the rectifiers that both switch on or both switch off."""
+    """Count, for every two samples, the rectifiers that both switch on or both switch off."""
 
     def __init__(self, samples: int) -> None:
         super().__init__()
@@ -45,6 +45,6 @@ class _Rectifiers(TorchFunctionMode):
         if func in (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_):
             on = (args[0] > 0).flatten(1).float()
             both, count = on @ on.T, on.sum(1)
-            # Both off: all, less those that the one or the other has on, which counts the common ones twice.
+            # both on + both off, where both off = all - on in either = all - on_i - on_j + both on.
             self.agreement += 2 * both - count[:, None] - count[None, :] + on.shape[1]
         return func(*args, **(kwargs or {}))

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["Relation"]
 
 
 @dataclass(frozen=True)
 class Relation:
-    """M_r = -||A_T - A_S||^2_F / N^2, A the samples' similarities in the last feature map, rows normalised.
+    """M_r = -||A_T - A_S||^2_F / N^2, where A holds the samples' similarities in the last feature map, rows normalised.
 
-    Channels and sizes of the two maps may differ. At most 0.
+    Channels and sizes of the two maps may differ. M_r is at most 0.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -30,6 +30,6 @@ class Relation:
 
 
 def _similarities(features: Tensor) -> Tensor:
-    """A of features N x C x H x W: N x N."""
+    """Return the matrix A (N x N) of features N x C x H x W."""
     flat = features.flatten(1).double()
     return F.normalize(flat @ flat.T)

@@ -10,22 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressor.core import UsageError
-from compressor.scores._probe import Probe, View
+from compressor.scores.common.probe import Probe, View
 
 __all__ = ["Semantic"]
 
 
 @dataclass(frozen=True)
 class Semantic:
-    """M_s = -sum over classes of ||O_T - O_S||^2_F / (K C), O the outer product of a class's gradient with itself.
+    """M_s = -sum over classes of ||O_T - O_S||^2_F / (K C), where O is a class's gradient times itself, C x C.
 
-    The gradient is that of the cross-entropy by the classifier's weights (K x C), the rows of O are
-    normalised. The outer product has rank one, so with t, s the classes' gradients this is, exactly,
-    -mean over classes of [2 - 2 cos(t, s) mean over channels of sign(t) sign(s)]: no C x C matrix is made.
+    The gradient is that of the cross-entropy by the classifier's weights (K x C). The rows of the outer product O
+    are normalised. O has rank one, so with the classes' gradients t and s this equals
+    -mean over classes of [2 - 2 cos(t, s) mean over channels of sign(t) sign(s)], and no C x C matrix is made.
 
-    The paper takes equal K and C. Where the widths differ, the wider gradient is pooled to the
-    narrower (adaptive average pooling over channels): an adapter of ours, of which the order of
-    channels is part. Where K differs the two do not do the same task: UsageError. At most 0.
+    The paper takes equal K and C. For different C the wider gradient is pooled to the narrower (adaptive average
+    pooling over channels), which is our own and depends on the order of channels. M_s is at most 0.
+    Raises UsageError for different K.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class Semantic:
 
 
 def gradient(view: View, labels: Tensor) -> Tensor:
-    """Of the mean cross-entropy by the classifier's weights, K x C, in closed form: (softmax - onehot)^T pooled / N."""
+    """Return the gradient of the mean cross-entropy by the classifier's weights: (softmax - onehot)^T pooled / N."""
     pooled, logits = view.pooled.flatten(1).double(), view.logits.double()
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     return error.T @ pooled / len(labels)
@@ -48,7 +48,7 @@ def gradient(view: View, labels: Tensor) -> Tensor:
 def _likeness(teacher: Tensor, student: Tensor) -> Tensor:
     if len(teacher) != len(student):
         raise UsageError(
-            f"the teacher tells {len(teacher)} classes apart, the student {len(student)}",
+            f"the teacher has {len(teacher)} classes, the student {len(student)}",
             hint="give a teacher of the same task",
         )
     width = min(teacher.shape[1], student.shape[1])

@@ -8,17 +8,17 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from compressor.scores._probe import Probe, untrained
+from compressor.scores.common.probe import Probe, untrained
 
 __all__ = ["Synflow"]
 
 
 @dataclass(frozen=True)
 class Synflow:
-    """log of sum |theta * dR/dtheta|, R the sum of the outputs for an input of ones, all weights made positive (eq. 1).
+    """log of sum |theta * dR/dtheta|, where R sums the outputs for an input of ones and |weights| (eq. 1).
 
-    As a score of architectures (Abdelfattah et al. 2021), and like there, without batch normalisation
-    and from the usual initialisation; in float64, because R grows by orders of magnitude a layer.
+    Batch normalisation is left out and the initialisation is the usual one, as Abdelfattah et al. 2021 score
+    architectures with it. Computed in float64, because R grows by orders of magnitude with each layer.
     """
 
     needs_teacher: ClassVar[bool] = False

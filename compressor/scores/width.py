@@ -1,4 +1,4 @@
-"""How wide a student is at each resolution: the capacity prior of the default score."""
+"""The width of a student at each resolution: the capacity prior of the default score."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
-from compressor.scores._probe import Probe
+from compressor.scores.common.probe import Probe
 
 __all__ = ["Width"]
 
 
 @dataclass(frozen=True)
 class Width:
-    """The sum over resolutions of the mean of log C, C the output channels of each ungrouped convolution there.
+    """The sum over resolutions of the mean of log C over the ungrouped convolutions there, with C output channels.
 
-    Every resolution is a bottleneck that no other one makes up for, so resolutions count alike, and
-    doublings count alike; repeating a layer changes nothing. What works on pooled values, such as an
-    attention, is left out: no map has that resolution. It needs no forward pass.
-    Networks that make images have one resolution: it is not for them.
+    Every resolution is a bottleneck that no other one makes up for, so every resolution has the same weight. By the
+    logarithm every doubling of C counts the same, and by the mean repeating a layer changes nothing. Layers on
+    pooled values, such as an attention's, are left out. It needs no forward pass.
+    It does not apply to networks that make images, which have one resolution.
     """
 
     needs_teacher: ClassVar[bool] = False

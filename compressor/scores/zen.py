@@ -8,17 +8,17 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from compressor.scores._probe import Probe, View
+from compressor.scores.common.probe import Probe, View
 
 __all__ = ["Zen"]
 
 
 @dataclass(frozen=True)
 class Zen:
-    """How much the last feature map moves with the input, batch normalisation's damping undone (algorithm 1).
+    """The change of the last feature map f with the input, batch normalisation's scaling undone (algorithm 1).
 
     log E||f(x) - f(x + alpha e)|| + sum over batch normalisations of log sqrt(mean of the variances that
-    they divide by), x and e drawn from N(0, 1).
+    they divide by), where x and e are drawn from N(0, 1).
     """
 
     alpha: float = 0.01
@@ -32,7 +32,7 @@ class Zen:
         network = probe.network(seed)
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
-            norm.momentum = None  # a cumulative average: of one batch, that batch's own variance
+            norm.momentum = None  # a cumulative average: after one batch, that batch's variance
         generator = torch.Generator().manual_seed(seed)
         x, e = torch.randn(2, *probe.batch.images.shape, generator=generator)
         before = View.of(network, x).last

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from compressor.core import InputSpec, Split
-from compressor.scores._probe import Batch
+from compressor.core import InputSpec, ImageSplit
+from compressor.scores.common.probe import Batch
 
 __all__ = ["of_noise", "of_split"]
 
 
-def of_split(split: Split, samples: int, seed: int) -> Batch:
+def of_split(split: ImageSplit, samples: int, seed: int) -> Batch:
     """``samples`` images of a split, as many of each class as can be, drawn by the seed."""
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(split))
@@ -22,8 +22,9 @@ def of_split(split: Split, samples: int, seed: int) -> Batch:
         members = labels == label
         turn[members] = np.arange(members.sum())
     drawn = shuffled[np.argsort(turn, kind="stable")[:samples]]
-    ((images, labels),) = split.batches(len(drawn), drawn)
-    return Batch(torch.from_numpy(images), torch.from_numpy(labels))
+    ((feeds, _),) = split.batches(len(drawn), drawn)
+    (images,) = feeds.values()
+    return Batch(torch.from_numpy(images), torch.from_numpy(split.labels[drawn]))
 
 
 def of_noise(input: InputSpec, classes: int, samples: int, seed: int) -> Batch:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compressor.core import Progress
-from compressor.models._family import Architecture
+from compressor.models.common.family import Architecture
 from compressor.search.ranking import blend
 
 __all__ = ["Candidate", "Judge", "evolve", "front"]

@@ -1,4 +1,4 @@
-"""What students will take on the target's runtime, from a table of block latencies."""
+"""Latencies of students on the target's runtime, predicted from a table of the latencies of blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,53 +20,62 @@ from torch import nn
 from compressor import catalog
 from compressor.atomic import write
 from compressor.bench.estimate import estimate
-from compressor.bench.machine import can_run, machine
-from compressor.core import InputSpec, Json, Progress, Target, UsageError
-from compressor.export import export_each, save
-from compressor.models._family import Architecture
-from compressor.models._layers import Part, parts
+from compressor.bench.judgement import judgement
+from compressor.bench.machine import machine
+from compressor.core import Backend, InputSpec, Json, Progress, Target, UsageError
+from compressor.lowering.export import export_each
+from compressor.lowering.save import save
+from compressor.models.common.deployed import deployed
+from compressor.models.common.family import Architecture
+from compressor.models.common.layers import Part, parts
 from compressor.search.deployed import integer_ends, quantised
 
 __all__ = ["LatencyTable"]
 
 Memo = Callable[[str, Json, Callable[[], Json]], Json]
 
+REFERENCE_OP = "reference op"
+"""The entry of the convolution that all latencies are divided by."""
+CALL = "call"
+"""The entry of an empty graph: the cost of calling the runtime."""
 _ROUNDS = 11
 _RUNS = 6
-"""Inferences in a row, a round and graph. The fastest counts: what disturbs it only ever adds."""
-_TOGETHER = 64
+"""Inferences in a row of each graph in a round. The fastest counts, because disturbances only add time."""
+_PARTS = 64
 """Parts exported and timed at a time: enough to share the exporter's fixed cost, few enough for memory."""
-YARDSTICK = "yardstick"
-CALL = "call"
 
 
 @dataclass
 class LatencyTable:
-    """Latencies in the form in which networks are deployed, as multiples of a yardstick.
+    """Latencies at batch 1 of networks in their deployed form, as multiples of the latency of a reference op.
 
-    A network's is the sum over its parts (stem, blocks, head). The yardstick is a float convolution,
-    timed in the same rounds as the parts and in random order with them, so that entries taken at
-    different times agree on a machine whose clocks drift and whose neighbours are busy. What a call
-    of the runtime costs by itself is an entry of its own, counted once a network. Parts are timed
-    when a network first needs them; whole networks have entries too.
+    A network's latency is the sum over its parts (stem, blocks, head), which are timed when a network first has
+    them. The reference op is a float convolution. It is timed in the same rounds as the parts, in random order, so
+    that entries taken at different times agree on a machine whose clocks drift and whose neighbours are busy.
+    The cost of calling the runtime is an entry of its own, which counts once for a network.
     """
 
     target: Target
     precision: str
     folder: Path
-    """For the graphs that are timed."""
+    """Where the graphs that are timed lie while they are."""
     memo: Memo
-    """As `compressor.core.Context.memo`: what was timed before a run was stopped is not timed again."""
+    """As `compressor.core.Context.memo`: a run that goes on after a stop does not time again."""
     entries: dict[str, float] = field(default_factory=dict)
 
     @property
     def estimated(self) -> bool:
-        """Whether entries are rooflines: the target's runtime does not run on this machine."""
-        return self.target.chip is not None and not can_run(self.target, machine())
+        """Whether entries are rooflines, because the target's runtime does not run on this machine."""
+        return self.target.chip is not None and not judgement(self.target, self._backend).runs
+
+    @property
+    def _backend(self) -> Backend:
+        backend: Backend = catalog.find("backends", self.target.backend)()
+        return backend
 
     def fingerprint(self) -> dict[str, Json]:
-        """What a table is valid for."""
-        here, backend = machine(), catalog.find("backends", self.target.backend)()
+        """Return the target, precision, runtime and CPU that the entries are valid for."""
+        here, backend = machine(), self._backend
         return {
             "target": self.target.name,
             "precision": self.precision,
@@ -75,14 +85,14 @@ class LatencyTable:
         }
 
     def read(self, path: Path) -> None:
-        """Take over what an earlier run wrote. Raises UsageError where that is not for this target and machine."""
+        """Add the entries that an earlier run wrote. Raises UsageError where they are for another target or machine."""
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
-            wanted, entries = table["fingerprint"], {str(k): float(v) for k, v in table["entries"].items()}
+            theirs, entries = table["fingerprint"], {str(k): float(v) for k, v in table["entries"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"cannot read the latency table {path}: {error}", hint="leave search.table out") from error
         here = self.fingerprint()
-        differing = [f"{k}: {wanted.get(k)} there, {here[k]} here" for k in here if wanted.get(k) != here[k]]
+        differing = [f"{k}: {theirs.get(k)} there, {here[k]} here" for k in here if theirs.get(k) != here[k]]
         if differing:
             raise UsageError(
                 f"the latency table {path} is not for this run: {'; '.join(differing)}", hint="leave search.table out"
@@ -94,28 +104,28 @@ class LatencyTable:
         write(path, json.dumps({"fingerprint": self.fingerprint(), "entries": self.entries}, indent=1) + "\n")
 
     def predict(self, architectures: Sequence[Architecture], input: InputSpec, progress: Progress) -> list[float]:
-        """The latency of each network at batch 1, in yardsticks, from its parts."""
+        """Return the latency of each network in multiples of the reference op's, as the sum over its parts."""
         chains = [_chain(architecture, input) for architecture in architectures]
         missing = {link.key: link for chain in chains for link in chain if link.key not in self.entries}
-        for start in range(0, len(missing), _TOGETHER):
+        for start in range(0, len(missing), _PARTS):
             progress("time blocks", start, len(missing))
-            keys = list(missing)[start : start + _TOGETHER]
+            keys = list(missing)[start : start + _PARTS]
             links = {key: missing[key] for key in keys}
             taken = self._timed([CALL, *keys], functools.partial(self._graphs, links))
             for key in (CALL, *keys):
                 self.entries.setdefault(key, taken[key])
-        call = self.entries.get(CALL, 0.0)  # not there only where no network is asked for
+        call = self.entries.get(CALL, 0.0)  # missing only where there are no architectures
         return [call + sum(max(0.0, self.entries[link.key] - call) for link in chain) for chain in chains]
 
-    def together(self, graphs: Mapping[str, Callable[[], ir.Model]]) -> dict[str, float]:
-        """The latencies of whole graphs at batch 1, interleaved, in yardsticks; and the yardstick's in ms.
+    def time_networks(self, graphs: Mapping[str, ir.Model]) -> dict[str, float]:
+        """Time whole graphs in turns; return multiples of the reference op's latency, and that latency in ms.
 
-        A graph is made only if these names have not been timed together before.
+        Graphs whose names were timed together before are not timed again.
         """
         group = hashlib.sha256("\0".join(graphs).encode()).hexdigest()[:8]
-        keys = {name: f"{group} {name}" for name in (*graphs, YARDSTICK)}
+        keys = {name: f"{group} {name}" for name in (*graphs, REFERENCE_OP)}
         if any(key not in self.entries for key in keys.values()):
-            taken = self._timed(list(keys), lambda: {name: make() for name, make in graphs.items()})
+            taken = self._timed(list(keys), lambda: graphs)
             self.entries |= {key: taken[name] for name, key in keys.items()}
         return {name: self.entries[key] for name, key in keys.items()}
 
@@ -127,7 +137,7 @@ class LatencyTable:
 
     def _graphs(self, links: Mapping[str, _Link]) -> dict[str, ir.Model]:
         modules = [(link.module(), link.part.shape) for link in links.values()]
-        graphs = {CALL: _nothing(self.target.opset)}
+        graphs = {CALL: _empty(self.target.opset)}
         for (key, link), graph in zip(links.items(), export_each(modules, self.target.opset), strict=True):
             if self.precision == "int8":
                 quantised(graph, self.target, float_output=link.last)
@@ -136,28 +146,26 @@ class LatencyTable:
         return graphs
 
     def _measure(self, graphs: Mapping[str, ir.Model]) -> dict[str, float]:
-        every = {YARDSTICK: _yardstick(self.target.opset), **graphs}
+        every = {REFERENCE_OP: _reference_op(self.target.opset), **graphs}
         if self.estimated:
             rooflines = {name: _roofline(graph, self.target) for name, graph in every.items()}
-            return {name: rooflines[name] / rooflines[YARDSTICK] for name in graphs} | {YARDSTICK: rooflines[YARDSTICK]}
+            reference = rooflines[REFERENCE_OP]
+            return {name: rooflines[name] / reference for name in graphs} | {REFERENCE_OP: reference}
         rounds = _time({name: self._runner(graph, number) for number, (name, graph) in enumerate(every.items())})
-        taken = {name: median(r[name] / r[YARDSTICK] for r in rounds) for name in graphs}
-        return {**taken, YARDSTICK: median(r[YARDSTICK] for r in rounds) / 1e6}
+        taken = {name: median(r[name] / r[REFERENCE_OP] for r in rounds) for name in graphs}
+        return {**taken, REFERENCE_OP: median(r[REFERENCE_OP] for r in rounds) / 1e6}
 
     def _runner(self, graph: ir.Model, number: int) -> Callable[[], object]:
-        source = graph.graph.inputs[0]
-        assert source.shape is not None
-        assert source.dtype is not None
-        batch = np.zeros([d if isinstance(d, int) else 1 for d in source.shape], source.dtype.numpy())
+        zeros = {name: np.zeros(shape, dtype) for name, (shape, dtype) in _feeds(graph).items()}
         path = save(graph, self.folder / f"timed{number}.onnx", self.precision).path
-        session = catalog.find("backends", self.target.backend)().open(path, threads=self.target.threads)
+        session = self._backend.open(path, threads=self.target.threads)
         path.unlink()
-        return lambda: session(batch)
+        return lambda: session(zeros)
 
 
 @dataclass(frozen=True)
 class _Link:
-    """A part in its place in a network's chain."""
+    """A part and its place in a network."""
 
     architecture: Architecture
     index: int
@@ -167,11 +175,11 @@ class _Link:
 
     @property
     def key(self) -> str:
-        said = f"{self.part.description} {self.part.shape} {self.first} {self.last}"
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = f"{self.part.description} {self.part.shape} {self.first} {self.last}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def module(self) -> nn.Module:
-        modules: tuple[nn.Module, ...] = self.architecture.build().eval().parts()  # type: ignore[operator]
+        modules: tuple[nn.Module, ...] = deployed(self.architecture.build().eval()).parts()  # type: ignore[operator]
         return modules[self.index]
 
 
@@ -181,7 +189,7 @@ def _chain(architecture: Architecture, input: InputSpec) -> list[_Link]:
 
 
 def _time(runners: Mapping[str, Callable[[], object]]) -> list[dict[str, float]]:
-    """Nanoseconds of each runner in each round; in a round they take turns in random order."""
+    """Return the nanoseconds of each runner in each round. In a round the runners follow in random order."""
     order, generator = list(runners), random.Random(0)  # noqa: S311 - no secret hangs on it
     rounds = []
     for number in range(-1, _ROUNDS):
@@ -200,26 +208,34 @@ def _time(runners: Mapping[str, Callable[[], object]]) -> list[dict[str, float]]
 
 
 def _roofline(graph: ir.Model, target: Target) -> float:
-    """Milliseconds at batch 1 on a device that is not here."""
-    source = graph.graph.inputs[0]
-    assert source.shape is not None
-    sizes = [d if isinstance(d, int) else 1 for d in source.shape]
-    found = estimate(ir.to_proto(graph), sizes[1:], target)
+    """Estimate the milliseconds of a graph at batch 1 on a device that is not at hand."""
+    found = estimate(ir.to_proto(graph), {name: shape for name, (shape, _) in _feeds(graph).items()}, target)
     assert found is not None
     return found.median
 
 
+def _feeds(graph: ir.Model) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the shape and type of each input by name; a free axis has size 1."""
+    feeds = {}
+    for value in graph.graph.inputs:
+        assert value.name is not None
+        assert value.shape is not None
+        assert value.dtype is not None
+        feeds[value.name] = (tuple(d if isinstance(d, int) else 1 for d in value.shape), value.dtype.numpy())
+    return feeds
+
+
 @functools.cache
-def _yardstick(opset: int) -> ir.Model:
+def _reference_op(opset: int) -> ir.Model:
     (graph,) = export_each([(nn.Conv2d(64, 64, 3, padding=1), (1, 64, 16, 16))], opset)
     return graph
 
 
-def _nothing(opset: int) -> ir.Model:
-    """A graph that computes nothing: what calling the runtime costs."""
+def _empty(opset: int) -> ir.Model:
+    """Make a graph of one Identity, whose latency is that of calling the runtime."""
     source = ir.Value(name="input", shape=ir.Shape([1, 8]), type=ir.TensorType(ir.DataType.FLOAT))
     node = ir.node("Identity", [source])
     sink = node.outputs[0]
     sink.name, sink.shape, sink.dtype = "output", ir.Shape([1, 8]), ir.DataType.FLOAT
-    graph = ir.Graph([source], [sink], nodes=[node], opset_imports={"": opset}, name="nothing")
+    graph = ir.Graph([source], [sink], nodes=[node], opset_imports={"": opset}, name="empty")
     return ir.Model(graph, ir_version=10)

@@ -11,12 +11,12 @@ from typing import Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, UsageError
-from compressor.data import PhotographSource, Source, default_size, load_data
-from compressor.models._family import Architecture, Family
-from compressor.models._layers import count
-from compressor.models._space import Space
+from compressor.data import PhotographSource, Prepared, PreparedSource, Source, default_size, load_data
+from compressor.models.common.family import Architecture, Family
+from compressor.models.common.layers import count
+from compressor.models.common.space import Space
 from compressor.preprocessing import parse_normalization
-from compressor.scores._probe import Batch, View
+from compressor.scores.common.probe import Batch, View
 from compressor.search.batch import of_split
 from compressor.search.ranking import WEIGHTS, blend
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
@@ -53,14 +53,19 @@ def rank(
         catalog.find("scores", name)
     encodings = _read(archs)
     source = load_data(data)
-    images = source.task == "super-resolution"
-    if images != (getattr(family, "task", "classification") == "super-resolution"):
-        raise UsageError(f"{data} is for {source.task}, and students of {space} are not", hint="name other data")
+    images = source.targets == "images"
+    if images != (family.task == "super-resolution"):
+        raise UsageError(f"{data} has {source.targets}, and students of {space} are for {family.task}", hint="name other data")
     input = InputSpec(3, family.input_size, family.input_size) if images else input_of(source)
     classes = input.channels if images else len(source.classes)
     students = [_decode(family, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
     scaling = "unit" if images else "imagenet" if input.channels == 3 else "symmetric"
-    prepared = source.prepare(input, parse_normalization(scaling, input.channels), _enlarges(students, archs))
+    normalization = parse_normalization(scaling, input.channels)
+    prepared: Prepared | PreparedSource
+    if isinstance(source, PhotographSource):
+        prepared = source.prepare(input, normalization, "input", _upscale_factor(students, archs))
+    else:
+        prepared = source.prepare(input, normalization, "input")
     batch = of_split(prepared.train or prepared.evaluate, SAMPLES, seed)
     view = None if teacher is None else _view(teacher, arch, trust, batch, classes, seed)
     names = tuple(dict.fromkeys([*WEIGHTS, *also]))  # each once
@@ -88,13 +93,13 @@ def rank(
     return rows
 
 
-def _enlarges(students: Sequence[Architecture], path: Path) -> int | None:
-    """How many times all of them enlarge; None of classifiers."""
-    scales = {getattr(student, "enlarges", None) for student in students}
-    if len(scales) > 1:
+def _upscale_factor(students: Sequence[Architecture], path: Path) -> int:
+    """The upscale factor of all of them. Raises UsageError where they differ."""
+    factors = {int(getattr(student, "enlarges", 1)) for student in students}
+    if len(factors) > 1:
         raise UsageError(f"{path} has students of different scales", hint="rank those of one scale at a time")
-    (scale,) = scales
-    return scale
+    (factor,) = factors
+    return factor
 
 
 def input_of(source: Source | PhotographSource) -> InputSpec:
@@ -105,9 +110,9 @@ def input_of(source: Source | PhotographSource) -> InputSpec:
 
 
 def _view(path: Path, arch: str | None, trust: bool, batch: Batch, classes: int, seed: int) -> View:
-    from compressor.frontend import ingest
+    from compressor.frontend import load_checkpoint
 
-    view = teacher_view(ingest(path, arch=arch, trust=trust).build(), batch, seed)
+    view = teacher_view(load_checkpoint(path, arch=arch, trust=trust).build(), batch, seed)
     if view is None:
         raise UsageError(f"{path}: which of its tensors are feature maps is not told", hint="leave out --teacher")
     if view.logits.ndim == 2 and view.logits.shape[1] != classes:

@@ -11,8 +11,8 @@ from torch import nn
 
 from compressor import catalog
 from compressor.core import InputSpec, Progress
-from compressor.models._family import Architecture
-from compressor.scores._probe import Batch, Probe, View, gaussian
+from compressor.models.common.family import Architecture
+from compressor.scores.common.probe import Batch, Probe, View, gaussian
 
 __all__ = ["Scoring", "applicable", "seeds_of", "teacher_view"]
 

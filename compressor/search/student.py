@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
 from compressor import catalog
 from compressor.bench.machine import fits, machine
 from compressor.budgets import Budget
-from compressor.core import BudgetMissed, Context, InputSpec, Json, Model
-from compressor.export import export, file_bytes
-from compressor.frontend import load
-from compressor.models._cost import Cost
-from compressor.models._family import Architecture, Family
-from compressor.models._layers import count, layers
-from compressor.models._space import Heads, Space
-from compressor.scores._probe import untrained
+from compressor.core import image_signature, BudgetMissed, Context, InputSpec, Json, Model
+from compressor.lowering.export import export
+from compressor.lowering.save import file_bytes
+from compressor.frontend import load_network
+from compressor.models.common.cost import Cost
+from compressor.models.common.family import Architecture, Family
+from compressor.models.common.layers import count, layers
+from compressor.models.common.space import Heads, Space
+from compressor.scores.common.probe import untrained
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import quantised
 from compressor.search.evolution import Candidate, Judge, evolve, front, order
@@ -126,9 +127,9 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
     table = LatencyTable(target, precision, context.workdir, context.memo)
     if settings.table is not None:
         table.read(Path(settings.table))
-    network = load(teacher)
+    network = load_network(teacher)
     context.progress("time the teacher", 0, 1)
-    graph = export(network, input, target.opset)  # of one size even where any will do: it is timed at that
+    graph = export(network, *image_signature(input), target.opset)  # of one size even where any will do: it is timed at that
     name = f"{_TEACHER} {teacher.sha256[:16]}"
     alone = table.together({name: lambda: graph})
 
@@ -142,7 +143,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         return [Candidate(a, costs[a].params, costs[a].macs, kept[a], {}) if a in kept else None for a in architectures]
 
     if context.data is not None and context.data.train is not None:
-        split = context.data.train
+        split: Any = context.data.train  # images of classes, or photographs
         batch, shown = of_split(split, settings.samples, context.seed), f"{settings.samples} images of {split.name}"
         source = split.fingerprint
     else:
@@ -156,7 +157,7 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
 
     inits = seeds_of(context.seed, settings.inits)
     processes = settings.processes or len(os.sched_getaffinity(0))
-    images = teacher.enlarges is not None
+    images = context.task.output_range is not None
     scoring = Scoring(applicable(tuple(WEIGHTS), view, images=images), input, batch, view, inits, processes)
 
     def score(architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
@@ -165,7 +166,8 @@ def search(settings: Settings, space: str, precision: str, teacher: Model, conte
         scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
         return scored
 
-    said = {} if teacher.enlarges is None else {"scale": teacher.enlarges}
+    factor = context.task.facts.get("upscale_factor")
+    said = {} if factor is None else {"scale": factor}
     seeds = members.seeds(input, teacher.outputs, target.width_multiple, **said)
 
     def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
@@ -352,7 +354,7 @@ def _whole(
     for number, each in enumerate(heat):
         context.progress("measure finalists", number, len(heat))
         network = untrained(each.architecture, context.seed).eval()
-        exported = export(network, input, context.target.opset)
+        exported = export(network, *image_signature(input), context.target.opset)
         key = json.dumps(each.architecture.encode())
         graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
     taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})

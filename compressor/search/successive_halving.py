@@ -1,4 +1,4 @@
-"""Short distillations of a search's finalists, by successive halving."""
+"""Successive halving: short distillations of several students, of which the worse half stops after each round."""
 
 from __future__ import annotations
 
@@ -7,117 +7,149 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from compressor.core import Context, Json, Model, Split, VerificationFailed
+from compressor.core import Context, ImageSplit, Json, Model, VerificationFailed
 from compressor.losses import objective
 from compressor.models.common.family import Architecture
 from compressor.scores.common.probe import untrained
+from compressor.train.distill_config import DistillConfig
 from compressor.train.fit import fit_step_seconds
 from compressor.train.inherit import inherit
-from compressor.train.distill_config import DistillConfig
 from compressor.train.student import fit_with_checkpoints
-from compressor.train.teacher import prepare_teacher
+from compressor.train.teacher import PreparedTeacher, prepare_teacher
 
-__all__ = ["Tried", "trials"]
+__all__ = ["HalvingResult", "successive_halving"]
 
-_TAUGHT, _JUDGED = 10_000, 2_000
-"""Training samples, at most, that are learned from and judged on: never one of the evaluation half."""
+_LEARNED_FROM, _JUDGED_ON = 10_000, 2_000
+"""Training samples, at most, that are learned from and judged on. Neither are samples of the evaluation half."""
+_CONFIG = DistillConfig(minutes=None, steps=1, views=2, warmup=0.1)
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What the trials say."""
+class HalvingResult:
+    """The students in their order after all rounds."""
 
     order: tuple[int, ...]
-    """The finalists, the best first."""
+    """The students' indices, the best first."""
     steps: tuple[int, ...]
-    """Of each round."""
-    told: dict[str, Json]
-    """For the report."""
+    """The steps of each round."""
+    report: dict[str, Json]
+    """For ``report.json``: the time, the samples, and what each student reached in each round."""
 
 
-def trials(
-    finalists: Sequence[Architecture], minutes: float, steps: Sequence[int], teacher: Model, context: Context
-) -> Tried:
-    """Distil the finalists side by side, drop the worse half, go on with the others (Jamieson & Talwalkar 2016).
+def successive_halving(
+    students: Sequence[Architecture], minutes: float, steps: Sequence[int], teacher: Model, context: Context
+) -> HalvingResult:
+    """Distil students side by side, drop the worse half, go on with the others (Jamieson & Talwalkar 2016, fig. 1).
 
-    Every round takes an equal share of ``minutes``, every student of a round as many steps (``steps`` where
-    an earlier run found them). A student is as good as its top-1 on training samples that are held out of
-    the trials; one that was dropped keeps its place behind those that went on.
+    Every round takes an equal share of ``minutes``, and every student of a round takes as many steps; ``steps`` are
+    those of the first rounds, where an earlier run found them. Students are compared by their top-1 on training
+    samples that are held out here. One that is dropped keeps its place behind those that go on.
     """
-    assert context.data is not None
-    assert context.data.train is not None
     begun = time.perf_counter()
-    taught, judged = _halves(context.data.train, context.seed)
-    lessons = DistillConfig(minutes=None, steps=1, views=2, warmup=0.1)
-    ready = prepare_teacher(lessons, teacher, context, taught)
-    networks = [_first(each, ready.network, context.seed) for each in finalists]
-    keys = [json.dumps(each.encode()) for each in finalists]
-
-    def seconds(index: int) -> float:
-        terms, config = objective(lessons.losses), lessons.optimizer_config
-        return fit_step_seconds(networks[index], ready.data, terms, config, context.device)
-
-    def fitting(indices: Sequence[int]) -> int:
-        return max(1, int(60 * minutes / rounds / sum(map(seconds, indices))))
-
-    rounds = max(1, (len(finalists) - 1).bit_length())
-    alive, behind = list(range(len(finalists))), list[int]()
-    taken, shown = [], list[dict[str, Json]]()
-    for number in range(rounds):
-        if number < len(steps):
-            length = steps[number]
-        else:
-            said = [minutes, rounds, sorted(keys[i] for i in alive), teacher.sha256, context.seed]
-            length = context.memo("trial-steps", said, partial(fitting, alive))
-        taken.append(length)
-        reached = {}
-        for index in alive:
-            key = [keys[index], number, taken, teacher.sha256]
-            what = f"trial {number + 1} of {rounds}"
-            try:
-                fit_with_checkpoints(replace(lessons, steps=length), networks[index], ready, key, context, what)
-                reached[index] = _accuracy(networks[index], judged)
-            except VerificationFailed:  # its training diverged: the others' may not have
-                reached[index] = 0.0
+    halving = _Halving.of(students, minutes, teacher, context)
+    alive, dropped = list(range(len(students))), list[int]()
+    taken, rounds = list[int](), list[dict[str, Json]]()
+    for number in range(halving.rounds):
+        taken.append(steps[number] if number < len(steps) else halving.steps_of(alive))
+        reached = {index: halving.train_and_judge(index, number, taken) for index in alive}
         alive.sort(key=lambda index: (-reached[index], index))
-        shown.append({"steps": length, "top1": {keys[index]: reached[index] for index in alive}})
+        top1 = {halving.names[index]: reached[index] for index in alive}
+        rounds.append({"steps": taken[-1], "top1": top1})
         half = (len(alive) + 1) // 2
-        alive, behind = alive[:half], alive[half:] + behind
-    order = (*alive, *behind)
-    told = {
+        alive, dropped = alive[:half], alive[half:] + dropped
+    order = (*alive, *dropped)
+    report: dict[str, Json] = {
         "minutes": minutes,
         "seconds": time.perf_counter() - begun,
-        "learned_from": taught.name,
-        "judged_on": judged.name,
-        "rounds": shown,
+        "learned_from": halving.prepared.data.samples.split.name,
+        "judged_on": halving.judged.name,
+        "rounds": rounds,
         "changed": order[0] != 0,
-        "before": keys[0],
-        "after": keys[order[0]],
+        "before": halving.names[0],
+        "after": halving.names[order[0]],
     }
-    return Tried(order, tuple(taken), told)
+    return HalvingResult(order, tuple(taken), report)
 
 
-def _halves(split: Split, seed: int) -> tuple[Split, Split]:
+@dataclass(frozen=True)
+class _Halving:
+    """The students' networks, which training changes, and the samples that they learn from and are judged on."""
+
+    names: tuple[str, ...]
+    networks: tuple[nn.Module, ...]
+    prepared: PreparedTeacher
+    judged: ImageSplit
+    minutes: float
+    teacher: Model
+    context: Context
+
+    @classmethod
+    def of(cls, students: Sequence[Architecture], minutes: float, teacher: Model, context: Context) -> _Halving:
+        assert context.data is not None
+        assert context.data.train is not None
+        learned, judged = _halves(cast(ImageSplit, context.data.train), context.seed)
+        prepared = prepare_teacher(_CONFIG, teacher, context, learned)
+        networks = tuple(_initial(each, prepared.network, context.seed) for each in students)
+        names = tuple(json.dumps(each.encode()) for each in students)
+        return cls(names, networks, prepared, judged, minutes, teacher, context)
+
+    @property
+    def rounds(self) -> int:
+        """The number of halvings that leave one student."""
+        return max(1, (len(self.names) - 1).bit_length())
+
+    def steps_of(self, alive: Sequence[int]) -> int:
+        """Return the steps with which these students fill one round, measured once and kept across runs."""
+        key = [self.minutes, self.rounds, sorted(self.names[i] for i in alive), self.teacher.sha256, self.context.seed]
+        steps: int = self.context.memo("halving-steps", key, partial(self._fitting, tuple(alive)))
+        return steps
+
+    def _fitting(self, alive: Sequence[int]) -> int:
+        return max(1, int(60 * self.minutes / self.rounds / sum(map(self._step_seconds, alive))))
+
+    def _step_seconds(self, index: int) -> float:
+        terms, config = objective(_CONFIG.losses), _CONFIG.optimizer_config
+        return fit_step_seconds(self.networks[index], self.prepared.data, terms, config, self.context.device)
+
+    def train_and_judge(self, index: int, number: int, steps: Sequence[int]) -> float:
+        """Train a student for round ``number`` of ``steps``; return its top-1, 0 where its training diverged."""
+        key = [self.names[index], number, list(steps), self.teacher.sha256]
+        what = f"successive halving, round {number + 1} of {self.rounds}"
+        config = replace(_CONFIG, steps=steps[-1])
+        try:
+            fit_with_checkpoints(config, self.networks[index], self.prepared, key, self.context, what)
+        except VerificationFailed:
+            return 0.0
+        return _top1(self.networks[index], self.judged)
+
+
+def _halves(split: ImageSplit, seed: int) -> tuple[ImageSplit, ImageSplit]:
+    """Draw the samples to learn from, and those to judge on."""
     shuffled = np.random.default_rng([seed, 4]).permutation(len(split))
-    judged = min(_JUDGED, max(1, len(split) // 5))
-    return split.take(np.sort(shuffled[judged : judged + _TAUGHT])), split.take(np.sort(shuffled[:judged]))
+    judged = min(_JUDGED_ON, max(1, len(split) // 5))
+    learned = split.take(np.sort(shuffled[judged : judged + _LEARNED_FROM]))
+    return cast(ImageSplit, learned), cast(ImageSplit, split.take(np.sort(shuffled[:judged])))
 
 
-def _first(architecture: Architecture, teacher: nn.Module, seed: int) -> nn.Module:
+def _initial(architecture: Architecture, teacher: nn.Module | None, seed: int) -> nn.Module:
+    """Make a student with weights cut from the teacher's, where there is a torch network of it."""
     network = untrained(architecture, seed)
-    inherit(network, teacher)
+    if teacher is not None:
+        inherit(network, teacher)
     return network
 
 
-def _accuracy(network: nn.Module, split: Split) -> float:
+def _top1(network: nn.Module, split: ImageSplit) -> float:
     network.eval()
     right = 0
     with torch.inference_mode():
-        for images, labels in split.batches(250):
+        for feeds, labels in split.batches(250):
+            (images,) = feeds.values()
             right += int((network(torch.from_numpy(images)).argmax(1).numpy() == labels).sum())
     return right / len(split)

@@ -10,14 +10,15 @@ from functools import partial
 import onnx_ir as ir
 
 from compressor.bench.machine import fits, machine
-from compressor.core import Context, Json, Model, UsageError
-from compressor.export import export, file_bytes
-from compressor.frontend import load, save
-from compressor.models._family import Architecture
-from compressor.models._head import ImdnHead
-from compressor.models._headed import Headed, architecture, settings
-from compressor.models._layers import count
-from compressor.scores._probe import untrained
+from compressor.core import Context, Json, Model, TorchSource, UsageError, image_signature
+from compressor.lowering.export import export
+from compressor.lowering.save import file_bytes
+from compressor.frontend import load_network, save_weights
+from compressor.models.common.family import Architecture
+from compressor.models.common.head import ImdnHead
+from compressor.models.common.headed import Headed, architecture, settings
+from compressor.models.common.layers import count
+from compressor.scores.common.probe import untrained
 from compressor.search.deployed import quantised
 from compressor.search.latency import YARDSTICK, LatencyTable
 from compressor.search.successive_halving import trials
@@ -55,7 +56,7 @@ def swap(
         raise UsageError(
             f"the body of {result.family} is not told from its head", hint="put a search pass before it in the profile"
         )
-    before = architecture(result.family, result.settings)
+    before = architecture(result.family, result.torch.settings)
     body = before.backbone if isinstance(before, Headed) else before
     after: Architecture = body if head is None else Headed(body, head)
     if after == before:
@@ -65,7 +66,7 @@ def swap(
     graphs: dict[str, ir.Model] = {}
     for number, each in enumerate((before, after)):
         context.progress("time both heads", number, 2)
-        exported = export(untrained(each, context.seed).eval(), result.input, context.target.opset)
+        exported = export(untrained(each, context.seed).eval(), *image_signature(result.input), context.target.opset)
         graphs[_name(each)] = quantised(exported, context.target) if precision == "int8" else exported
     taken = table.together({name: partial(graphs.__getitem__, name) for name in graphs})
     times = [taken[name] * taken[YARDSTICK] for name in graphs]
@@ -95,13 +96,12 @@ def swap(
         }
         pinned = {"trial_steps": list(trial.steps)}
     network = untrained(after, context.seed)
-    inherit(network, load(result))
+    inherit(network, load_network(result))
     weights = context.workdir / "headed.safetensors"
     student = replace(
         result,
-        settings=settings(after),
-        weights=weights,
-        sha256=save(network.state_dict(), weights),
+        source=TorchSource(result.family, settings(after), weights),
+        sha256=save_weights(network.state_dict(), weights),
         params=costs[1].params,
         macs=costs[1].macs,
     )

@@ -1,5 +1,9 @@
-"""What a network is for, a task a file: its metric, and what to show of single samples.
+"""What a network is for, a task a file: its data, metric, export, losses, report and parity.
 
-``evaluate(session, split, batch, progress)`` gives the metric and one outcome for each sample (a label, dB …);
-``samples(split, classes, outcomes, sessions, seed)`` what a report shows, in the form that its ``samples`` has.
+The contract is `compressor.core.Task`; besides it, every task has ``fits``, by which `find_task` chooses.
 """
+
+from compressor.tasks._evidence import Evidence
+from compressor.tasks._find import find_task, profile_for
+
+__all__ = ["Evidence", "find_task", "profile_for"]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import Json, Metric, Progress, Session, Split, UsageError
+from compressor.core import Data, ImageSplit, InputSpec, Json, Metric, Normalization, OutputParity, Progress, Session, UsageError
+from compressor.data import PhotographSource, Source
+from compressor.feeds import run_in_batches
+from compressor.tasks._evidence import Evidence
+from compressor.tasks._parity import output_parity
 from compressor.tasks._picture import picture
+
+if TYPE_CHECKING:
+    from compressor.core.signature import Outputs
 
 __all__ = ["Classification"]
 
@@ -18,13 +26,72 @@ _SIDE = 64
 """Pixels: what a sample is shrunk to for the report, if it is larger."""
 
 
+@dataclass(frozen=True)
 class Classification:
-    """One label a sample; the network gives a score for each class."""
+    """One label a sample; the network's first output of rank 2 has a score for each class."""
 
-    metric_name: ClassVar[str] = "top1"
+    classes: tuple[str, ...] = ()
+    """Their names, where data has told them."""
 
-    @staticmethod
-    def evaluate(session: Session, split: Split, batch: int, progress: Progress) -> tuple[Metric, NDArray[np.int64]]:
+    kind: ClassVar[str] = "classification"
+    profile: ClassVar[str] = "balanced"
+    losses: ClassVar[tuple[Mapping[str, Json], ...]] = (
+        {"loss": "kl", "weight": 0.9, "temperature": 4.0},
+        {"loss": "cross-entropy", "weight": 0.1},
+    )
+    spatial: ClassVar[bool] = False
+    output_range: ClassVar[tuple[float, float] | None] = None
+    mixed_precision: ClassVar[bool] = False
+    golden: ClassVar[int] = 256
+
+    @classmethod
+    def fits(cls, evidence: Evidence) -> Self | None:
+        """A network with an output of N x K scores, K the data's classes; without data, one output of an image.
+
+        Raises UsageError where images of classes were given, and the network does not tell so many apart.
+        """
+        scores = next((shape for shape in evidence.outputs if len(shape) == 2), None)
+        if evidence.image is None or evidence.targets == "images" or evidence.family == "super-resolution":
+            return None
+        if evidence.targets == "labels":
+            assert evidence.source is not None
+            classes = tuple(evidence.source.classes)
+            if scores is None:
+                raise UsageError(
+                    f"the model maps an image to {' and '.join(str(list(s)) for s in evidence.outputs)}, "
+                    "not to a score a class",
+                    hint="give a classifier, or unlabelled images: a folder without folders of classes",
+                )
+            if scores[1] != len(classes):
+                raise UsageError(
+                    f"the model tells {scores[1]} classes apart, the data has {len(classes)}",
+                    hint="give the data that the model was trained for",
+                )
+            return cls(classes)
+        alone = scores is not None and scores[1] > 1 and len(evidence.outputs) == 1
+        known = evidence.source is None and (evidence.family == cls.kind or alone)
+        return cls() if known or (evidence.named and scores is not None) else None
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """The names of the classes, where they are known."""
+        return {"classes": list(self.classes)} if self.classes else {}
+
+    def prepare(
+        self, source: Source | PhotographSource, input: InputSpec, normalization: Normalization, input_name: str
+    ) -> Data:
+        """Images with their labels; of a source without classes, images alone."""
+        if isinstance(source, PhotographSource):
+            return source.prepare_unlabelled(input, normalization, input_name)
+        return source.prepare(input, normalization, input_name)
+
+    def parity(self, expected: Outputs, got: Outputs) -> dict[str, OutputParity]:
+        """The parity of each output, with the agreement of labels."""
+        return output_parity(expected, got, labels=True)
+
+    def evaluate(
+        self, session: Session, split: ImageSplit, batch: int, progress: Progress, reference: Session | None = None
+    ) -> tuple[Metric, NDArray[np.int64]]:
         """The fraction of ``split`` that is right, and the N predicted labels (-1 where scores are NaN).
 
         Raises UsageError if the network does not give a score for each of the split's classes.
@@ -33,8 +100,9 @@ class Classification:
         highest = int(split.labels.max())
         predicted = np.empty(total, np.int64)
         done = 0
-        for pixels, labels in split.batches(batch):
-            scores = session(pixels)
+        for feeds, labels in split.batches(batch):
+            assert labels is not None
+            scores = _scores(run_in_batches(session, feeds, batch))
             if scores.ndim != 2 or scores.shape[0] != len(labels) or scores.shape[1] <= highest:
                 raise UsageError(
                     f"the model maps {len(labels)} samples to {scores.shape}, which is not a score for each of the "
@@ -45,12 +113,12 @@ class Classification:
             done += len(labels)
             progress(f"evaluating on {split.name}", done, total)
         value = float((predicted == split.labels).mean())
-        metric = Metric(Classification.metric_name, value, total, split.fingerprint, split.name, unit="%")
+        metric = Metric("top1", value, total, split.fingerprint, split.name, unit="%")
         return metric, predicted
 
-    @staticmethod
     def samples(
-        split: Split,
+        self,
+        split: ImageSplit,
         classes: Sequence[str],
         outcomes: Mapping[str, NDArray[np.int64]],
         sessions: Mapping[str, Session],
@@ -96,6 +164,12 @@ class Classification:
                 for row, image in zip(drawn.tolist(), images, strict=True)
             ],
         }
+
+
+def _scores(outputs: Outputs) -> NDArray[np.float32]:
+    """The first output of rank 2, else the first."""
+    found: NDArray[np.float32] = next((o for o in outputs.values() if o.ndim == 2), next(iter(outputs.values())))
+    return found
 
 
 def _drawn(kinds: Sequence[NDArray[np.int64]], seed: int) -> NDArray[np.int64]:

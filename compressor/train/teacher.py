@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.budgets import Budget
-from compressor.core import Context, Json, Model, Split
-from compressor.data import ImagePairs
+from compressor.core import Context, ImageSplit, Json, Model, Normalization, Split, UsageError
+from compressor.data import ImagePairs, PreparedSplit
 from compressor.frontend import load_network
 from compressor.losses import objective
 from compressor.preprocessing import normalize
@@ -63,13 +63,15 @@ def prepare_teacher(
     split, network = split or context.data.train, load_network(teacher)
     if isinstance(split, ImagePairs):
         return _prepare_photographs(settings, split, teacher, network, context)
+    if not isinstance(split, PreparedSplit) or (scaling := teacher.normalization) is None:
+        raise UsageError("distillation learns from images of classes, or photographs", hint="give such --data")
     predict = make_predictor(network, settings.optimizer_config.precision, context.device)
     hflip = settings.hflip
     if hflip == "auto":
-        keeps = partial(_keeps_accuracy_when_flipped, split, teacher, predict, context.seed)
+        keeps = partial(_keeps_accuracy_when_flipped, split, scaling, predict, context.seed)
         hflip = workers.broadcast(lambda: "on" if keeps() else "off", context.device)
     augmentation = Augmentation(settings.shift, hflip == "on", settings.mixup)
-    samples = Samples(split, teacher.input, teacher.normalization, teacher.outputs, augmentation, context.seed)
+    samples = Samples(split, teacher.input, scaling, teacher.outputs, augmentation, context.seed)
     metrics: dict[str, Json] = {"samples": len(samples), "from": split.name, "hflip": hflip == "on"}
     if "features" in objective(settings.losses).needs:
         metrics |= {"teacher": "live: a loss reads its feature maps"}
@@ -136,10 +138,12 @@ def _prepare_photographs(
     return PreparedTeacher(network, patches, False, metrics, {"hflip": hflip})
 
 
-def _keeps_accuracy_when_flipped(split: Split, teacher: Model, predict: Callable[[Tensor], Tensor], seed: int) -> bool:
+def _keeps_accuracy_when_flipped(
+    split: ImageSplit, scaling: Normalization, predict: Callable[[Tensor], Tensor], seed: int
+) -> bool:
     """Whether the teacher's accuracy on flipped training images is at least 95 % of that on the images themselves."""
     rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(split))[:_FLIP_SAMPLES])
-    images = torch.from_numpy(normalize(split.pixels(rows), teacher.normalization))
+    images = torch.from_numpy(normalize(split.pixels(rows), scaling))
     labels = torch.from_numpy(split.labels[rows])
     plain, flipped = (float((predict(x).argmax(1) == labels).float().mean()) for x in (images, images.flip(3)))
     return flipped >= _FLIPPED_ACCURACY * plain

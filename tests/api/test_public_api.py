@@ -30,7 +30,7 @@ from compressor import (
     compress,
     load_bundle,
 )
-from compressor.cli import run as run_command
+from compressor.cli.run import run as run_command
 from compressor.models.cifar_resnet import CifarResNet
 
 DIGITS = ROOT / "examples" / "digits" / "teacher.pt"

@@ -24,11 +24,12 @@ from compressor.backends._tensorrt_parser import parse
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.bench.estimate import estimate
 from compressor.core import InputSpec, OnnxModel, UsageError, VerificationFailed
-from compressor.export import export, save
+from compressor.lowering.export import export
+from compressor.lowering.save import save
 from compressor.legality import tensorrt_faults
 from compressor.quant.audit import audit
-from compressor.quant.half import halve, halved
-from compressor.quant.placement import Placement
+from compressor.lowering.fp16 import convert_to_fp16, fp16_twin
+from compressor.lowering.placement import Placement
 
 TEN = tensorrt_rules(integer_weights=True, half=False)
 HALF = tensorrt_rules(integer_weights=True, half=True)
@@ -144,7 +145,7 @@ def test_version_8_has_float_weights_with_a_pair_of_their_own() -> None:
 def test_scales_that_are_stored_in_half_precision_are_rounded_up() -> None:
     n = residual()
     model = ir.from_proto(placed(n, HALF))
-    halved(model)
+    convert_to_fp16(model)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     for node in proto.graph.node:
@@ -179,7 +180,7 @@ class Attention(torch.nn.Module):
 def test_a_deviation_stays_in_float32_where_its_squares_overflow(tmp_path: Path) -> None:
     torch.manual_seed(0)
     exact = save(export(Attention().eval(), InputSpec(16, 8, 8), 20), tmp_path / "exact.onnx", "fp32")
-    half = halve(exact, tmp_path / "half.onnx")
+    half = fp16_twin(exact, tmp_path / "half.onnx")
     batch = (1000 * np.random.default_rng(0).standard_normal((2, 16, 8, 8))).astype(np.float32)
     runtime = catalog.find("backends", "onnxruntime")()
     expected, got = (runtime.open(model.path, threads=1)(batch) for model in (exact, half))
@@ -199,7 +200,7 @@ def test_fp16_keeps_names_inputs_and_outputs(tmp_path: Path) -> None:
     n = residual()
     model = ir.from_proto(n.model("y"))
     common.ShapeInferencePass()(model)
-    halved(model)
+    convert_to_fp16(model)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     assert {"input", "a", "b", "f", "g", "y"} <= {
@@ -455,7 +456,7 @@ def test_onnx_runtime_refuses_a_graph_that_was_placed_for_tensorrt(tmp_path: Pat
 def test_an_engine_for_rtx_is_built_here(name: str, tmp_path: Path) -> None:
     target = catalog.find_target(name)
     model = ir.from_proto(placed(residual(), HALF))
-    halved(model)
+    convert_to_fp16(model)
     onnx_model = save(model, tmp_path / "model.onnx", "int8")
     engine = catalog.find("backends", "tensorrt-rtx")().build(onnx_model, target, tmp_path)
     assert engine.status == "ready"
@@ -488,9 +489,9 @@ def test_a_jetsons_graphs_are_taken_in_silence_and_build_for_two_gpus(
     placement = Placement(graph, catalog.find("backends", "tensorrt")().rules(JETSON))
     batch = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
     placement.apply(activation_ranges(graph, placement.tensors, [batch], "minmax", lambda *_: None))
-    halved(graph)
+    convert_to_fp16(graph)
     integers = save(graph, tmp_path / "int8.onnx", "int8")
-    for made in (integers, halve(exact, tmp_path / "half.onnx")):
+    for made in (integers, fp16_twin(exact, tmp_path / "half.onnx")):
         accepted(onnx.load(str(made.path)), "10.3")
         for gpu in ("rtx-3060", "rtx-4090"):
             work = tmp_path / f"{made.precision}-{gpu}"

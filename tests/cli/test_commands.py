@@ -190,7 +190,7 @@ def test_a_failure_as_json_is_one_document(
 
 
 def test_no_traceback_from_a_process_of_its_own(odd: Path) -> None:
-    command = [sys.executable, "-m", "compressor.cli", "run", "none.pt", "--target", "host"]
+    command = [sys.executable, "-m", "compressor", "run", "none.pt", "--target", "host"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=odd, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 2
     assert done.stdout == ""
@@ -221,7 +221,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     command = [
         sys.executable.encode(),
         b"-m",
-        b"compressor.cli",
+        b"compressor",
         b"run",
         b"\xff\xfe.pt",
         b"--target",
@@ -312,7 +312,7 @@ def test_inspect_tells_what_a_model_is(compress: Compress, tmp_path: Path, monke
 
 
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m compressor.cli targets | head -0; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m compressor targets | head -0; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},

@@ -16,7 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, UsageError
-from compressor.export import clean, export, save
+from compressor.lowering.export import export
+from compressor.lowering.save import save
+from compressor.lowering.tidy import tidy
 from compressor.models.cifar_resnet import CifarResNet
 
 INPUT = InputSpec(3, 8, 8)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import InputSpec, UsageError
-from compressor.export import export, save
+from compressor.lowering.export import export
+from compressor.lowering.save import save
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.common.cost import cost
 from compressor.models.common.head import ImdnHead
@@ -33,18 +34,18 @@ from compressor.models.common.imdb import ContrastAttention
 from compressor.models.common.layers import count, layers, parts
 from compressor.models.common.space import Space
 from compressor.passes import head as head_pass
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.quant.fake import FakeQuantised
-from compressor.quant.placement import Placement
+from compressor.lowering.placement import Placement
 from compressor.quant.positive_scales import make_scales_positive
 from compressor.quant.ranges import activation_ranges
 from compressor.scores.common.probe import Batch, Probe, View, gaussian
 from compressor.scores.width import Width
 from compressor.train.inherit import inherit
-from compressor.train.learner import Watched
+from compressor.train.learner import FeatureExtractor
 
 SMALL, DIGITS = InputSpec(3, 32, 32), InputSpec(1, 16, 16)
-TARGET = at_hand(catalog.find_target("host"))
+TARGET = with_machine_quirks(catalog.find_target("host"))
 BACKEND = catalog.find("backends", TARGET.backend)()
 BODIES: dict[str, dict[str, Any]] = {
     "cifar-resnet": {"depths": [1, 2, 1], "widths": [8, 16, 40]},
@@ -103,7 +104,7 @@ def test_a_headed_network_keeps_the_contract(name: str, head: dict[str, Any]) ->
     assert len(view.stages) == len(body(network).stages)
     sizes = [tuple(stage.shape[2:]) for stage in view.stages]
     assert all(b == (-(-a[0] // 2), -(-a[1] // 2)) for a, b in itertools.pairwise(sizes))
-    assert len(Watched(network, features=True)(images).features) == len(view.stages)
+    assert len(FeatureExtractor(network, features=True)(images).features) == len(view.stages)
     assert {part.description for part in parts(arch, SMALL)} != {
         part.description for part in parts(arch.backbone, SMALL)
     }

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from compressor import catalog
 from compressor.core import InputSpec, UsageError
 from compressor.data import load_data
-from compressor.export import export, guarded, save
+from compressor.lowering.clip import clip_output
+from compressor.lowering.export import export
+from compressor.lowering.save import save
 from compressor.frontend import load_checkpoint
 from compressor.models.common.cost import cost
 from compressor.models.common.imdb import IMDB, ContrastAttention

@@ -40,7 +40,7 @@ from compressor.core import (
     UsageError,
     VerificationFailed,
 )
-from compressor.frontend._weights import save as save_weights
+from compressor.frontend import save_weights
 
 INPUT = InputSpec(1, 8, 8)
 CLASSES = 4

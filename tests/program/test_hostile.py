@@ -64,7 +64,7 @@ def refuse(case: Case, place: Path) -> Outcome:
     }  # fmt: skip
     before = snapshot(place)
     meter = place.with_suffix(".json")
-    command = [sys.executable, "-P", "-m", "compressor.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "compressor", *arguments]
     err, told = metered(command, meter, cwd=folder, env=environment)
     return Outcome(told["code"], err, told["bytes"], told["seconds"], before, snapshot(place))
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
 
 def compress(*arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", "compressor.cli", "run", *map(str, arguments), "--json"]
+    command = [sys.executable, "-m", "compressor", "run", *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1800)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)

@@ -32,8 +32,8 @@ QUANTISED = """
 kind = "lower"
 [[pass]]
 kind = "quantize"
-method = "distil"
-lessons = { steps = 6, views = 1, rate = 0.01 }
+method = "qat"
+distill = { steps = 6, views = 1, lr = 0.01 }
 """
 EAGER = """
 from compressor.cli import main

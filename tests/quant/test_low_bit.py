@@ -26,9 +26,10 @@ from compressor import catalog
 from compressor.bundle import runner
 from compressor.bundle.storage import stored
 from compressor.core import BudgetMissed, InputSpec
-from compressor.export import export, save
+from compressor.lowering.export import export
+from compressor.lowering.save import save
 from compressor.models.cifar_resnet import CifarResNet
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.quant.allocation import allocate, redistribute
 from compressor.quant.buckets import Buckets
 from compressor.quant.choosing import choose
@@ -37,8 +38,8 @@ from compressor.quant.coded import code, coded
 from compressor.quant.fake import FakeQuantised
 from compressor.quant.huffman import encode, lengths
 from compressor.quant.levels import BitAllocation, Form, WeightQuantSpec, fitting, inner, shared
-from compressor.quant.packing import pack
-from compressor.quant.placement import Placement
+from compressor.lowering.packing import pack
+from compressor.lowering.placement import Placement
 from compressor.quant.positive_scales import make_scales_positive
 
 SLOW = pytest.mark.slow
@@ -255,7 +256,7 @@ def test_bytes_that_end_early() -> None:
 def quantised(bits: int) -> ir.Model:
     """A small network on int8 kernels, its weights on a symmetric grid of so many bits."""
     torch.manual_seed(0)
-    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
     graph = export(CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval(), InputSpec(1, 16, 16), 21)
     placement = Placement(graph, dataclasses.replace(rules, weight_bits=bits))
     placement.apply(dict.fromkeys(placement.tensors, (-3.0, 3.0)))
@@ -284,7 +285,7 @@ def fake(
     bits: dict[str, int], points: dict[str, int], form: Form | None = None
 ) -> tuple[FakeQuantised, torch.nn.Module]:
     torch.manual_seed(0)
-    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
     network = CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval()
     with torch.no_grad():
         for module in network.modules():
@@ -531,15 +532,15 @@ kind = "verify"
     ("settings", "more", "most", "drop"),
     [
         ('method = "ptq"\nbits = 4', (), 80_000, 0.1),
-        ('method = "distil"\nbits = 3\nlessons = { steps = 20, views = 1 }', (), 72_000, 0.1),
+        ('method = "qat"\nbits = 3\ndistill = { steps = 20, views = 1 }', (), 72_000, 0.1),
         (
-            'method = "codebook"\nbudget = ["bytes=1%"]\nlessons = { steps = 20, views = 1, rate = 0.01 }',
+            'method = "codebook"\nbudget = ["bytes=1%"]\ndistill = { steps = 20, views = 1, lr = 0.01 }',
             ("--budget", "bytes=60k"),
             60_000,
             0.1,
         ),
     ],
-    ids=["ptq", "distil", "codebook"],
+    ids=["ptq", "qat", "codebook"],
 )
 def test_fewer_bits_in_a_run(
     compress: Any, tmp_path: Path, settings: str, more: tuple[str, ...], most: int, drop: float

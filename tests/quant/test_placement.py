@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from compressor import catalog
 from compressor.bench.machine import machine
 from compressor.core import QdqRules, Target
-from compressor.quant.placement import Placement
+from compressor.lowering.placement import Placement
 
 
 def _target(*quirks: str) -> Target:

@@ -410,8 +410,8 @@ TRAINED: dict[str, Any] = {
     "batch": 128,
     "losses": [{"loss": HOSTILE, "weight": 0.9}, {"loss": "$cross$-entropy", "weight": 0.1}],
     "curve": [
-        {"step": 10, "loss": 2.5, "parts": [2.6, 1.9], "rate": 0.1},
-        {"step": 20, "loss": 1.25, "parts": [1.2, 1.7], "rate": 0.01},
+        {"step": 10, "loss": 2.5, "parts": [2.6, 1.9], "lr": 0.1},
+        {"step": 20, "loss": 1.25, "parts": [1.2, 1.7], "lr": 0.01},
     ],
 }
 

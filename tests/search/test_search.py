@@ -19,10 +19,10 @@ from places import TEACHER
 from compressor import catalog
 from compressor.core import InputSpec, UsageError
 from compressor.data import load_data
-from compressor.export import export_each
+from compressor.lowering.export import export_each
 from compressor.models.common.layers import count, parts
 from compressor.models.common.space import Space
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.search.batch import of_noise, of_split
 from compressor.search.deployed import integer_ends, quantised
@@ -151,7 +151,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 @pytest.fixture
 def table(tmp_path: Path) -> LatencyTable:
-    return LatencyTable(at_hand(catalog.find_target("host")), "int8", tmp_path, no_memo)
+    return LatencyTable(with_machine_quirks(catalog.find_target("host")), "int8", tmp_path, no_memo)
 
 
 @pytest.mark.parametrize("space", catalog.names("models"))
@@ -170,7 +170,7 @@ def test_parts_make_the_network(space: str) -> None:
 
 
 def test_parts_run_on_integers_between_them() -> None:
-    target = at_hand(catalog.find_target("host"))
+    target = with_machine_quirks(catalog.find_target("host"))
     network = RESNET.decode({"depths": [1, 1, 1]}, INPUT, 10).build().eval()
     (graph,) = export_each([(network.parts()[2], (1, 16, 8, 8))], target.opset)
     ended = integer_ends(quantised(graph, target, float_output=False))

@@ -22,13 +22,13 @@ from compressor import catalog
 from compressor.bundle.runner import Model, cropped
 from compressor.core import InputSpec, PlanContext, UsageError
 from compressor.data import PhotographSource, PreparedPhotographs, load_data
-from compressor.export import export
+from compressor.lowering.export import export
 from compressor.frontend import save_weights
 from compressor.losses import Outputs, objective
-from compressor.losses.target_l1 import Pixels
+from compressor.losses.target_l1 import TargetL1
 from compressor.models.common.imdb import IMDB, SLOPE
 from compressor.models.imdn import IMDN
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import NORMALIZATIONS
 from compressor.quant.equalise import equalise
 from compressor.quant.fake import FakeQuantised
@@ -257,36 +257,36 @@ def test_photographs_smaller_than_a_patch_are_refused(tmp_path: Path) -> None:
 
 def test_losses_on_images() -> None:
     made, wanted = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    assert Pixels()(Outputs(made), Outputs(made), wanted) == (made - wanted).abs().mean()
-    with pytest.raises(UsageError, match="the image to be made is"):
-        Pixels()(Outputs(torch.rand(2, 5)), Outputs(torch.rand(2, 5)), torch.tensor([0, 1]))
+    assert TargetL1()(Outputs(made), Outputs(made), wanted) == (made - wanted).abs().mean()
+    with pytest.raises(UsageError, match="the true image has the shape"):
+        TargetL1()(Outputs(torch.rand(2, 5)), Outputs(torch.rand(2, 5)), torch.tensor([0, 1]))
 
 
 def test_losses_of_the_other_task_are_refused_before_any_work() -> None:
     host = catalog.find_target("host")
     photos, classes = (PlanContext(host, task, True, True) for task in ("super-resolution", "classification"))
     assert any("kl" in p and "super-resolution" in p for p in DistillConfig().problems("distill", photos))
-    images = DistillConfig(losses=({"loss": "pixels"}, {"loss": "answers"}, {"loss": "hint", "weight": 0.1}))
+    images = DistillConfig(losses=({"loss": "target-l1"}, {"loss": "output-l1"}, {"loss": "hint", "weight": 0.1}))
     assert not images.problems("distill", photos)
-    assert any("pixels" in p for p in images.problems("distill", classes))
+    assert any("target-l1" in p for p in images.problems("distill", classes))
 
 
 def test_adam_takes_its_rate_as_it_is() -> None:
-    assert OptimizerConfig(optimizer="adam", batch=16, rate=1e-3, schedule="cosine").rate_at(0, 100) == pytest.approx(
+    assert OptimizerConfig(optimizer="adam", batch=16, lr=1e-3, schedule="cosine").lr_at(0, 100) == pytest.approx(
         1e-3
     )
-    assert OptimizerConfig(batch=16, rate=0.1, schedule="cosine").rate_at(0, 100) == pytest.approx(0.0125)
+    assert OptimizerConfig(batch=16, lr=0.1, schedule="cosine").lr_at(0, 100) == pytest.approx(0.0125)
 
 
 def test_a_student_learns(tmp_path: Path) -> None:
-    from compressor.train.distil import Budget, distil
+    from compressor.train.fit import Duration, fit
 
     torch.manual_seed(0)
     drawn = patches(tmp_path)
     student = IMDN(8, 1, 2, False, 2, "rtc").build()
-    optimizer_config = OptimizerConfig(optimizer="adam", batch=4, rate=3e-3, decay=0.0, momentum=0.9)
-    steps, curve = distil(
-        student, drawn, objective([{"loss": "pixels"}]), optimizer_config, Budget(steps=60), seed=0, device="cpu",
+    optimizer_config = OptimizerConfig(optimizer="adam", batch=4, lr=3e-3, weight_decay=0.0, momentum=0.9)
+    steps, curve = fit(
+        student, drawn, objective([{"loss": "target-l1"}]), optimizer_config, Duration(steps=60), seed=0, device="cpu",
         checkpoint=None, remember=lambda compute: compute(), progress=lambda *_: None,
     )  # fmt: skip
     assert steps == 60
@@ -346,7 +346,7 @@ def test_integers_near_the_floats_at_any_size(tmp_path: Path) -> None:
         network.load_state_dict(state)
         return network.eval()
 
-    target = at_hand(catalog.find_target("host"))
+    target = with_machine_quirks(catalog.find_target("host"))
     backend = catalog.find("backends", "onnxruntime")()
     batches = [np.random.default_rng(n).random((1, 3, 16, 16), np.float32) for n in range(3)]
     made = restored(
@@ -370,7 +370,7 @@ def test_integers_near_the_floats_at_any_size(tmp_path: Path) -> None:
 def test_fake_integers_leave_the_attention_alone() -> None:
     torch.manual_seed(0)
     network = TINY.build().eval()
-    target = at_hand(catalog.find_target("host"))
+    target = with_machine_quirks(catalog.find_target("host"))
     rules = catalog.find("backends", "onnxruntime")().rules(target)
     fake = FakeQuantised(network, rules, PATCH, 21, [torch.rand(2, 3, 16, 16)] * 2, None, attention, any_size=True)
     kinds = {name: type(module).__name__ for name, module in fake.module.named_modules()}

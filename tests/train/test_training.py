@@ -21,7 +21,7 @@ from compressor.data import load_data
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.mobilenetv2 import MobileNetV2
-from compressor.plan import at_hand
+from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.quant.fake import FakeQuantised
 from compressor.train import loop
@@ -183,7 +183,7 @@ def dropping() -> nn.Module:
 
 def fake() -> nn.Module:
     """A network with quantisers."""
-    rules = catalog.find("backends", "onnxruntime")().rules(at_hand(catalog.find_target("host")))
+    rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
     torch.manual_seed(2)
     return FakeQuantised(network(1), rules, INPUT, 21, [torch.randn(8, *INPUT.shape) for _ in range(2)]).module
 

@@ -1,4 +1,4 @@
-"""The information multi-distillation block (Hui et al. 2019, arXiv 1909.11856), alone: of IMDN, and of heads."""
+"""The information multi-distillation block (Hui et al. 2019, arXiv 1909.11856), which IMDN and heads are made of."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from torch import Tensor, nn
 __all__ = ["IMDB", "SLOPE", "ContrastAttention"]
 
 SLOPE = 0.05
-"""Of every LeakyReLU in IMDN, below zero."""
+"""The slope below zero of every LeakyReLU in IMDN."""
 
 _REDUCTION = 16
-"""Channels to one in the bottleneck of the attention, as published."""
+"""The attention's bottleneck has one channel for so many, as published."""
 _TINY = 1e-12
-"""Under the root: its gradient is infinite where a channel is constant. Far less than float32 tells."""
+"""Added under the square root, whose gradient is infinite at 0 (a constant channel). Below float32's resolution."""
 
 
 class ContrastAttention(nn.Module):
-    """CCA: each channel times what its own mean and standard deviation say.
+    """Contrast-aware channel attention (the paper's section 3.2): a factor for each channel from its statistics.
 
-    The deviation is the population's, taken in two passes and in float32: squares overflow float16.
-    It is global: parts of an image have other statistics than the whole.
+    The statistics are the mean plus the population's standard deviation over the whole map. They are taken in
+    float32 and in two passes, because squares overflow float16. A tile of an image has other statistics than the
+    whole image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,11 +43,11 @@ class ContrastAttention(nn.Module):
 
 
 class IMDB(nn.Module):
-    """Four 3x3 convolutions, each of which keeps ``distil`` channels back and passes on the rest; then fuse all.
+    """Four 3x3 convolutions, each of which keeps ``distil`` channels back and passes on the others; then a fusion.
 
-    ``c1`` to ``c3`` make ``width`` channels each, ``c4`` the last ``distil``; what was kept, 4 x ``distil``
-    channels, goes through contrast-aware attention (where ``attention`` says so) and a 1x1 convolution, and is
-    added to the input. Children bear the names of the public checkpoints.
+    ``c1`` to ``c3`` make ``width`` channels each, ``c4`` makes ``distil``. The 4 x ``distil`` channels that were kept
+    go through contrast-aware attention (with ``attention``) and the 1x1 convolution ``c5``, and are added to the
+    input. The children have the names of the public checkpoints.
     """
 
     def __init__(self, width: int, distil: int, attention: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What an architecture consists of, layer by layer: no weight is allocated."""
+"""The layers, the cost and the parts of an architecture in its deployed form; no weight is allocated."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, UsageError
-from compressor.models._cost import Cost
-from compressor.models._family import Architecture
+from compressor.models.common.cost import Cost
+from compressor.models.common.deployed import deployed
+from compressor.models.common.family import Architecture
 
 _KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout)
-"""Modules that the tracing need not run: on the meta device they take longer than the convolutions."""
+"""Modules that tracing does not run: on the meta device they take longer than the convolutions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Layer:
 
     kind: Literal["conv", "linear"]
     inputs: int
-    """Input channels, of all groups together."""
+    """Input channels of all groups together."""
     outputs: int
     """Output channels."""
     kernel: tuple[int, int]
@@ -32,7 +33,7 @@ class Layer:
     stride: int
     groups: int
     input_size: tuple[int, int]
-    """Height and width of its feature map."""
+    """Height and width of its input."""
     output_size: tuple[int, int]
     bias: bool
 
@@ -52,7 +53,7 @@ class Layer:
 
 
 def layers(architecture: Architecture, input: InputSpec) -> tuple[Layer, ...]:
-    """The convolutions and linear layers of what ``architecture.build()`` makes, in the order that they run.
+    """Return the convolutions and linear layers of an architecture's deployed form, in the order that they run.
 
     Raises UsageError where the architecture takes another number of channels.
     """
@@ -60,9 +61,9 @@ def layers(architecture: Architecture, input: InputSpec) -> tuple[Layer, ...]:
 
 
 def count(architecture: Architecture, input: InputSpec) -> Cost:
-    """What `compressor.models._cost.cost` says of ``architecture.build()``, from the same tracing as `layers`.
+    """Return the same as `compressor.models.common.cost.cost` for ``architecture.build()``, without its weights.
 
-    The parameters are all there are, those of batch normalisations among them.
+    The parameters include those of batch normalisations.
     """
     return _trace(architecture, input)[1]
 
@@ -72,13 +73,13 @@ class Part:
     """One of the ``parts()`` of a network: stem, block or head."""
 
     description: str
-    """What it consists of: parts with equal descriptions and shapes take the same time."""
+    """Its modules and their settings. Parts with equal descriptions and shapes take the same time."""
     shape: tuple[int, ...]
-    """Of its input, 1 x C x H x W."""
+    """The shape of its input, 1 x C x H x W."""
 
 
 def parts(architecture: Architecture, input: InputSpec) -> tuple[Part, ...]:
-    """The chain that ``architecture.build().parts()`` is, in the order that it runs."""
+    """Return the ``parts()`` of an architecture's deployed form, in the order that they run."""
     return _trace(architecture, input)[2]
 
 
@@ -90,7 +91,7 @@ def _trace(architecture: Architecture, input: InputSpec) -> tuple[tuple[Layer, .
             hint="decode it for that input",
         )
     with torch.device("meta"):
-        network = architecture.build().eval()
+        network = deployed(architecture.build().eval())
         x = torch.empty(1, *input.shape)
     found: list[Layer] = []
 

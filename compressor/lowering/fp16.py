@@ -10,9 +10,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from compressor.core import OnnxModel
-from compressor.export import save
+from compressor.lowering.save import save
 
-__all__ = ["halve", "halved"]
+__all__ = ["convert_to_fp16", "fp16_twin"]
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
@@ -22,15 +22,15 @@ _ALWAYS_FLOAT = {"Resize": (2,), "Upsample": (1,)}
 """Inputs that an op takes in float32 whatever else it computes in: scales of a resize."""
 
 
-def halve(model: OnnxModel, path: Path) -> OnnxModel:
+def fp16_twin(model: OnnxModel, path: Path) -> OnnxModel:
     """An FP16 twin of a float32 file; its input and output stay float32."""
     graph = ir.load(model.path)
     common.ShapeInferencePass()(graph)
-    halved(graph)
+    convert_to_fp16(graph)
     return save(graph, path, "fp16", model)
 
 
-def halved(model: ir.Model) -> None:
+def convert_to_fp16(model: ir.Model) -> None:
     """Make every float tensor of ``model`` (in place) FP16, with a Cast behind the inputs and before the outputs.
 
     A deviation, Sqrt of a mean of squares, stays in float32 with the mean that is subtracted in it: it is taken in

@@ -1,4 +1,4 @@
-"""What a score may look at: one untrained candidate, each costly view of it made once, when first asked for."""
+"""The `Probe` that a score is computed from: one untrained candidate. Costly views are made once, when first used."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec
-from compressor.models._cost import Cost
-from compressor.models._family import Architecture
-from compressor.models._layers import Layer, count, layers
+from compressor.models.common.cost import Cost
+from compressor.models.common.family import Architecture
+from compressor.models.common.layers import Layer, count, layers
 
 
 class Score(Protocol):
     """A frozen dataclass; its fields are its settings."""
 
     needs_teacher: ClassVar[bool]
-    """True where the score compares the student with a teacher."""
+    """Whether the score compares the student with a teacher."""
 
     def __call__(self, probe: Probe) -> float:
-        """The candidate's score; higher is better. Finite, or minus infinity for a dead network."""
+        """Return the candidate's score; higher is better. Finite, or minus infinity for a dead network."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The one batch that every candidate of a ranking is shown."""
+    """The images and labels that all candidates of a ranking are scored on."""
 
     images: Tensor
     """N x channels x H x W, normalised."""
     labels: Tensor
-    """N classes."""
+    """N class indices."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One forward pass of one network, in train mode: batch normalisation works on the batch's own statistics."""
+    """The feature maps and outputs of one forward pass, in which batch normalisation used the batch's statistics."""
 
     stages: tuple[Tensor, ...]
     """The feature map at the end of each stage, N x C x H x W."""
     last: Tensor
-    """The feature map that is pooled, or enlarged, N x C x H x W."""
+    """The last feature map, which is pooled or enlarged, N x C x H x W."""
     pooled: Tensor
-    """What the classifier is given, N x C; the means of ``last`` where there is none."""
+    """The classifier's input, N x C; the means of ``last`` for a network that makes images."""
     logits: Tensor
-    """N x K; of a network that makes images those."""
+    """The outputs, N x K; the images of a network that makes images."""
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor) -> Self:
-        """Run ``network`` (any of `compressor.models`) on N images; its mode is left as it is."""
+        """Run ``network``, of a family of `compressor.models`, on N images, in the mode that it is in."""
         kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Any:
@@ -76,10 +76,10 @@ class View:
 
     @classmethod
     def guessed(cls, network: nn.Module, images: Tensor) -> Self | None:
-        """The same of any classifier, which does not name its parts; None where they cannot be made out.
+        """Run any classifier on N images and guess which tensors are which; None where that is not possible.
 
-        The classifier is the linear layer that runs last, the map that is pooled the last one before it that
-        has more than one place; it stands for all stages.
+        The classifier is taken to be the linear layer that runs last; the pooled map, which stands for all stages,
+        the last map before it with more than one position.
         """
         maps: list[Tensor] = []
         pooled: list[Tensor] = []
@@ -106,50 +106,52 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A candidate, as scores see it."""
+    """A candidate and the batch that it is scored on."""
 
     architecture: Architecture
     input: InputSpec
     batch: Batch
     teacher: View | None
-    """The teacher's view of the same batch."""
+    """The teacher's view of the same batch, where there is a teacher."""
     seeds: tuple[int, ...] = (0,)
-    """One random initialisation each; a score that sees weights averages over them."""
+    """The seeds of random initialisations. A score that depends on weights averages over them."""
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
+        """The convolutions and linear layers, in the order that they run."""
         return layers(self.architecture, self.input)
 
     @property
     def cost(self) -> Cost:
+        """The parameters and multiply-accumulates."""
         return count(self.architecture, self.input)
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        """One for each seed."""
+        """One view for each seed."""
         return tuple(View.of(self.network(seed), self.batch.images) for seed in self.seeds)
 
     def network(self, seed: int) -> nn.Module:
-        """The candidate with Gaussian weights, in train mode."""
+        """Make the candidate with Gaussian weights, in train mode."""
         return gaussian(untrained(self.architecture, seed), seed)
 
     def mean(self, score: Any) -> float:
-        """The mean of ``score(view)`` over the views."""
+        """Return the mean of ``score(view)`` over the views."""
         return sum(float(score(view)) for view in self.views) / len(self.seeds)
 
 
 def untrained(architecture: Architecture, seed: int) -> nn.Module:
-    """A network in train mode, initialised as its family does it."""
+    """Make a network in train mode, with the family's own initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _training(architecture.build())
 
 
 def gaussian(network: nn.Module, seed: int) -> nn.Module:
-    """``network`` in train mode: weights N(0, 1), biases 0, batch normalisation 1 and 0 (DisWOT, section 4).
+    """Set weights to N(0, 1), biases to 0 and batch normalisations to 1 and 0 (DisWOT, section 4); in train mode.
 
-    Behind a batch normalisation the scale of a weight is without effect. Where there is none weights are divided by
-    the root of how many an output sums: a chain of ten layers would overflow otherwise.
+    Before a batch normalisation the scale of a weight has no effect. A network without any has its weights divided
+    by the square root of their fan-in, because a chain of ten layers would overflow. Changes ``network``.
     """
     generator = torch.Generator().manual_seed(seed)
     plain = not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
@@ -168,7 +170,7 @@ def gaussian(network: nn.Module, seed: int) -> nn.Module:
 
 
 def _training(network: nn.Module) -> nn.Module:
-    """In train mode, for the batch's own statistics; but with dropout off, which would make scores a game of dice."""
+    """Set train mode, for the batch's own statistics, but leave dropout off, which would make scores random."""
     network.train()
     for module in network.modules():
         if isinstance(module, nn.Dropout):

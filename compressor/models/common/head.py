@@ -1,4 +1,4 @@
-"""IMDN-style heads: light blocks on a body's last feature map, for classification and for dense prediction."""
+"""IMDN-style heads: light blocks on a backbone's last feature map, for classification and dense prediction."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Literal, Self
 from torch import nn
 
 from compressor.core import Json, UsageError
-from compressor.models._encoding import Kind, chosen, keys, snap, steps, whole
-from compressor.models._family import initialise, require
-from compressor.models._imdb import IMDB
+from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, Kind, chosen, keys, snap, steps, whole
+from compressor.models.common.family import initialise, require
+from compressor.models.common.imdb import IMDB
 
 __all__ = ["ImdnHead"]
 
 _NAME = "head"
 
 _WIDEST = 256
-"""Channels in the search space: four times the published block's."""
+"""Channels in the search space, at most: four times the published block's."""
 _DEEPEST = 6
-"""Blocks in the search space: IMDN's own."""
+"""Blocks in the search space, at most: as many as IMDN has."""
 _QUARTER = 4
 """The published block keeps 16 of 64 channels at each split."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImdnHead:
-    """A 1x1 convolution to ``width``, ``blocks`` information multi-distillation blocks, and the task's own end.
+    """A 1x1 convolution to ``width`` channels, ``blocks`` of `IMDB`, and an end for ``task``.
 
-    ``classification``: pooling and a linear layer. ``dense``: a 1x1 convolution to a score for each class and
-    place, resized to the image's height and width. Each block keeps ``distil`` channels back at each of its
-    splits; ``attention`` is contrast-aware channel attention.
+    The end for ``classification`` is pooling and a linear layer; the end for ``dense`` prediction is a 1x1
+    convolution to a score for each class, resized to the image's height and width. Each block keeps ``distil``
+    channels back at each of its splits; ``attention`` is contrast-aware channel attention.
     """
 
     width: int = 32
@@ -52,31 +52,33 @@ class ImdnHead:
 
     @classmethod
     def decode(cls, encoding: Json) -> Self:
-        """A head for classification from ``{"width": 32, "blocks": 1}``; ``distil`` is a quarter of the width.
+        """Return the classification head that ``{"width": 32, "blocks": 1}`` describes.
 
-        Raises UsageError naming the key where the encoding is none, or describes more than the space holds.
+        ``distil`` defaults to a quarter of the width, ``attention`` to true.
+
+        Raises UsageError naming the key that is missing, unknown or out of range.
         """
         keys(_NAME, encoding, ["width", "blocks"], ["distil", "attention"])
-        width = whole(_NAME, "width", encoding["width"], _WIDEST)
-        distil = whole(_NAME, "distil", encoding.get("distil", max(1, width // _QUARTER)), _WIDEST)
+        width = whole(_NAME, "width", encoding["width"], MOST_CHANNELS)
+        distil = whole(_NAME, "distil", encoding.get("distil", max(1, width // _QUARTER)), MOST_CHANNELS)
         attention = encoding.get("attention", True)
         if not isinstance(attention, bool):
             raise UsageError(f"{_NAME}: attention is no true or false", hint="write true or false")
-        return cls(width, whole(_NAME, "blocks", encoding["blocks"], _DEEPEST), distil, attention)
+        return cls(width, whole(_NAME, "blocks", encoding["blocks"], MOST_BLOCKS), distil, attention)
 
     def encode(self) -> dict[str, Json]:
-        """What ``decode`` makes this head from. Raises UsageError where no encoding describes it."""
+        """Return the encoding that ``decode`` makes this head from. Raises UsageError for a dense head."""
         require(self.task == "classification", _NAME, f"no encoding describes {self}")
         own: Mapping[str, Json] = {} if self.distil == max(1, self.width // _QUARTER) else {"distil": self.distil}
         return {"width": self.width, "blocks": self.blocks, **own, **({} if self.attention else {"attention": False})}
 
     @classmethod
     def smallest(cls, multiple: int) -> Self:
-        """One whose 3x3 convolutions have multiples of ``multiple`` channels."""
+        """Return the smallest head whose 3x3 convolutions have multiples of ``multiple`` channels."""
         return cls(2 * multiple, 1, multiple)
 
     def mutated(self, random: random.Random, multiple: int) -> Self:
-        """A small step away; every convolution but the attention's has a multiple of ``multiple`` channels."""
+        """Return a head one small step away; all but the attention's convolutions have multiples of ``multiple``."""
         width = max(2 * multiple, snap(self.width, multiple, _WIDEST))
         base = replace(self, width=width, distil=snap(self.distil, multiple, width - multiple))
         kinds: list[Kind] = [
@@ -88,11 +90,11 @@ class ImdnHead:
         return replace(base, **chosen(random, kinds))
 
     def entry(self, channels: int) -> nn.Module:
-        """From the body's channels to the blocks'."""
+        """Make the 1x1 convolution from the backbone's channels to the blocks', freshly initialised."""
         return initialise(nn.Sequential(nn.Conv2d(channels, self.width, 1, bias=False), nn.BatchNorm2d(self.width)))
 
     def body(self) -> nn.Sequential:
-        """The blocks, freshly initialised: N x width x H x W to the same."""
+        """Make the blocks, freshly initialised: they map N x width x H x W to the same."""
         made = (_normalised(IMDB(self.width, self.distil, self.attention)) for _ in range(self.blocks))
         blocks = nn.Sequential(*made)
         initialise(blocks)
@@ -100,9 +102,9 @@ class ImdnHead:
 
 
 def _normalised(block: IMDB) -> IMDB:
-    """Batch normalisation behind each convolution of the trunk instead of a bias, as in the bodies of students.
+    """Put a batch normalisation behind each convolution of ``block`` in place of its bias, as backbones have it.
 
-    Their rates of learning are made for that; once folded into the convolution it costs nothing.
+    Students' learning rates are chosen for that. Exported, the normalisation is folded into the convolution.
     """
     for name in ("c1", "c2", "c3", "c4", "c5"):
         conv = getattr(block, name)

@@ -1,7 +1,8 @@
-"""What a network costs, counted as it runs once."""
+"""Parameters and multiply-accumulates of any network, counted while it runs once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,31 +13,41 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from compressor.core import InputSpec, UsageError
+from compressor.models.common.deployed import deployed
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Parameters (buffers are none) and multiply-accumulates of one sample's convolutions and matrix products."""
+    """Parameters (without buffers), and multiply-accumulates of convolutions and matrix products for one sample."""
 
     params: int
     macs: int
 
 
 def cost(module: nn.Module, input: InputSpec) -> Cost:
-    """Count by torch's own formulas, of one sample, in eval mode; on the meta device where the module is there.
+    """Count the cost of one image: see `cost_of_feeds`."""
+    return cost_of_feeds(module, [(1, *input.shape)], ["float32"])
 
-    Raises UsageError where the network cannot take such an input.
+
+def cost_of_feeds(module: nn.Module, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> Cost:
+    """Count for one sample, in eval mode and in the deployed form, by the formulas of torch's FlopCounterMode.
+
+    Nothing is computed where the module is on the meta device. Raises UsageError where the network does not run
+    on such an input.
     """
+    module = deployed(module)
     weights = [*module.parameters(), *module.buffers()]
-    sample = torch.zeros(1, *input.shape, device=weights[0].device if weights else "cpu")
+    device = weights[0].device if weights else torch.device("cpu")
+    feeds = [torch.zeros(s, dtype=getattr(torch, d), device=device) for s, d in zip(shapes, dtypes, strict=True)]
     training = module.training
     try:
-        # With gradients and plain attention: else torch fuses a transformer into operations that have no formula.
+        # Without gradients, or with fused attention, torch runs a transformer as operations that have no formula.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
-            module.eval()(sample)
+            module.eval()(*feeds)
     except Exception as error:  # a user's own network may raise anything
+        told = ", ".join("x".join(map(str, shape[1:])) for shape in shapes)
         raise UsageError(
-            f"the network does not run on an input of {input}: {error}", hint="give the input it was made for: --input"
+            f"the network does not run on inputs of {told}: {error}", hint="give the input it was made for: --input"
         ) from error
     finally:
         module.train(training)
@@ -46,7 +57,7 @@ def cost(module: nn.Module, input: InputSpec) -> Cost:
 
 
 class _Counter(TorchDispatchMode):
-    """As torch's FlopCounterMode, without the compiler: importing that takes longer than all else here."""
+    """A FlopCounterMode that does not import torch's compiler, which would take longer than the counting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +71,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
         if formula is None:
-            with self:  # what consists of other operations is counted as those
+            with self:  # an operation that is made of others is counted as those
                 parts = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if parts is NotImplemented else parts
         out = func(*args, **kwargs)
@@ -69,7 +80,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _constants(module: nn.Module) -> int:
-    """The numbers in a TorchScript program whose weights were frozen into its code."""
+    """Count the numbers in a TorchScript program whose weights were frozen into its code."""
     if not isinstance(module, torch.jit.ScriptModule):
         return 0
     graph: Any = module.inlined_graph  # its nodes live no longer than it

@@ -1,4 +1,4 @@
-"""A network of a known family with a head of its own: any body, any head."""
+"""A network of a known family with another head than the family's own."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import Json, UsageError
-from compressor.models._family import Architecture
-from compressor.models._head import ImdnHead
+from compressor.models.common.family import Architecture
+from compressor.models.common.head import ImdnHead
 
 __all__ = ["Headed", "architecture", "body", "settings"]
 
 _KEY = "head"
-"""Of encodings and of settings, beside the body's own."""
+"""The key of the head in encodings and settings, beside the backbone's own keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headed:
-    """``backbone`` without its own pooling and classifier, and ``head`` in their place.
+    """``backbone`` with ``head`` in place of its own pooling and classifier.
 
-    The module that ``build`` makes has the body as its child ``backbone``, under the family's own names. With
-    a head for dense prediction it maps N x channels x H x W to N x outputs x H x W scores, and has no
-    ``avgpool``.
+    The network that ``build`` makes has the backbone's network as its child ``backbone``. With a dense head it
+    maps N x channels x H x W to N x outputs x H x W scores, and has no ``avgpool``.
     """
 
     backbone: Architecture
@@ -50,14 +49,14 @@ class Headed:
         return {**self.backbone.encode(), _KEY: self.head.encode()}
 
     def mutated(self, random: random.Random, multiple: int) -> Self:
-        """A step of the body or, once in three, of the head; the other is left as it is."""
+        """Take a step of the backbone or, one time in three, of the head."""
         if random.randrange(3) == 0:
             return replace(self, head=self.head.mutated(random, multiple))
         return replace(self, backbone=self.backbone.mutated(random, multiple))
 
 
 def architecture(family: str, settings: Mapping[str, Json]) -> Architecture:
-    """A network of a file of ``models/`` from its settings, among them, perhaps, those of its head.
+    """Return the architecture of a family of ``models/`` with these settings, which may include a ``head``'s.
 
     Raises UsageError naming the setting that is wrong.
     """
@@ -69,19 +68,19 @@ def architecture(family: str, settings: Mapping[str, Json]) -> Architecture:
 
 
 def settings(described: Architecture) -> dict[str, Json]:
-    """What `architecture` makes it again from."""
+    """Return the settings from which `architecture` makes ``described`` again."""
     if isinstance(described, Headed):
         return {**settings(described.backbone), _KEY: dataclasses.asdict(described.head)}
     return dataclasses.asdict(described)  # type: ignore[call-overload,no-any-return]
 
 
 def body(network: nn.Module) -> nn.Module:
-    """What bears its family's names: the network itself, or what stands under another head."""
+    """Return the module whose state dict has the family's keys: the network itself, or the backbone of a `Headed`."""
     return network.backbone if isinstance(network, _Trunk) else network
 
 
 class _Trunk(nn.Module):
-    """Body, entry and blocks: everything up to the last feature map."""
+    """Backbone, entry and blocks: everything up to the last feature map."""
 
     def __init__(self, arch: Headed) -> None:
         super().__init__()
@@ -89,7 +88,7 @@ class _Trunk(nn.Module):
         linears = [name for name, module in self.backbone.named_modules() if isinstance(module, nn.Linear)]
         if not linears or not hasattr(self.backbone, "features"):
             raise UsageError(
-                f"{type(arch.backbone).__name__} has no classifier that a head could stand in for",
+                f"{type(arch.backbone).__name__} has no classifier that a head could replace",
                 hint="give the head to a network that classifies",
             )
         classifier: Any = self.backbone.get_submodule(linears[-1])
@@ -100,17 +99,17 @@ class _Trunk(nn.Module):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        # The head works at the last resolution: of the two it is what the classifier sees.
+        # The head works at the backbone's last resolution; its map, not the backbone's, is what the classifier sees.
         return (*(f"backbone.{name}" for name in self.backbone.stages[:-1]), "blocks")
 
     def features(self, x: Tensor) -> Tensor:
-        """Map N x channels x H x W to the last feature map, that of the last block."""
+        """Map N x channels x H x W to the last feature map: N x width x H' x W', the last block's."""
         made: Tensor = self.blocks(self.entry(self.backbone.features(x)))
         return made
 
 
 class _Classifier(_Trunk):
-    """Blocks, pooling, a linear layer."""
+    """A trunk, pooling, a linear layer."""
 
     def __init__(self, arch: Headed) -> None:
         super().__init__(arch)
@@ -123,13 +122,13 @@ class _Classifier(_Trunk):
         return logits
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """The network as a chain, each link fed what the one before it gives: the body's, entry, blocks, head."""
+        """Return the network as a chain: the backbone's parts without its head, entry, blocks, head."""
         head = nn.Sequential(self.avgpool, nn.Flatten(), self.linear)
         return (*self.backbone.parts()[:-1], self.entry, *self.blocks, head)
 
 
 class _Dense(_Trunk):
-    """Blocks, a 1x1 convolution, and the scores at the image's own size."""
+    """A trunk, a 1x1 convolution to scores, and a resizing to the image's height and width."""
 
     def __init__(self, arch: Headed) -> None:
         super().__init__(arch)

@@ -1,0 +1,79 @@
+"""The metrics of models on samples that ``compress gate --eval`` names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from compressor import catalog
+from compressor.bench.bench_model import BenchModel
+from compressor.bench.judgement import judgement, known_target
+from compressor.bundle import Manifest
+from compressor.core import InputSpec, Metric, Progress, Session, Split, Task, UsageError
+
+if TYPE_CHECKING:
+    from compressor.data import PhotographSource, Source
+
+__all__ = ["evaluate_models"]
+
+_BATCH = 100
+
+
+def evaluate_models(models: Mapping[str, BenchModel], evaluate: str, progress: Progress) -> dict[str, Metric]:
+    """Return each model's metric on the samples that ``evaluate`` names, the first model being the reference.
+
+    An ONNX file alone says neither its task nor how its input is prepared: it is judged as the bundle beside it.
+    Raises UsageError where there is no bundle, the network takes no images, or the samples are not for its task.
+    """
+    from compressor.data import load_data
+
+    bundle = next((model.manifest for model in models.values() if model.folder), None)
+    if bundle is None:
+        raise UsageError(
+            f"{next(iter(models.values())).path} does not say how its input is prepared",
+            hint="give a bundle or a run's folder",
+        )
+    source = load_data(None, evaluate=evaluate)
+    metrics: dict[str, Metric] = {}
+    reference: Session | None = None
+    with TemporaryDirectory(prefix="compressor-") as folder:
+        for name, model in models.items():
+            manifest = model.manifest if model.folder else bundle
+            task = _task(manifest)
+            session = _open(model, manifest, Path(folder))
+            split = _prepared(task, manifest, source, model.signature.input.name)
+            metrics[name], _ = task.evaluate(session, split, _BATCH, progress, reference)
+            reference = reference or session
+    return metrics
+
+
+def _task(manifest: Manifest) -> Task:
+    facts = {name: fact for name, fact in manifest.task.items() if name != "kind"}
+    kind = manifest.task["kind"]
+    task: Task = catalog.make(catalog.find("tasks", kind), facts, f"task {kind!r} of the manifest")
+    return task
+
+
+def _prepared(task: Task, manifest: Manifest, source: Source | PhotographSource, name: str) -> Split:
+    normalization = manifest.normalization
+    if normalization is None:
+        raise UsageError("the network takes no images that --eval could give", hint="compare the manifests' figures")
+    spec = next(spec for spec in manifest.signature.inputs if manifest.image and spec.name == manifest.image.name)
+    _, *shape = spec.sized(manifest.sizes)
+    size = InputSpec(shape[2], shape[0], shape[1]) if normalization.layout == "nhwc" else InputSpec(*shape)
+    return task.prepare(source, size, normalization, name).evaluate
+
+
+def _open(model: BenchModel, manifest: Manifest, folder: Path) -> Session:
+    """Open a model to judge its accuracy: its engine by the target's kernels, else its graph in float."""
+    threads = len(os.sched_getaffinity(0))
+    backend = catalog.find("backends", manifest.engine.backend)()
+    target = known_target(manifest.target)
+    judge = None if target is None else judgement(target, backend)
+    if judge is not None and judge.exact:
+        return judge.open(model.graph(folder), threads=threads)
+    session: Session = backend.open(model.loaded(folder).path, threads=threads)
+    return session

@@ -1,0 +1,103 @@
+"""Any network: judged by how well the result agrees with the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.core import Data, InputSpec, Json, Metric, Normalization, OutputParity, Progress, Session, Split
+from compressor.data import PhotographSource, Source
+from compressor.feeds import run_in_batches
+from compressor.tasks._evidence import Evidence
+from compressor.tasks._parity import decibels, output_parity
+
+if TYPE_CHECKING:
+    from compressor.core.signature import Outputs
+
+__all__ = ["Generic"]
+
+_MOST = 100.0
+"""dB: the metric of outputs that are the same."""
+
+
+@dataclass(frozen=True)
+class Generic:
+    """A network of which nothing is known but its signature: no output is changed, and no label is needed."""
+
+    kind: ClassVar[str] = "generic"
+    profile: ClassVar[str] = "ptq"
+    losses: ClassVar[tuple[Mapping[str, Json], ...]] = ({"loss": "output-l1", "weight": 1.0},)
+    spatial: ClassVar[bool] = False
+    output_range: ClassVar[tuple[float, float] | None] = None
+    mixed_precision: ClassVar[bool] = False
+    golden: ClassVar[int] = 8
+
+    @classmethod
+    def fits(cls, evidence: Evidence) -> Self | None:
+        """Any network, unless its data has labels: those are for a metric that knows them."""
+        return None if evidence.targets == "labels" and not evidence.named else cls()
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """Nothing."""
+        return {}
+
+    def prepare(
+        self, source: Source | PhotographSource, input: InputSpec, normalization: Normalization, input_name: str
+    ) -> Data:
+        """Images; labels are not looked at."""
+        if isinstance(source, PhotographSource):
+            return source.prepare_unlabelled(input, normalization, input_name)
+        return source.prepare(input, normalization, input_name)
+
+    def parity(self, expected: Outputs, got: Outputs) -> dict[str, OutputParity]:
+        """The parity of each output; of N x K ones with the agreement of their largest entries."""
+        return output_parity(expected, got, labels=True)
+
+    def evaluate(
+        self, session: Session, split: Split, batch: int, progress: Progress, reference: Session | None = None
+    ) -> tuple[Metric, NDArray[np.float64]]:
+        """The SNR in dB (at most 100) of the outputs to ``reference``'s, of the worst output, and that of each sample.
+
+        Further figures are the SNR of each output, where there are several, and the agreement of the largest entries.
+        """
+        expected: list[Outputs] = []
+        got: list[Outputs] = []
+        for feeds, _ in split.batches(batch):
+            got.append(run_in_batches(session, feeds, batch))
+            expected.append(got[-1] if reference is None else run_in_batches(reference, feeds, batch))
+            progress(f"evaluating on {split.name}", sum(_rows(o) for o in got), len(split))
+        joined = [{name: np.concatenate([o[name] for o in each]) for name in each[0]} for each in (expected, got)]
+        parities = self.parity(joined[0], joined[1])
+        each = {name: min(_MOST, parity.db) for name, parity in parities.items()}
+        also = {f"{name}_db": db for name, db in each.items()} if len(each) > 1 else {}
+        also |= {f"{name}_agreement": p.agreement for name, p in parities.items() if p.agreement is not None}
+        metric = Metric("snr", min(each.values()), len(split), split.fingerprint, split.name, also, unit="dB")
+        return metric, _by_sample(joined[0], joined[1], len(split))
+
+    def samples(
+        self,
+        split: Split,
+        classes: Sequence[str],
+        outcomes: Mapping[str, NDArray[np.float64]],
+        sessions: Mapping[str, Session],
+        seed: int,
+    ) -> Json:
+        """Nothing: what outputs mean is not known."""
+        return None
+
+
+def _rows(outputs: Outputs) -> int:
+    first = next(iter(outputs.values()))
+    return len(first) if first.ndim else 1
+
+
+def _by_sample(expected: Outputs, got: Outputs, count: int) -> NDArray[np.float64]:
+    """The SNR in dB of each sample's worst output; NaN where outputs have no row a sample."""
+    if any(o.ndim == 0 or len(o) != count for o in expected.values()):
+        return np.full(count, np.nan)
+    return np.array([min(min(_MOST, decibels(expected[n][i], got[n][i])) for n in expected) for i in range(count)])

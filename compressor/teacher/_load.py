@@ -1,0 +1,69 @@
+"""From a model file to a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.core import GivenInput, UsageError
+from compressor.store import file_sha256
+from compressor.teacher._network import Network, free_sides, image_of
+from compressor.teacher._teacher import Teacher
+
+if TYPE_CHECKING:
+    from compressor.data import PhotographSource, Source
+
+__all__ = ["load_teacher"]
+
+
+def load_teacher(
+    path: Path,
+    arch: str | None,
+    given: tuple[GivenInput, ...],
+    source: Source | PhotographSource | None,
+    *,
+    trust: bool = False,
+    task: str | None = None,
+    layout: str = "nchw",
+) -> Teacher:
+    """Read a model file, a checkpoint or an ONNX graph; find its signature, its costs and its task.
+
+    Raises UsageError or UnsafeInput as the frontend does, and UsageError where model, input and data do not fit.
+    """
+    if path.suffix.lower() == ".onnx":
+        if arch is not None:
+            raise UsageError("--arch is for checkpoints, and an ONNX file holds its own graph", hint="leave out --arch")
+        from compressor.teacher._graph import load_graph
+
+        network: Network = load_graph(path, given)
+    else:
+        # Nothing here imports torch before this is done: a file that is refused is refused at once.
+        from compressor.teacher._torch import load_torch
+
+        network = load_torch(path, arch, given, source, trust=trust)
+    return _with_task(path, network, source, task, layout)
+
+
+def _with_task(
+    path: Path, network: Network, source: Source | PhotographSource | None, named: str | None, layout: str
+) -> Teacher:
+    from compressor.feeds import random_feeds
+    from compressor.tasks import Evidence, find_task
+
+    image = image_of(network.signature, network.sizes, layout)
+    made = network(random_feeds(network.signature, network.sizes, network.signature.samples or 1, 0))
+    shapes = tuple(array.shape for array in made.values())
+    evidence = Evidence(
+        network.signature, image, shapes, network, source, network.task, divisor=network.divisor
+    )
+    task = find_task(named, evidence)
+    if source is not None and image is None:
+        raise UsageError(
+            f"{source.evaluate.name} holds images, and the network takes {', '.join(map(str, network.signature.inputs))}",
+            hint="leave --data out: --profile float needs none",
+        )
+    if task.spatial and image is not None and not network.signature.input.free[1:]:
+        signature, sides = free_sides(network.signature, image)
+        network = replace(network, signature=signature, sizes={**network.sizes, **sides})  # type: ignore[type-var]
+    return Teacher(network, file_sha256(path), task, image)

@@ -1,0 +1,146 @@
+"""A teacher whose task is known, and how it becomes a run's model and data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from compressor.core import Data, InputSpec, Json, Model, Normalization, Progress, Task, UsageError
+from compressor.plan import Plan
+from compressor.store import Store
+from compressor.teacher._network import Network
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Teacher"]
+
+_SAMPLE = 512
+"""Training images on which normalisations are tried; down to a quarter of them for heavy networks."""
+_SAMPLE_MACS = 100_000_000_000
+"""What one normalisation may cost to try: some ten seconds on two cores."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model file that was read and understood; nothing is written yet."""
+
+    network: Network
+    file_sha256: str
+    task: Task
+    image: InputSpec | None
+    """The size of its image input; None of any other network."""
+
+    def resolve(
+        self, plan: Plan, store: Store, progress: Progress
+    ) -> tuple[Model, Data | None, tuple[str, ...]]:
+        """Write the network to the run's folder, settle its normalisation, prepare the data.
+
+        Returns the model, the data, and sentences for the report.
+        Raises UsageError where data and model do not fit, or no normalisation is clearly right.
+        """
+        normalization, note = self._normalization(plan, store, progress)
+        folder = store.folder / "teacher"
+        folder.mkdir(exist_ok=True)
+        source, graph, sha256 = self.network.write(folder)
+        model = Model(
+            source=source,
+            graph=graph,
+            sha256=sha256,
+            params=self.network.params,
+            macs=self.network.macs,
+            signature=self.network.signature,
+            sizes=self.network.sizes,
+            ranges=self.network.ranges,
+            normalization=normalization,
+        )
+        data = None
+        if plan.source is not None:
+            assert self.image is not None
+            assert normalization is not None
+            name = self.network.signature.input.name
+            data = self.task.prepare(plan.source, self.image, normalization, name)
+        notes = data.notes if data else ()
+        return model, data, (*self.network.notes, f"task {self.task.kind}", *([note] if note else []), *notes)
+
+    def known_normalization(self, plan: Plan) -> tuple[Normalization | None, str] | None:
+        """What is known of it without running the network: given, or the family's where there is no data.
+
+        None where training data can tell. Raises UsageError where nothing can.
+        """
+        if self.image is None:
+            if plan.options.normalize is not None:
+                raise UsageError("--normalize is for networks that take images", hint="leave it out")
+            return None, ""
+        found = self._known(plan, self.image.channels)
+        if found is None or found[0] is None:
+            return found
+        return self._ordered(plan, found[0]), found[1]
+
+    def _known(self, plan: Plan, channels: int) -> tuple[Normalization | None, str] | None:
+        from compressor.preprocessing import parse_normalization
+
+        default = self.network.default_normalization
+        if plan.options.normalize is not None:
+            given = parse_normalization(plan.options.normalize, channels)
+            if self.task.output_range is not None and given.range[1] != 1.0:
+                raise UsageError(
+                    f"--normalize {given.name}: a network that makes images must make them in [0, 1]",
+                    hint="wrap it in a module that scales what it takes and gives, and name that with --arch",
+                )
+            return given, f"normalisation {given.name} as given"
+        if self.task.output_range is not None:
+            # It is no evidence of a scaling that scores are best with it: there are none. [0, 1] is the rule.
+            known = parse_normalization(default or "unit", channels)
+            return known, f"normalisation {known.name}: {'the family' if default else self.task.kind}'s default"
+        if plan.source is not None and plan.source.targets == "labels" and plan.source.train is not None:
+            return None
+        if default is not None:
+            note = f"normalisation {default}: the family's default, not checked"
+            return parse_normalization(default, channels), note
+        if plan.source is None:
+            return None, "how pixels become its input is not known: --normalize tells the bundle"
+        raise UsageError(
+            f"how {plan.options.arch or self.network.family} wants its pixels scaled is not known, "
+            "and there is no labelled training data to find out with",
+            hint="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD, with --channels bgr where it takes those",
+        )
+
+    def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization | None, str]:
+        """The normalisation, and a sentence on where it comes from."""
+        from compressor.data import Source
+        from compressor.feeds import run_in_batches
+        from compressor.preprocessing import NORMALIZATIONS, infer_normalization, parse_normalization
+
+        if (known := self.known_normalization(plan)) is not None:
+            return known
+        assert self.image is not None
+        assert isinstance(plan.source, Source)
+        assert plan.source.train is not None
+        image, train, name = self.image, plan.source.train, self.network.signature.input.name
+        drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.network.macs))))
+        order = self._ordered(plan, NORMALIZATIONS["unit"])
+
+        def infer() -> dict[str, Json]:
+            def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+                progress("finding the normalisation", 0, 1)
+                outputs = run_in_batches(self.network, {name: batch}, len(batch))
+                scores: NDArray[np.float32] = next(o for o in outputs.values() if o.ndim == 2)
+                return scores
+
+            inferred = infer_normalization(
+                predict, train.pixels(drawn, image), train.labels[drawn], self.network.default_normalization, order
+            )
+            return {"name": inferred.normalization.name, "note": inferred.note}
+
+        key = [self.file_sha256, plan.options.arch, image.shape, [order.channels, order.layout], train.fingerprint]
+        found = store.memo("normalization", key, infer)
+        return self._ordered(plan, parse_normalization(found["name"], image.channels)), found["note"]
+
+    @staticmethod
+    def _ordered(plan: Plan, normalization: Normalization) -> Normalization:
+        """The same for the order of colours and the layout that were said."""
+        return replace(
+            normalization, channels=plan.options.channels or "rgb", layout=plan.options.layout or "nchw"
+        )
