@@ -68,7 +68,7 @@ def find_target(name: str) -> Target:
 
 
 def find_profile(name: str) -> Profile:
-    """Read a profile by its name, or a user's own (such as a run's ``resolved.toml``) by its path. Raises UsageError."""
+    """Read a profile by its name, or a user's own (such as a ``resolved.toml``) by its path. Raises UsageError."""
     stem, table = _read(name, "profile")
     passes = table.pop("pass", None)
     if not isinstance(passes, list) or not all(isinstance(p, dict) and "kind" in p for p in passes):
@@ -168,7 +168,11 @@ def coerce(annotation: Any, value: Json, where: str) -> Any:
     elif annotation is float:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-    elif isinstance(annotation, type) and isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool)):
+    elif (
+        isinstance(annotation, type)
+        and isinstance(value, annotation)
+        and (annotation is bool or not isinstance(value, bool))
+    ):
         return value
     wanted = getattr(annotation, "__name__", str(annotation)).replace("typing.", "") if not args else str(annotation)
     raise UsageError(f"{where} = {value!r} is not of the right kind", hint=f"it takes {wanted}")

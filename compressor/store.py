@@ -1,4 +1,4 @@
-"""A run's folder on disk: what is in it, whole or not at all, and one run at a time."""
+"""A run's folder on disk: every file in it is whole, and one run at a time uses it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from compressor.core import Artifact, Json, Record, Result, UsageError
 __all__ = ["Store", "digest", "file_sha256", "identity"]
 
 _HERE = "@/"
-"""Stands for the run's folder in the JSON kept there, so that the folder can be moved."""
+"""Stands for the run's folder in the JSON that is stored there, so that the folder can be moved."""
 
-_FIRST = (".lock", partial(Path("inputs.json")).name)
-"""What a run that was killed in its first moment may have left, and nothing else."""
+_FIRST_FILES = (".lock", partial(Path("inputs.json")).name)
+"""The only files that a run may leave that was killed before it wrote ``inputs.json``."""
 
 
 class Store:
-    """One run's folder: its cache of finished passes, its memo, its lock, what it publishes."""
+    """One run's folder: its cache of finished passes and of values, its lock, what it publishes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    # -- whose folder it is -----------------------------------------------------------------------
+    # -- which run the folder belongs to ----------------------------------------------------------
 
-    def vacant(self) -> None:
-        """Raise UsageError where no run could take the folder, whatever its inputs; touch nothing.
+    def check_usable(self) -> None:
+        """Raise UsageError where no run can use the folder, whatever its inputs. Nothing is written.
 
-        That is where it cannot be written, something else lives in it, or another run holds it.
+        That is so where it cannot be written, holds something other than a run, or is in use by another run.
         """
         try:
             str(self.folder).encode()
@@ -58,8 +58,8 @@ class Store:
                 with self._lock_file.open("rb") as lock:
                     self._hold(lock, fcntl.LOCK_SH)
 
-    def admit(self, inputs: Mapping[str, Json], *, fresh: bool) -> None:
-        """Raise UsageError where the folder was begun with other inputs (``fresh`` would then start over)."""
+    def check_inputs(self, inputs: Mapping[str, Json], *, fresh: bool) -> None:
+        """Raise UsageError where the folder was begun with other inputs, unless ``fresh`` starts over."""
         with refusals(self.folder):
             begun = self._begun() if self.folder.exists() else None
         changed = [key for key in inputs if begun and begun.get(key) != json.loads(json.dumps(inputs[key]))]
@@ -71,17 +71,17 @@ class Store:
 
     @contextlib.contextmanager
     def claimed(self, inputs: Mapping[str, Json], *, fresh: bool) -> Iterator[None]:
-        """Hold the folder for one run of ``inputs``.
+        """Lock the folder for one run of ``inputs``, and prepare it.
 
-        Raises UsageError as `vacant` and `admit` do, and where the folder is not there any more at the end;
+        Raises UsageError as `check_usable` and `check_inputs` do, and where the folder was moved or deleted meanwhile;
         CompressError where the disk is full.
         """
-        self.vacant()
+        self.check_usable()
         with refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock_file.open("wb") as lock:
                 self._hold(lock, fcntl.LOCK_EX)
-                self.admit(inputs, fresh=fresh)
+                self.check_inputs(inputs, fresh=fresh)
                 clear_partial(self.folder)
                 if fresh:
                     self._clear()
@@ -101,14 +101,14 @@ class Store:
         return self.folder / "cache"
 
     def _hold(self, lock: BinaryIO, how: int) -> None:
-        """Lock for as long as the file is open; the kernel lets go even of a killed run's. Raises UsageError."""
+        """Lock a file until it is closed; the kernel unlocks it for a killed run too. Raises UsageError."""
         try:
             fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"another run is using {self.folder}", hint="wait for it, or name another -o") from error
         except OSError as error:
             raise UsageError(
-                f"the file system of {self.folder} knows no locks: {error.strerror}",
+                f"the file system of {self.folder} has no file locks: {error.strerror}",
                 hint="name a folder on a local disk with -o",
             ) from error
 
@@ -122,16 +122,16 @@ class Store:
         )
 
     def _begun(self) -> Mapping[str, Json] | None:
-        """The inputs that the folder was begun with; None where it is empty. Raises UsageError for someone else's."""
+        """Return the inputs that the folder was begun with; None where it is empty. Raises UsageError for others' files."""
         try:
             begun: Json = json.loads((self.folder / "inputs.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             begun = None
-            others = any(p.name not in _FIRST for p in self.folder.iterdir())
+            others = any(p.name not in _FIRST_FILES for p in self.folder.iterdir())
         except ValueError:
             others = True
         else:
-            # Many a folder has an inputs.json; ours names these two.
+            # Other programs write an inputs.json too; a run's has these two keys.
             others = not isinstance(begun, Mapping) or not {"model", "target"} <= begun.keys()
         if others:
             raise UsageError(f"{self.folder} holds something other than a run", hint="name an empty folder with -o")
@@ -139,43 +139,42 @@ class Store:
 
     def _clear(self) -> None:
         for name in ("bundle", "cache", "teacher", "logs"):
-            place = self.folder / name
-            if place.exists():  # under its own name a half-deleted bundle would pass for a whole one
-                shutil.rmtree(place.replace(partial(place)), ignore_errors=True)
-        # inputs.json last: without it a folder that was half cleared would pass for someone else's.
+            path = self.folder / name
+            if path.exists():  # renamed first: a half-deleted bundle must not be taken for a whole one
+                shutil.rmtree(path.replace(partial(path)), ignore_errors=True)
+        # inputs.json last: without it a half-cleared folder would be refused as something other than a run.
         for name in ("report.json", "report.html", "resolved.toml", "inputs.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     # -- passes -----------------------------------------------------------------------------------
 
     def finished(self, kind: str, key: str, artifact: Artifact) -> tuple[Result, Record] | None:
-        """The result of a pass that has run before, on ``artifact``.
+        """Return the result of a pass that ran before, applied to ``artifact``, and its record.
 
-        None where it has not, or where what it left is not what it wrote: deleted, changed, damaged.
+        None where it did not run, or where a file that it wrote was deleted or changed since.
         """
         path = self._pass_folder(kind, key) / "result.json"
-        kept = _recall(path)
-        stored = kept and self._unpack(kept["value"])
+        entry = _recall(path)
+        stored = entry and self._unpack(entry["value"])
         if stored is None or stored["files"] != self._hashes(stored["slots"]):
             return None
         hints = typing.get_type_hints(Artifact)
-        given = {name: catalog.coerce(hints[name], value, f"{path}: {name}") for name, value in stored["slots"].items()}
+        slots = {name: catalog.coerce(hints[name], value, f"{path}: {name}") for name, value in stored["slots"].items()}
         record = catalog.make(Record, stored["record"], str(path))
-        made = dataclasses.replace(artifact, **given)
-        return Result(made, record.metrics, record.warnings, record.pinned), record
+        return Result(dataclasses.replace(artifact, **slots), record.metrics, record.warnings, record.pinned), record
 
     @contextlib.contextmanager
     def workdir(self, kind: str, key: str) -> Iterator[Path]:
-        """An empty folder for a pass to work in; what an earlier, broken-off try left there is gone."""
+        """Yield an empty folder for a pass to work in; what a stopped run left there is removed."""
         folder = self._pass_folder(kind, key)
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()
         yield folder
 
-    def finish(self, kind: str, key: str, gives: frozenset[str], result: Result, record: Record) -> None:
-        """Remember a pass as done: from here on `finished` answers for it."""
-        slots = {name: _plain(getattr(result.artifact, name)) for name in sorted(gives)}
+    def finish(self, kind: str, key: str, produces: frozenset[str], result: Result, record: Record) -> None:
+        """Store what a pass produced, for `finished`."""
+        slots = {name: _plain(getattr(result.artifact, name)) for name in sorted(produces)}
         stored = {"slots": slots, "record": _plain(record), "files": self._hashes(slots)}
         _remember(self._pass_folder(kind, key) / "result.json", self._pack(stored))
 
@@ -183,51 +182,51 @@ class Store:
         return self._cache / f"{kind}-{key[:16]}"
 
     def missing(self, artifact: Artifact) -> Path | None:
-        """The first file or folder of an artifact that somebody deleted."""
+        """Return the first file or folder of an artifact that does not exist any more, if any."""
         return next((path for path in self._files(_plain(artifact)) if not path.exists()), None)
 
     # -- values -----------------------------------------------------------------------------------
 
     def memo(self, name: str, key: Json, compute: Callable[[], Json]) -> Json:
-        """The JSON value of ``compute()``, computed once for each ``key``."""
+        """Return the JSON value of ``compute()``, which is computed once for each ``key``."""
         path = self._cache / f"{name}-{digest(key)[:16]}.json"
-        if (kept := _recall(path)) is not None:
-            return kept["value"]
+        if (entry := _recall(path)) is not None:
+            return entry["value"]
         value = compute()
         _remember(path, value)
         return value
 
     def kept(self, name: str, key: Json) -> Path:
-        """A folder for files that outlive a stopped run, one for each ``key``."""
+        """Return the folder for files that a stopped run keeps, one for each ``key``."""
         folder = self._cache / f"{name}-{digest(key)[:16]}"
         folder.mkdir(exist_ok=True)
         return folder
 
     def publish(self, source: Path, name: str) -> Path:
-        """Copy a finished folder to ``name``, in place of what stood there, whole or not at all."""
-        place, made = self.folder / name, _contents(source)
-        if made == _contents(place):
-            return place
-        fresh = partial(place)
+        """Copy a finished folder to ``name``, replacing what is there, whole or not at all. Return its path."""
+        path, files = self.folder / name, _contents(source)
+        if files == _contents(path):
+            return path
+        fresh = partial(path)
         shutil.rmtree(fresh, ignore_errors=True)
         try:
-            for file in made:
+            for file in files:
                 (fresh / "new" / file).parent.mkdir(parents=True, exist_ok=True)
                 write(fresh / "new" / file, (source / file).read_bytes())
-            if place.exists():
-                place.replace(fresh / "old")
-            (fresh / "new").replace(place)
+            if path.exists():
+                path.replace(fresh / "old")
+            (fresh / "new").replace(path)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        return place
+        return path
 
     def _hashes(self, value: Json) -> list[list[str]]:
-        """Path and SHA-256 of every file of this folder that a JSON value names, alone or by its folder."""
-        named = sorted(self._files(value))
-        return [[str(path / file), sha256] for path in named for file, sha256 in _contents(path).items()]
+        """Return path and SHA-256 of every file in this folder that a JSON value names, itself or by its folder."""
+        paths = sorted(self._files(value))
+        return [[str(path / file), sha256] for path in paths for file, sha256 in _contents(path).items()]
 
     def _files(self, value: Json) -> Iterator[Path]:
-        """Every path into this folder that a JSON value names."""
+        """Yield every path into this folder that a JSON value names."""
         if isinstance(value, Mapping | list):
             for item in value.values() if isinstance(value, Mapping) else value:
                 yield from self._files(item)
@@ -244,13 +243,13 @@ class Store:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _contents(path: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder by its name there; of a file alone, by no name."""
+    """Return the SHA-256 of every file below a folder by its relative name; for a file, by an empty name."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {"" if file == path else str(file.relative_to(path)): file_sha256(file) for file in files}
 
@@ -260,10 +259,10 @@ def _remember(path: Path, value: Json) -> None:
 
 
 def _recall(path: Path) -> Mapping[str, Json] | None:
-    """What `_remember` wrote, its ``value``; None where there is nothing, or anything else."""
+    """Read what `_remember` wrote; None where there is no file, or a damaged one."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return kept if kept["sha256"] == _sum(kept["value"]) else None
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return entry if entry["sha256"] == _sum(entry["value"]) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -273,12 +272,12 @@ def _sum(value: Json) -> str:
 
 
 def digest(value: Json) -> str:
-    """SHA-256 of a JSON value."""
+    """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def identity(value: Any) -> Json:
-    """What makes a slot's value what it is: everything but where it lies and what the device's state changed."""
+    """Reduce a slot's value to JSON for a cache key: without paths, and without fields marked ``volatile``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: identity(getattr(value, f.name))
@@ -295,12 +294,13 @@ def identity(value: Any) -> Json:
 
 
 def _plain(value: Any) -> Json:
-    """A dataclass as JSON, paths as text."""
+    """Convert a dataclass to JSON, paths to text."""
     tree = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     return _walk(tree, str)
 
 
 def _walk(value: Any, text: Callable[[str], str]) -> Json:
+    """Convert every text and path in a tree by ``text``, and tuples to lists."""
     if isinstance(value, Mapping):
         return {k: _walk(v, text) for k, v in value.items()}
     if isinstance(value, list | tuple):

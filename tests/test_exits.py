@@ -255,4 +255,4 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
         ["bash", "-c", command], capture_output=True, text=True, cwd=gone, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 2
-    assert done.stderr == "error: the working directory is not there any more\n  hint: cd to one that is\n"
+    assert done.stderr == "error: the working directory does not exist any more\n  hint: cd to one that does\n"

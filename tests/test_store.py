@@ -130,13 +130,13 @@ def test_a_folder_with_an_inputs_json_of_its_own_is_left_untouched(text: str, st
 
 
 def test_asking_touches_nothing(store: Store) -> None:
-    store.admit(INPUTS, fresh=False)
+    store.check_inputs(INPUTS, fresh=False)
     assert not store.folder.exists()
     claim(store)
     before = contents(store.folder)
-    store.admit({**INPUTS, "seed": 1}, fresh=True)
+    store.check_inputs({**INPUTS, "seed": 1}, fresh=True)
     with pytest.raises(UsageError, match="seed changed"):
-        store.admit({**INPUTS, "seed": 1}, fresh=False)
+        store.check_inputs({**INPUTS, "seed": 1}, fresh=False)
     assert contents(store.folder) == before
 
 
@@ -202,13 +202,13 @@ def test_what_killed_runs_left_half_written_is_cleared_away(store: Store) -> Non
 
 
 def test_who_comes_second_is_refused_before_any_work(store: Store) -> None:
-    store.vacant()
+    store.check_usable()
     assert not store.folder.exists()
     with store.claimed(INPUTS, fresh=False):
         with pytest.raises(UsageError, match="another run is using"):
-            Store(store.folder).vacant()
-        Store(store.folder.with_name("other")).vacant()
-    store.vacant()
+            Store(store.folder).check_usable()
+        Store(store.folder.with_name("other")).check_usable()
+    store.check_usable()
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
@@ -255,7 +255,7 @@ def test_what_cannot_be_a_folder_is_a_usage_error(tmp_path: Path) -> None:
         assert "-o" in (caught.value.hint or "")
         if place.parts[1] != "proc":  # which lets root look as if it could write
             with pytest.raises(UsageError, match="cannot write to"):
-                Store(place).vacant()
+                Store(place).check_usable()
     assert file.read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
