@@ -155,7 +155,7 @@ def coerce(annotation: Any, value: Json, where: str) -> Any:
             return tuple(coerce(a, item, where) for a, item in zip(args, value, strict=True))
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if isinstance(value, Mapping):
-            return dict(value)
+            return {key: coerce(args[1], item, f"{where}.{key}") for key, item in value.items()}
     elif annotation is type(None):
         if value is None:
             return None

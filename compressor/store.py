@@ -122,7 +122,7 @@ class Store:
         )
 
     def _begun(self) -> Mapping[str, Json] | None:
-        """Return the inputs that the folder was begun with; None where it is empty. Raises UsageError for others' files."""
+        """Return the inputs that the folder was begun with, if any. Raises UsageError where it holds other files."""
         try:
             begun: Json = json.loads((self.folder / "inputs.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -22,12 +22,14 @@ from compressor.core import (
     Bundle,
     CompressError,
     Exit,
-    InputSpec,
     Model,
     Normalization,
     OnnxModel,
     Record,
     Result,
+    Signature,
+    TensorSpec,
+    TorchSource,
     UsageError,
 )
 from compressor.store import Store, digest, file_sha256, identity
@@ -217,7 +219,7 @@ def test_a_file_system_without_locks_is_named(number: int, store: Store, monkeyp
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    with pytest.raises(UsageError, match=f"knows no locks: {os.strerror(number)}") as caught:
+    with pytest.raises(UsageError, match=f"has no file locks: {os.strerror(number)}") as caught:
         claim(store)
     assert "-o" in (caught.value.hint or "")
 
@@ -273,8 +275,13 @@ def test_a_read_only_folder_is_a_usage_error(store: Store) -> None:
 def artifact(folder: Path) -> Artifact:
     return Artifact(
         Model(
-            "cifar-resnet", {"depths": [1, 1, 1]}, folder / "teacher" / "m.safetensors", "ab", 1, 2, 10,
-            InputSpec(3, 32, 32), Normalization("unit", 1 / 255, (0.0,), (1.0,)),
+            TorchSource("cifar-resnet", {"depths": [1, 1, 1]}, folder / "teacher" / "m.safetensors"), None, "ab", 1, 2,
+            Signature(
+                (TensorSpec("input", "float32", ("batch", 3, "height", "width")),),
+                (TensorSpec("output", "float32", ("batch", 10)),),
+            ),
+            {"batch": 1, "height": 32, "width": 32}, {"height": (16, 64)},
+            Normalization("unit", 1 / 255, (0.0,), (1.0,)),
         )
     )  # fmt: skip
 
@@ -312,10 +319,23 @@ def test_another_key_or_pass_is_not(begun: Store) -> None:
 def test_only_the_slots_that_it_gives_are_taken_from_the_cache(begun: Store) -> None:
     lowered(begun)
     now = artifact(begun.folder)
-    now = dataclasses.replace(now, teacher=dataclasses.replace(now.teacher, family="other"))
+    now = dataclasses.replace(now, teacher=dataclasses.replace(now.teacher, sha256="other"))
     kept = begun.finished("lower", "k" * 64, now)
     assert kept is not None
-    assert kept[0].artifact.teacher.family == "other"
+    assert kept[0].artifact.teacher.sha256 == "other"
+
+
+def test_a_network_comes_back_from_the_cache_as_it_was(begun: Store) -> None:
+    with begun.workdir("distill", "k" * 64) as workdir:
+        teacher = artifact(begun.folder).teacher
+        student = teacher.with_weights(workdir / "student.safetensors", "cd")
+        student.torch.weights.write_bytes(b"weights")
+        made = dataclasses.replace(artifact(begun.folder), student=student)
+        record = Record("distill", {}, 1.5, False, {}, ())
+        begun.finish("distill", "k" * 64, frozenset({"student"}), Result(made), record)
+    kept = begun.finished("distill", "k" * 64, artifact(begun.folder))
+    assert kept is not None
+    assert kept[0].artifact.student == student
 
 
 def test_a_moved_folder_still_answers(begun: Store, tmp_path: Path) -> None:
@@ -382,9 +402,10 @@ def test_a_folder_that_a_pass_made_is_checked_file_by_file(harm: str, begun: Sto
 def test_a_file_that_somebody_deleted_is_named(begun: Store) -> None:
     made = lowered(begun).artifact
     assert made.onnx is not None
-    assert begun.missing(made) == made.teacher.weights
-    made.teacher.weights.parent.mkdir()
-    made.teacher.weights.touch()
+    weights = made.teacher.torch.weights
+    assert begun.missing(made) == weights
+    weights.parent.mkdir()
+    weights.touch()
     assert begun.missing(made) is None
     made.onnx.path.unlink()
     assert begun.missing(made) == made.onnx.path
