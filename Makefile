@@ -21,11 +21,12 @@ test: $(READY)  ## the test suite, without the slow tests
 test-slow: $(READY)  ## the slow tests too: real teachers, real data
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## style, types, layers
+check: $(READY)  ## style, types, layers, the house's rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/house.py
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .
