@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from compressor import catalog
-from compressor.bench.machine import fits, machine
+from compressor.bench.judgement import judgement
+from compressor.bench.machine import machine
 from compressor.core import Json, Unavailable
 from compressor.versions import installed_versions
 
@@ -19,11 +20,13 @@ def examine() -> Json:
     targets = []
     for name in catalog.toml_names("targets"):
         target = catalog.find_target(name)
+        backend = catalog.find("backends", target.backend)()
         try:
-            runtime = f"{target.backend} {catalog.find('backends', target.backend)().version()}"
+            runtime = f"{backend.name} {backend.version()}"
         except Unavailable as error:
             runtime = f"{error.what} ({error.hint})"
-        targets.append({"target": name, "runtime": runtime, "measured here": fits(target, here) or "yes"})
+        mismatch = judgement(target, backend, here).reason
+        targets.append({"target": name, "runtime": runtime, "measured here": mismatch or "yes"})
     return {
         "gpu": here.gpu,
         "cpu": here.cpu,

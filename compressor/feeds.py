@@ -126,31 +126,37 @@ def _share(array: NDArray[Any], index: int, runs: int) -> NDArray[Any]:
     return array[index * rows : (index + 1) * rows]
 
 
-def sizes_given(
-    signature: Signature, given: tuple[GivenInput, ...]
-) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """The sizes and ranges of free axes that ``--input`` says. Raises UsageError where it does not fit the network."""
+def sizes_given(signature: Signature, given: Sequence[GivenInput]) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    """Return the usual sizes of free axes that ``--input`` gives, and their least and most where it gives those.
+
+    Raises UsageError where it does not fit the network, or gives one axis two sizes.
+    """
     sizes: dict[str, int] = {}
     ranges: dict[str, tuple[int, int]] = {}
     for each in given:
-        spec = _named_input(signature, each)
-        shape = spec.shape[len(spec.shape) - len(each.shape) :] if len(each.shape) <= len(spec.shape) else ()
-        fits = shape and len(spec.shape) - len(shape) <= 1 and (each.dtype in (None, spec.dtype))
-        if not fits or any(isinstance(n, int) and n != m for n, m in zip(shape, each.shape, strict=True)):
+        spec = _given_input(signature, each)
+        axes = spec.shape[len(spec.shape) - len(each.shape) :] if len(each.shape) <= len(spec.shape) else ()
+        fits = axes and len(spec.shape) - len(axes) <= 1 and each.dtype in (None, spec.dtype)
+        if not fits or any(_known(axis, sizes, size) != size for axis, size in zip(axes, each.shape, strict=True)):
             raise UsageError(
                 f"--input {spec.name} is {'x'.join(map(str, each.shape))}{f':{each.dtype}' if each.dtype else ''}, "
                 f"and the network takes {spec}",
                 hint="leave out --input, or give the sizes of one sample",
             )
-        for axis, size, bounds in zip(shape, each.shape, each.bounds, strict=True):
+        for axis, size, (least, most) in zip(axes, each.shape, each.bounds, strict=True):
             if isinstance(axis, str):
                 sizes[axis] = size
-                if bounds[0] < bounds[1]:
-                    ranges[axis] = bounds
+                if least < most:
+                    ranges[axis] = (least, most)
     return sizes, ranges
 
 
-def _named_input(signature: Signature, given: GivenInput) -> TensorSpec:
+def _known(axis: int | str, sizes: Mapping[str, int], default: int) -> int:
+    return axis if isinstance(axis, int) else sizes.get(axis, default)
+
+
+def _given_input(signature: Signature, given: GivenInput) -> TensorSpec:
+    """Return the input that ``given`` names; without a name, the only one."""
     names = [spec.name for spec in signature.inputs]
     if given.name is None and len(names) == 1:
         return signature.input

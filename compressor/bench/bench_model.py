@@ -76,24 +76,21 @@ class BenchModel:
         return cls(path, folder, (folder / "model.onnx").read_bytes(), manifest, sizes)
 
     @classmethod
-    def _of_file(cls, path: Path, inputs: tuple[GivenInput, ...]) -> BenchModel:
+    def read_graph(cls, path: Path, sizes: Mapping[str, int]) -> BenchModel:
+        """Read an ONNX file alone, timed with its free axes of ``sizes``, by name. Raises as `read` does."""
+        return cls._of_file(path, (), sizes)
+
+    @classmethod
+    def _of_file(cls, path: Path, inputs: tuple[GivenInput, ...], known: Mapping[str, int] | None = None) -> BenchModel:
         from compressor.frontend import load_onnx
 
         model = load_onnx(path)
         signature = onnx_signature(model)
         if not signature.inputs or not signature.outputs:
             raise UsageError(f"{path} has no inputs or no outputs", hint="give the graph of one network")
-        sizes = _sizes(signature, inputs)
-        signature.feeds_of(sizes)  # every axis has a size
+        sizes = {**_sizes(signature, inputs), **(known or {})}
+        signature.feeds_of(sizes)  # raises where an axis has no size
         return cls(path, None, model.SerializeToString(), Manifest.of_graph(signature, sizes), sizes)
-
-    @classmethod
-    def read_graph(cls, path: Path, sizes: Mapping[str, int]) -> BenchModel:
-        """Read an ONNX file whose free axes have the sizes ``sizes``."""
-        from compressor.frontend import load_onnx
-
-        model = load_onnx(path)
-        return cls(path, None, model.SerializeToString(), Manifest.of_graph(onnx_signature(model), sizes), sizes)
 
     def graph(self, folder: Path) -> Path:
         """Return the ONNX file: the bundle's, or an ONNX file's judged bytes, written into ``folder``.

@@ -81,7 +81,8 @@ def build_command(
 ) -> Sequence[str]:
     """Return the command that builds an engine.
 
-    ``shapes`` is such as ``name:1x3x224x224,other:1x77``, and empty where all inputs are fixed. Before TensorRT 11 flags allow a precision; from 11 on the graph's own types decide.
+    ``shapes`` is such as ``name:1x3x224x224,other:1x77``, and empty where all inputs are fixed.
+    Before TensorRT 11 flags allow a precision; from 11 on the graph's own types decide.
     """
     flags = {"int8": ["--int8", "--fp16"], "fp16": ["--fp16"]}.get(precision or "", []) if found[0] < 11 else []
     without = "--skipInference" if found >= (8, 6, 0) else "--buildOnly"

@@ -12,8 +12,8 @@ import numpy as np
 from compressor.core import Signature, TensorSpec
 
 __all__ = [
-    "DamagedManifest", "checked_axes", "checked_file", "checked_list", "checked_map", "checked_number", "checked_size",
-    "checked_specs", "checked_text",
+    "DamagedManifest", "checked_axes", "checked_file", "checked_list", "checked_map", "checked_number",
+    "checked_ranges", "checked_size", "checked_specs", "checked_text",
 ]  # fmt: skip
 
 _LARGEST_AXIS = 1 << 31
@@ -73,12 +73,30 @@ def checked_axes(value: Any, signature: Signature) -> dict[str, int]:
     return sizes
 
 
+def checked_ranges(value: Any) -> dict[str, tuple[int, int]]:
+    """Read ``ranges``: the least and the most of axes, by name."""
+    ranges = {}
+    for axis, bounds in checked_map(value, "ranges").items():
+        least, most = (checked_size(each, f"ranges.{axis}") for each in _pair(bounds, f"ranges.{axis}"))
+        if not 0 < least <= most:
+            raise DamagedManifest(f"ranges.{axis} is from {least} to {most}")
+        ranges[axis] = (least, most)
+    return ranges
+
+
 def checked_file(name: str, value: Any) -> dict[str, Any]:
     """Read the entry of a file: its SHA-256 in hexadecimal digits, and its bytes."""
     entry = checked_map(value, f"files.{name}")
     if not re.fullmatch(r"[0-9a-f]{64}", checked_text(entry["sha256"], f"files.{name}.sha256")):
         raise DamagedManifest(f"files.{name}.sha256 is no SHA-256")
     return entry
+
+
+def _pair(value: Any, key: str) -> list[Any]:
+    pair = checked_list(value, key)
+    if len(pair) != 2:
+        raise DamagedManifest(f"{key} has {len(pair)} entries, not 2")
+    return pair
 
 
 def _dtype(value: Any) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
 
 from compressor.bundle import runner
 from compressor.bundle.manifest import Manifest, bundle_folder
 from compressor.core import Bundle, UnsafeInput, UsageError, VerificationFailed
-
-if TYPE_CHECKING:
-    from compressor.core.signature import Feeds
 
 __all__ = ["verify_bundle"]
 
@@ -84,7 +83,7 @@ def _exact(manifest: Manifest) -> bool:
     return target is not None and judgement(target, catalog.find("backends", target.backend)()).exact
 
 
-def _golden(folder: Path, manifest: Manifest) -> tuple[Feeds, Feeds]:
+def _golden(folder: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Read the samples by input name, and the outputs expected for them by output name."""
     from compressor.data import read_arrays
 

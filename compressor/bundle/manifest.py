@@ -16,6 +16,7 @@ from compressor.bundle._manifest_form import (
     checked_list,
     checked_map,
     checked_number,
+    checked_ranges,
     checked_size,
     checked_specs,
     checked_text,
@@ -101,6 +102,8 @@ class Manifest:
     sizes: Mapping[str, int]
     """The usual size of each free axis."""
     engine: EngineEntry
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """The least and the most that a free axis may be, where that was said; an engine is built for all of it."""
     image: ImageInput | None = None
     """None where no input is an image, or its preparation is not known."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -183,6 +186,7 @@ class Manifest:
             "outputs": tensors["outputs"],
             "input": next((entry for entry in inputs if entry["name"] == name), None),
             "sizes": dict(self.sizes),
+            "ranges": {axis: list(bounds) for axis, bounds in self.ranges.items()},
             "versions": dict(self.versions),
             "provenance": dict(self.provenance),
             "evaluation": None if self.evaluation is None else dict(self.evaluation),
@@ -213,6 +217,7 @@ class Manifest:
                 opset=checked_size(whole["opset"], "opset"),
                 signature=signature,
                 sizes=checked_axes(whole["sizes"], signature),
+                ranges=checked_ranges(whole["ranges"]),
                 engine=_engine(checked_map(whole["engine"], "engine"), files),
                 image=_image(whole, signature),
                 versions=checked_map(whole["versions"], "versions"),

@@ -105,7 +105,8 @@ class Model:
 
     def __call__(self, feeds: Dict[str, Any]) -> Dict[str, Any]:
         """Map arrays by input name to arrays by output name, in the order of the manifest."""
-        return self._run(feeds)
+        outputs = self._run(feeds)  # type: Dict[str, Any]
+        return outputs
 
     @property
     def scale(self) -> Optional[int]:
@@ -209,7 +210,7 @@ def in_batches(model: Model, feeds: Dict[str, Any]) -> Dict[str, Any]:
     if len(first) == 1 and isinstance(next(iter(first)), str):
         return model(feeds)
     if len(shapes) == 1 and first != {None}:
-        return _in_fixed_batches(model, feeds, int(first.pop()))
+        return _in_fixed_batches(model, feeds, int(first.pop() or 1))
     indexed = {name: np.ndim(feeds[name]) > len(shape) for name, shape in shapes.items()}
     counts = [
         len(feeds[name]) if indexed[name] else len(feeds[name]) // shape[0]

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressor.core import GivenInput, Json, Session, Signature, TorchSource, UsageError
-from compressor.feeds import random_feeds
+from compressor.feeds import random_feeds, sizes_given
 from compressor.frontend import load_onnx
-from compressor.teacher._network import sizes_given
 
 if TYPE_CHECKING:
     import onnx

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from compressor.core import GivenInput, InputSpec, Json, Signature, TensorSpec, TorchSource, UsageError
+from compressor.core import InputSpec, Json, Signature, TensorSpec, TorchSource
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds, Outputs
 
-__all__ = ["Network", "free_sides", "image_of", "sample_sizes", "sizes_given"]
+__all__ = ["Network", "free_sides", "image_of", "sample_sizes"]
 
 
 class Network(Protocol):
@@ -107,39 +107,3 @@ def free_sides(signature: Signature, image: InputSpec) -> tuple[Signature, dict[
 
     outputs = tuple(map(freed, signature.outputs))
     return Signature((source,), outputs), {"height": image.height, "width": image.width}
-
-
-def sizes_given(
-    signature: Signature, given: tuple[GivenInput, ...]
-) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """The sizes and ranges of free axes that ``--input`` says. Raises UsageError where it does not fit the network."""
-    sizes: dict[str, int] = {}
-    ranges: dict[str, tuple[int, int]] = {}
-    for each in given:
-        spec = _named(signature, each)
-        shape = spec.shape[len(spec.shape) - len(each.shape) :] if len(each.shape) <= len(spec.shape) else ()
-        fits = shape and len(spec.shape) - len(shape) <= 1 and (each.dtype in (None, spec.dtype))
-        if not fits or any(isinstance(n, int) and n != m for n, m in zip(shape, each.shape, strict=True)):
-            raise UsageError(
-                f"--input {spec.name} is {'x'.join(map(str, each.shape))}{f':{each.dtype}' if each.dtype else ''}, "
-                f"and the network takes {spec}",
-                hint="leave out --input, or give the sizes of one sample",
-            )
-        for axis, size, bounds in zip(shape, each.shape, each.bounds, strict=True):
-            if isinstance(axis, str):
-                sizes[axis] = size
-                if bounds[0] < bounds[1]:
-                    ranges[axis] = bounds
-    return sizes, ranges
-
-
-def _named(signature: Signature, given: GivenInput) -> TensorSpec:
-    names = [spec.name for spec in signature.inputs]
-    if given.name is None and len(names) == 1:
-        return signature.input
-    if given.name not in names:
-        raise UsageError(
-            f"--input names {given.name or 'no input'}, and the network's inputs are {', '.join(names)}",
-            hint=f"write --input {names[0]}=…",
-        )
-    return signature.inputs[names.index(given.name)]
