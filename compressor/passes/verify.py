@@ -289,6 +289,7 @@ def _manifest(artifact: Artifact, context: Context, judge: Judgement) -> Manifes
         opset=artifact.onnx.opset,
         signature=model.signature,
         sizes=model.sizes,
+        ranges=model.ranges,
         engine=EngineEntry.of(artifact.engine, artifact.onnx.path),
         image=image,
         versions={"compressor": __version__, judge.backend.name: judge.backend.version()},
