@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compressor.core import Json
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "format_metric",
     "format_movement",
     "format_value",
+    "is_metric",
     "milliseconds",
     "scaled",
     "with_unit",
@@ -32,6 +35,11 @@ _TWO_DECIMALS = ("%", "dB")
 def format_metric(metric: Json) -> str:
     """Print a metric as ``report.json`` holds it: ``89.00 %``, ``37.31 dB``, ``0.01234``; a dash for null."""
     return NONE if not metric else format_value(metric["value"], metric["unit"])
+
+
+def is_metric(value: Json) -> bool:
+    """Tell whether a JSON value is a metric."""
+    return isinstance(value, Mapping) and {"name", "value", "unit", "higher_is_better"} <= value.keys()
 
 
 def format_value(value: float, unit: str) -> str:

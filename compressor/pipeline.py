@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from compressor.atomic import write
-from compressor.bench.machine import fits, machine, machine_of
+from compressor.bench.judgement import target_mismatch
+from compressor.bench.machine import machine, machine_of
 from compressor.bench.ssh import Board
 from compressor.budgets import Outcome, judge
 from compressor.core import (
@@ -86,11 +87,11 @@ def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     Raises UsageError or UnsafeInput for a model, data or folder that cannot be used, Unavailable for a board.
     """
     store = Store(folder.resolve())
-    store.vacant()
+    store.check_usable()
     teacher = _load_teacher(plan)
     teacher.known_normalization(plan)
     _check_board(plan)
-    store.admit(_inputs(plan, teacher), fresh=fresh)
+    store.check_inputs(_inputs(plan, teacher), fresh=fresh)
     return teacher
 
 
@@ -110,7 +111,7 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
         artifact = run_passes(plan, teacher.task, Artifact(model), data, store, watcher)
         outcomes = judge(plan.budgets, plan.max_drop, artifact.measurements) if artifact.measurements else []
         report = workers.main_first(
-            lambda: _publish(plan, artifact, notes, outcomes, store, command),
+            lambda: _publish(plan, teacher.task, artifact, notes, outcomes, store, command),
             lambda: json.loads((store.folder / "report.json").read_text(encoding="utf-8")),
             plan.device,
         )
@@ -137,7 +138,7 @@ def _check_board(plan: Plan) -> None:
         return
     with Board.parse(plan.options.board).session() as session:
         found = machine_of(session.facts, session.state())
-    if why := fits(plan.target, found):
+    if why := target_mismatch(plan.target, found):
         raise Unavailable(f"{plan.options.board} is not the target: {why}", hint="--target, the board's own")
 
 
@@ -330,6 +331,7 @@ def _fingerprints(data: Data | Source | PhotographSource | None) -> list[str | N
 
 def _publish(
     plan: Plan,
+    task: Task,
     artifact: Artifact,
     notes: Sequence[str],
     outcomes: Sequence[Outcome],
@@ -343,6 +345,7 @@ def _publish(
     write(store.folder / "resolved.toml", resolved_toml(plan, artifact).encode("utf-8", "replace"))
     report = build_report(
         artifact,
+        task=task.kind,
         target=plan.target,
         profile=plan.profile,
         seed=plan.seed,

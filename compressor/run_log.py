@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compressor.core import Record
+from compressor.figures import format_metric, is_metric
 
 __all__ = ["describe_pass", "log_to"]
 
@@ -44,6 +45,8 @@ def describe_pass(record: Record) -> str:
     """
     line = f"{record.kind}: {record.seconds:.1f} s{' (cached)' if record.cached else ''}"
     for name, value in record.metrics.items():
+        if is_metric(value):
+            value = format_metric(value)
         if not isinstance(value, bool | int | float | str):
             continue
         more = f", {name}={value:.4g}" if isinstance(value, float) else f", {name}={value}"

@@ -73,7 +73,7 @@ def searched() -> dict[str, Any]:
         "timed_as": "int8", "scored_on": "64 images of cifar10 train", "score": "mean of ranks: 8 x width",
         "finalists": finalists, "front": front,
         "candidates": [[0.1 + 0.3 * x, 0.8 * x * y] for x, y in generator.random((400, 2)).round(4).tolist()],
-        "trials": {
+        "successive_halving": {
             "minutes": 1.0, "seconds": 61.0, "learned_from": "10,000 of train", "judged_on": "2,000 of train",
             "rounds": [{"steps": 90, "top1": reached}], "changed": True, "before": front[1]["student"],
             "after": front[0]["student"],
@@ -97,7 +97,8 @@ def verified(layers: int) -> dict[str, Any]:
          "stored": "int8", "bits": 4 + i % 5}
         for i in range(layers)
     ]  # fmt: skip
-    rung = {"from": "fp32", "to": "int8", "max_abs": 0.1, "relative_error": 0.01, "db": 24.7, "agreement": 0.992}
+    parity = {"max_abs": 0.1, "relative_error": 0.01, "db": 24.7, "agreement": 0.992}
+    rung = {"from": "fp32", "to": "int8", **parity, "outputs": {"output": parity}}
     return {"ladder": [rung], "layers": compared, "first_drift": None}
 
 
@@ -166,8 +167,13 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
             "memory_mb": 7900, "governor": None, "load": [0.1, 0.2, 0.3], "system": "Linux 6", "python": "3.11.7",
         },
         "versions": {"compressor": "0.1.0", "onnxruntime": "1.24.0"}, "seed": 0, "target": "host",
-        "profile": "balanced", "input": [3, 32, 32],
-        "normalization": {"name": "imagenet", "scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.2, 0.2]},
+        "profile": "balanced", "task": "classification", "sizes": {"batch": 1},
+        "inputs": [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 32, 32]}],
+        "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", 10]}],
+        "normalization": {
+            "name": "imagenet", "scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.2, 0.2],
+            "channels": "rgb", "layout": "nchw",
+        },
         "data": {"source": "cifar10/", "fingerprints": {"cifar10 train": "1" * 64, "cifar10 test": "2" * 64}},
         "teacher": side("fp32", 3_420_000, 2.01, 0.89), "result": side(**whole), "speedup": 6.95,
         "speedup_interval": [6.87, 7.02], "why_no_metric": None, "why_no_latency": None,
@@ -183,7 +189,7 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
             record("search", searched(), space="auto"), record("distill", trained(30), minutes=28.0),
             record("lower", {"precision": "fp32", "opset": 21}), record("quantize", trained(20), bits=8),
             *(record(f"tune{i}", trained(100), minutes=28.0, losses=["kl"] * 9) for i in range(more_passes)),
-            record("measure", {"teacher": 0.89, "result": 0.8734}),
+            record("measure", {"teacher": metric(0.89), "result": metric(0.8734)}),
             record("verify", verified(layers), drift_db=15.0),
         ],
         "notes": ["normalisation 'imagenet', the best"], "engine": "ready", "todo": None,
@@ -194,7 +200,7 @@ def specimen(*, more_passes: int = 0, samples: int = 480, shown: int = 24, layer
 
 def hostile(value: Any, words: str) -> Any:
     """The same with ``words`` in place of every string, and after every key that is not the report's own."""
-    free = ("fingerprints", "versions", "settings", "top1", "samples_ms")
+    free = ("fingerprints", "versions", "settings", "top1", "samples_ms", "outputs")
 
     def changed(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):

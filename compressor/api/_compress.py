@@ -18,6 +18,7 @@ from compressor.pipeline import Compressed, Watcher
 from compressor.plan import Plan, make_plan
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
 __all__ = ["compress"]
@@ -57,9 +58,8 @@ def compress(
 
     ``model`` is a file (a checkpoint or an ONNX file) or a network: one of a known family as it is, any other with
     ``arch``. ``arch``, ``data`` and ``evaluate`` also take a function at the top level of a module: ``arch()`` makes
-    the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width), or the
-    size of each input by name.
-    ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes`` to a share such as ``"25%"``, or to a number of
+    the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width), or
+    maps each input's name to the size of one sample. ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes`` to a share such as ``"25%"``, or to a number of
     ms, parameters, multiply-accumulates or bytes. ``set`` maps ``"pass.field"`` to its value. ``progress`` is called
     as ``progress(message, done, total)``.
 
@@ -110,12 +110,16 @@ def _named(value: Source | None, argument: str) -> str | None:
     return f"{module}:{name}"
 
 
-def _inputs(given: str | tuple[int, int, int] | InputSpec | Mapping[str, str | tuple[int, ...]] | None) -> Any:
+def _inputs(
+    given: str | tuple[int, int, int] | InputSpec | Mapping[str, str | tuple[int, ...]] | None,
+) -> tuple[str, ...] | None:
     """``--input`` as often as there are inputs; None where nothing was given."""
     if given is None:
         return None
     if isinstance(given, Mapping):
-        return tuple(f"{name}={size if isinstance(size, str) else 'x'.join(map(str, size))}" for name, size in given.items())
+        return tuple(
+            f"{name}={size if isinstance(size, str) else 'x'.join(map(str, size))}" for name, size in given.items()
+        )
     return ("x".join(map(str, given)) if isinstance(given, tuple) else str(given),)
 
 
@@ -189,22 +193,30 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
     import copy
 
     import torch
+    from torch.utils._pytree import tree_leaves
+
+    from compressor.feeds import random_feeds
 
     name = _name(model)
     try:
         teacher = pipeline.check(plan, folder, fresh=fresh)
     except UsageError as error:
         raise UsageError(error.what.replace(str(plan.model), name), hint=error.hint) from error
-    signature, generator = teacher.network.signature, torch.Generator().manual_seed(0)
-    noise = torch.randn(signature.input.sized({**teacher.network.sizes, "batch": 2}), generator=generator)
+    network = teacher.network
+    feeds = random_feeds(network.signature, network.sizes, network.signature.samples or 2, 0)
+    rebuilt = network(feeds)
     with torch.inference_mode():
-        rebuilt = torch.from_numpy(next(iter(teacher.network({signature.input.name: noise.numpy()}).values())))
-        given = copy.deepcopy(model).to("cpu", torch.float32).eval()(noise)
-    if given.shape != rebuilt.shape or float((given - rebuilt).abs().max()) > 1e-3 * float(rebuilt.abs().max()):
+        own = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        given = [tensor.numpy() for tensor in tree_leaves(own(*map(torch.from_numpy, feeds.values())))]
+    if len(given) != len(rebuilt) or not all(map(_alike, given, rebuilt.values())):
         raise UsageError(
-            f"{name} has the weights of {teacher.network.family}, and computes something else",
+            f"{name} has the weights of {network.family}, and computes something else",
             hint="give arch=, a class or function without arguments that makes this very network",
         )
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return one.shape == other.shape and bool(abs(one - other).max() <= 1e-3 * abs(other).max())
 
 
 def _name(model: nn.Module) -> str:

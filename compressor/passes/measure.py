@@ -131,7 +131,7 @@ class Measure:
         metrics = {name: measured[name].metric for name in ("teacher", "result")}
         return Result(
             replace(artifact, measurements=measurements),
-            {name: metric.value if metric else None for name, metric in metrics.items()}
+            {name: asdict(metric) if metric else None for name, metric in metrics.items()}
             | {"judged_in": judge.words}
             | ({"timed_on": context.board} if context.board else {}),
             tuple(warnings),

@@ -62,10 +62,17 @@ class Report:
     seed: int
     target: str
     profile: str
-    input: Sequence[int]
-    """Channels, height, width."""
+    task: str
+    """What the network is for: a file of ``tasks/``."""
+    inputs: Sequence[Json]
+    """``{name, dtype, shape}``; an axis is a size, or a name where it is free."""
+    outputs: Sequence[Json]
+    """``{name, dtype, shape}``."""
+    sizes: Mapping[str, int]
+    """The size of each free axis at which the network was counted, timed and verified."""
     normalization: Json
-    """``{name, scale, mean, std}``: the network reads ``(pixel * scale - mean) / std``."""
+    """``{name, scale, mean, std, channels, layout}``: the image input is ``(pixel * scale - mean) / std``; null where
+    no input is an image, or its preparation is not known."""
     data: DataUsed | None
     teacher: Side
     result: Side
@@ -104,6 +111,7 @@ class Report:
 def build_report(
     artifact: Artifact,
     *,
+    task: str,
     target: Target,
     profile: Profile,
     seed: int,
@@ -129,7 +137,9 @@ def build_report(
         seed=seed,
         target=target.name,
         profile=profile.name,
-        input=model.input.shape,
+        task=task,
+        **model.signature.to_json(),
+        sizes=model.sizes,
         normalization=model.normalization,
         data=data,
         teacher=_teacher(artifact),

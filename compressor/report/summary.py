@@ -15,6 +15,7 @@ from compressor.figures import (
     format_change,
     format_drop,
     format_metric,
+    is_metric,
     milliseconds,
 )
 
@@ -253,23 +254,25 @@ def _parity(metrics: Mapping[str, Json]) -> list[str]:
     """Say how faithful each step of the lowering is, and name the first layer that drifts."""
     notes = []
     for rung in metrics.get("ladder") or ():
-        agreement = "" if rung["agreement"] is None else f", {rung['agreement'] * 100:.1f} % of labels agree"
-        notes.append(f"{rung['from']} → {rung['to']} {rung['db']:.0f} dB{agreement}")
+        outputs = rung["outputs"]
+        each = [_agreement(name if len(outputs) > 1 else "", parity) for name, parity in outputs.items()]
+        notes.append(f"{rung['from']} → {rung['to']} {'; '.join(each)}")
     if drift := metrics.get("first_drift"):
         notes.append(f"first to drift {drift['tensor']}, {drift['db']:.0f} dB")
     return notes
 
 
+def _agreement(name: str, parity: Mapping[str, Json]) -> str:
+    share = "" if parity["agreement"] is None else f", {parity['agreement'] * 100:.1f} % of labels agree"
+    return f"{name} {parity['db']:.0f} dB{share}".lstrip()
+
+
 def _is_plain(value: Json) -> bool:
-    return not isinstance(value, Mapping | list) or _is_metric(value)
-
-
-def _is_metric(value: Json) -> bool:
-    return isinstance(value, Mapping) and {"name", "value", "unit", "higher_is_better"} <= value.keys()
+    return not isinstance(value, Mapping | list) or is_metric(value)
 
 
 def _figure(name: str, value: Json) -> str:
-    if _is_metric(value):
+    if is_metric(value):
         return f"{value['name']} {format_metric(value)}"
     if isinstance(value, bool):
         return "yes" if value else "no"

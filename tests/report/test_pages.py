@@ -215,7 +215,7 @@ def test_the_search_names_the_student_that_was_chosen() -> None:
     assert section is not None
     assert section.table is not None
     assert [row[1] for row in section.table.rows] == ["chosen", ""]
-    assert "came before the score's own first" in section.words[-1]
+    assert "the first by score" in section.words[-1]
     assert "5 students on the Pareto front" in section.charts[0].svg
 
 
@@ -289,7 +289,7 @@ class Split:
 
 def told(teacher: list[int], result: list[int], labels: list[int]) -> dict[str, Any]:
     outcomes = {"teacher": np.asarray(teacher), "result": np.asarray(result)}
-    made = Classification.samples(Split(labels), ("cat", "dog"), outcomes, {}, 0)  # type: ignore[arg-type]
+    made = Classification().samples(Split(labels), ("cat", "dog"), outcomes, {}, 0)  # type: ignore[arg-type]
     json.dumps(made)
     return made
 

@@ -33,7 +33,9 @@ from compressor.core import (
     Profile,
     Record,
     Target,
+    TorchSource,
     UsageError,
+    image_signature,
 )
 from compressor.report.console import print_summary
 from compressor.report.document import SCHEMA_VERSION, DataUsed, Report, build_report, write_report
@@ -76,15 +78,15 @@ def artifact(tmp_path: Path) -> Artifact:
     (folder / "teacher.onnx").write_bytes(b"\0" * 4000)
     (folder / "model.onnx").write_bytes(b"\0" * 1000)
     (folder / "manifest.json").write_text("{}")
+    signature, sizes = image_signature(InputSpec(3, 32, 32), 10)
     teacher = Model(
-        family="cifar-resnet",
-        settings={"depth": 56},
-        weights=folder / "teacher.safetensors",
+        source=TorchSource("cifar-resnet", {"depth": 56}, folder / "teacher.safetensors"),
+        graph=None,
         sha256="a" * 64,
         params=853_018,
         macs=125_485_706,
-        outputs=10,
-        input=InputSpec(3, 32, 32),
+        signature=signature,
+        sizes=sizes,
         normalization=Normalization("imagenet", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     )
     float_model = OnnxModel(folder / "teacher.onnx", "b" * 64, "fp32", 21)
@@ -111,6 +113,7 @@ def artifact(tmp_path: Path) -> Artifact:
 
 def report_of(artifact: Artifact, **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
+        "task": "classification",
         "target": TARGET,
         "profile": PROFILE,
         "seed": 0,
@@ -148,7 +151,9 @@ def test_the_document_holds_the_schema_in_order(report: dict[str, Any]) -> None:
     assert list(report) == [f.name for f in dataclasses.fields(Report)]
     assert report["schema_version"] == SCHEMA_VERSION
     assert (report["target"], report["profile"], report["seed"], report["status"]) == ("host", "ptq", 0, "ok")
-    assert report["input"] == [3, 32, 32]
+    assert report["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 32, 32]}]
+    assert report["outputs"] == [{"name": "output", "dtype": "float32", "shape": ["batch", 10]}]
+    assert report["sizes"] == {"batch": 1}
     assert report["engine"] == "ready"
     for side in ("teacher", "result"):
         assert {"params", "macs", "bytes", "metric", "latency_ms"} <= set(report[side])
@@ -299,7 +304,7 @@ def test_why_there_is_no_latency_is_said(artifact: Artifact) -> None:
 
 
 def test_what_is_left_for_the_board_is_said(artifact: Artifact) -> None:
-    engine = Engine("onnxruntime", artifact.teacher.weights, "c" * 64, "pending", "copy it there and run run.py")
+    engine = Engine("onnxruntime", artifact.teacher.torch.weights, "c" * 64, "pending", "copy it there and run run.py")
     report = report_of(dataclasses.replace(artifact, engine=engine, measurements=measurements()))
     assert report["engine"] == "pending"
     assert Summary.of(report).next == "left to do: copy it there and run run.py"
@@ -310,12 +315,14 @@ def test_before_and_after_become_one_note(report: dict[str, Any]) -> None:
 
 
 def test_parity_is_read_from_the_ladder(artifact: Artifact) -> None:
-    rung = {"from": "fp32", "to": "int8", "max_abs": 0.1, "relative_error": 0.01, "db": 24.7, "agreement": 0.992}
-    metrics = {"ladder": [rung, {**rung, "agreement": None}], "first_drift": {"tensor": "conv1", "db": 12.0}}
+    parity = {"max_abs": 0.1, "relative_error": 0.01, "db": 24.7, "agreement": 0.992}
+    rung = {"from": "fp32", "to": "int8", **parity, "outputs": {"scores": parity}}
+    two = {**rung, "outputs": {"scores": parity, "boxes": {**parity, "db": 31.2, "agreement": None}}}
+    metrics = {"ladder": [rung, two], "first_drift": {"tensor": "conv1", "db": 12.0}}
     report = report_of(dataclasses.replace(artifact, log=(Record("verify", {}, 1.0, False, metrics, ()),)))
     assert Summary.of(report).steps[0].notes == (
         "fp32 → int8 25 dB, 99.2 % of labels agree",
-        "fp32 → int8 25 dB",
+        "fp32 → int8 scores 25 dB, 99.2 % of labels agree; boxes 31 dB",
         "first to drift conv1, 12 dB",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compressor.core import Json
-from compressor.figures import count, duration
+from compressor.figures import count, duration, format_value
 from compressor.report.charts.front import front
 from compressor.report.sections._section import Chart, Section, cut, table
 
@@ -49,39 +49,47 @@ def search(report: Mapping[str, Json]) -> Section | None:
         )
         svg = front(candidates, points, measured, chosen)
         charts.append(Chart("Score against latency", svg, best))
-    if trials := metrics.get("trials"):
-        text.append(_trials(trials))
+    if halving := metrics.get("successive_halving"):
+        text.append(_halving(halving))
     rows = [
         (
             line["student"],
             "chosen" if line["student"] == metrics["student"] else "",
             f"{100 * line['latency_share']:.1f} %",
             count(line["bytes"], "B"),
-            *_reached(trials, line["student"]),
+            *_reached(halving, line["student"]),
         )
         for line in finalists
     ]
-    columns = ("finalist", "", "latency, of the teacher's", "file", *(["top1 in its trials"] if trials else []))
+    columns = (
+        "finalist",
+        "",
+        "latency, of the teacher's",
+        "file",
+        *(["top1 in successive halving"] if halving else []),
+    )
     return Section("search", "The search", tuple(map(cut, text)), tuple(charts), table("finalists", columns, rows))
 
 
-def _trials(trials: Json) -> str:
+def _halving(halving: Json) -> str:
     changed = (
-        f"{trials['after']} came before the score's own first, {trials['before']}."
-        if trials["changed"]
-        else "they left the score's first where it was."
+        f"{halving['after']} came out before {halving['before']}, the first by score."
+        if halving["changed"]
+        else "the first by score stayed first."
     )
     return (
-        f"Trials: {duration(trials['seconds'])} of short distillations on {trials['learned_from']}, "
-        f"judged on {trials['judged_on']}: {changed}"
+        f"Successive halving: {duration(halving['seconds'])} of short distillations on {halving['learned_from']}, "
+        f"judged on {halving['judged_on']}: {changed}"
     )
 
 
-def _reached(trials: Json, student: str) -> tuple[str, ...]:
-    """What a finalist reached, round by round."""
-    if not trials:
+def _reached(halving: Json, student: str) -> tuple[str, ...]:
+    """The accuracy that a finalist reached in each round."""
+    if not halving:
         return ()
     reached = [
-        f"{100 * r['top1'][student]:.2f} % after {r['steps']:,} steps" for r in trials["rounds"] if student in r["top1"]
+        f"{format_value(r['top1'][student], '%')} after {r['steps']:,} steps"
+        for r in halving["rounds"]
+        if student in r["top1"]
     ]
     return (", then ".join(reached),)

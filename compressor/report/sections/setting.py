@@ -23,12 +23,13 @@ def setting(report: Mapping[str, Json]) -> Section:
 
 
 def _facts(report: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    normalization, here = report["normalization"], report["environment"]
-    yield "input", f"{' × '.join(map(str, report['input']))}, float32, channels first"
-    scale = normalization["scale"]
-    scaled = "as they are" if scale == 1 else "/ 255" if math.isclose(scale, 1 / 255) else f"x {scale:g}"
-    mean, std = (", ".join(f"{value:g}" for value in normalization[key]) for key in ("mean", "std"))
-    yield "normalised", f"{normalization['name']}: pixels {scaled}, mean {mean}, std {std}"
+    here = report["environment"]
+    yield "task", report["task"]
+    for kind in ("input", "output"):
+        for tensor in report[f"{kind}s"]:
+            yield f"{kind} {tensor['name']}", _tensor(tensor, report["sizes"])
+    if normalization := report["normalization"]:
+        yield "normalised", _normalised(normalization)
     if report["data"]:
         yield "data", report["data"]["source"]
         for name, fingerprint in report["data"]["fingerprints"].items():
@@ -46,3 +47,17 @@ def _facts(report: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     yield "frequency governor", here["governor"] or "unknown"
     yield "load", ", ".join(f"{each:.1f}" for each in here["load"]) + " over 1, 5 and 15 minutes"
     yield "system", f"{here['system']}, Python {here['python']}"
+
+
+def _tensor(tensor: Json, sizes: Mapping[str, Json]) -> str:
+    """Print a type and shape, each free axis with the size that was measured."""
+    axes = (f"{axis} ({sizes[axis]})" if axis in sizes else str(axis) for axis in tensor["shape"])
+    return f"{tensor['dtype']}, {' × '.join(axes) or 'a single value'}"
+
+
+def _normalised(normalization: Json) -> str:
+    scale = normalization["scale"]
+    scaled = "as they are" if scale == 1 else "/ 255" if math.isclose(scale, 1 / 255) else f"x {scale:g}"
+    mean, std = (", ".join(f"{value:g}" for value in normalization[key]) for key in ("mean", "std"))
+    order = f"{normalization['channels']}, {normalization['layout']}"
+    return f"{normalization['name']}: pixels {scaled}, mean {mean}, std {std}; {order}"
