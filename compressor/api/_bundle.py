@@ -52,7 +52,8 @@ class LoadedBundle:
                 f"the network takes {', '.join(names)}, and was given {given or 'nothing'}",
                 hint="give a mapping from each input's name to its array, such as preprocess(images)",
             )
-        arrays = {spec.name: _converted(spec, feeds[spec.name]) for spec in self.signature.inputs}
+        stacked = self.signature.batch is None  # then samples may stand on an axis of their own, in front
+        arrays = {spec.name: _converted(spec, feeds[spec.name], stacked) for spec in self.signature.inputs}
         counts = {len(array) for array in arrays.values() if array.ndim}
         if self.signature.batch is not None and len(counts) != 1:
             raise UsageError(f"the inputs have {sorted(counts)} rows", hint="give each input a row for each sample")
@@ -75,15 +76,17 @@ class LoadedBundle:
         return {self.image: normalize(fit_images(images, channels, size), self.normalization)}
 
 
-def _converted(spec: TensorSpec, given: ArrayLike) -> NDArray[Any]:
+def _converted(spec: TensorSpec, given: ArrayLike, stacked: bool) -> NDArray[Any]:
     """Return ``given`` in the type of ``spec``. Raises UsageError where type or sizes are another's."""
     array = np.asarray(given)
     rest = spec.shape[1:]
     trailing = array.shape[array.ndim - len(rest) :]
-    fits = array.ndim - len(spec.shape) in (0, 1) and all(
+    fits = array.ndim - len(spec.shape) in ((0, 1) if stacked else (0,)) and all(
         isinstance(axis, str) or axis == size for axis, size in zip(rest, trailing, strict=True)
     )
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind") or not fits or 0 in array.shape:
+    # 8-bit pixels are no float input: they want preprocess first.
+    alike = np.issubdtype(array.dtype, np.floating) == np.issubdtype(spec.dtype, np.floating)
+    if not alike or not np.can_cast(array.dtype, spec.dtype, "same_kind") or not fits or 0 in array.shape:
         raise UsageError(
             f"input {spec.name} is {array.dtype} {list(array.shape)}, and the network takes {spec}",
             hint="give a row for each sample, in the input's type; preprocess(images) makes rows of images",

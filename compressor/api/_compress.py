@@ -59,9 +59,9 @@ def compress(
     ``model`` is a file (a checkpoint or an ONNX file) or a network: one of a known family as it is, any other with
     ``arch``. ``arch``, ``data`` and ``evaluate`` also take a function at the top level of a module: ``arch()`` makes
     the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width), or
-    maps each input's name to the size of one sample. ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes`` to a share such as ``"25%"``, or to a number of
-    ms, parameters, multiply-accumulates or bytes. ``set`` maps ``"pass.field"`` to its value. ``progress`` is called
-    as ``progress(message, done, total)``.
+    maps each input's name to the size of one sample. ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes``
+    to a share such as ``"25%"``, or to a number of ms, parameters, multiply-accumulates or bytes. ``set`` maps
+    ``"pass.field"`` to its value. ``progress`` is called as ``progress(message, done, total)``.
 
     A missed budget raises nothing, because the bundle is there: the result's ``missed`` is the BudgetMissed. Raises
     UsageError, Unavailable, VerificationFailed, Inconclusive or UnsafeInput where no bundle can be made; the error's
@@ -113,14 +113,16 @@ def _named(value: Source | None, argument: str) -> str | None:
 def _inputs(
     given: str | tuple[int, int, int] | InputSpec | Mapping[str, str | tuple[int, ...]] | None,
 ) -> tuple[str, ...] | None:
-    """``--input`` as often as there are inputs; None where nothing was given."""
+    """Return a ``--input`` for each input; None where nothing was given."""
+
+    def text(size: str | tuple[int, ...] | InputSpec) -> str:
+        return "x".join(map(str, size)) if isinstance(size, tuple) else str(size)
+
     if given is None:
         return None
     if isinstance(given, Mapping):
-        return tuple(
-            f"{name}={size if isinstance(size, str) else 'x'.join(map(str, size))}" for name, size in given.items()
-        )
-    return ("x".join(map(str, given)) if isinstance(given, tuple) else str(given),)
+        return tuple(f"{name}={text(size)}" for name, size in given.items())
+    return (text(given),)
 
 
 def _budget(name: str, limit: str | float) -> str:

@@ -124,7 +124,7 @@ from pathlib import Path
 import numpy as np
 
 import compressor
-from compressor import Compressed, CompressError, InputSpec, Target, load_bundle
+from compressor import Compressed, CompressError, Signature, Target, load_bundle
 
 
 def told(message: str, done: int, total: int) -> None:
@@ -141,9 +141,9 @@ def main() -> int:
     if made.missed is not None or made.bundle is None:
         return 3
     bundle = load_bundle(made.bundle, threads=2)
-    spec: InputSpec = bundle.input
-    scores = bundle(np.zeros((2, spec.height, spec.width), np.uint8))
-    print(scores.argmax(1), bundle.classes)
+    signature: Signature = bundle.signature
+    outputs = bundle({signature.input.name: np.zeros((2, 1, 32, 32), np.float32)})
+    print(outputs["output"].argmax(1), bundle.classes)
     return 0
 """
 
@@ -349,7 +349,9 @@ def bundle(made: tuple[Compressed, Any]) -> LoadedBundle:
 def test_a_bundle_knows_what_it_takes(bundle: LoadedBundle, made: tuple[Compressed, Any]) -> None:
     assert bundle.path == made[0].bundle
     assert bundle.manifest["target"] == "host"
-    assert bundle.input.shape == (1, 32, 32)
+    assert str(bundle.signature) == "input float32 [batch, 1, 32, 32] -> output float32 [batch, 10]"
+    assert (bundle.image, bundle.sizes) == ("input", {"batch": 1})
+    assert bundle.normalization is not None
     assert bundle.normalization.mean == (0.5,)
     assert bundle.classes == tuple("0123456789")
     assert "sha256" not in repr(bundle)
@@ -359,12 +361,14 @@ def test_a_bundle_does_as_well_as_was_measured(bundle: LoadedBundle, made: tuple
     _, _, x, y = digits()
     metric = made[0].report["result"]["metric"]
     assert metric["samples"] == len(y)
-    assert (bundle(x).argmax(1) == y).mean() == pytest.approx(metric["value"], abs=1e-9)
+    outputs = bundle(bundle.preprocess(x))
+    assert list(outputs) == ["output"]
+    assert (outputs["output"].argmax(1) == y).mean() == pytest.approx(metric["value"], abs=1e-9)
 
 
 def test_images_may_come_in_any_form(bundle: LoadedBundle) -> None:
     pixels = digits()[0][:3]
-    wanted = bundle.preprocess(pixels)
+    wanted = bundle.preprocess(pixels)["input"]
     assert wanted.shape == (3, 1, 32, 32)
     assert wanted.dtype == np.float32
     for images in (
@@ -375,11 +379,11 @@ def test_images_may_come_in_any_form(bundle: LoadedBundle) -> None:
         [*pixels],
         np.repeat(pixels, 3, axis=1),
     ):
-        np.testing.assert_array_equal(bundle.preprocess(images), wanted)
+        np.testing.assert_array_equal(bundle.preprocess(images)["input"], wanted)
     for image in (pixels[0, 0], pixels[0].transpose(1, 2, 0)):
-        np.testing.assert_array_equal(bundle.preprocess(image), wanted[:1])
-    np.testing.assert_array_equal(bundle(wanted), bundle(pixels))
-    np.testing.assert_array_equal(bundle(wanted.astype(np.float64)), bundle(pixels))
+        np.testing.assert_array_equal(bundle.preprocess(image)["input"], wanted[:1])
+    scores = bundle({"input": wanted})["output"]
+    np.testing.assert_array_equal(bundle({"input": wanted.astype(np.float64)})["output"], scores)
 
 
 @pytest.mark.parametrize(
@@ -388,16 +392,22 @@ def test_images_may_come_in_any_form(bundle: LoadedBundle) -> None:
         np.zeros((1, 32, 32), np.float32),
         np.zeros((2, 1, 8, 8), np.float32),
         np.zeros((0, 1, 32, 32), np.float32),
-        np.zeros((2, 1, 32, 32), np.int64),
+        np.zeros((2, 1, 32, 32), np.complex64),
         np.zeros((2, 2, 2, 2, 2), np.uint8),
         np.float32(1),
         "cat.png",
     ],
 )
 def test_what_is_no_batch_is_a_usage_error(batch: Any, bundle: LoadedBundle) -> None:
-    with pytest.raises(UsageError) as caught:
-        bundle(batch)
+    with pytest.raises(UsageError, match=r"input is .*, and the network takes input float32") as caught:
+        bundle({"input": batch})
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("feeds", [np.zeros((1, 1, 32, 32), np.float32), {}, {"image": np.zeros(3)}])
+def test_inputs_go_by_their_names(feeds: Any, bundle: LoadedBundle) -> None:
+    with pytest.raises(UsageError, match="the network takes input, and was given"):
+        bundle(feeds)
 
 
 def test_a_changed_bundle_is_not_opened(bundle: LoadedBundle, tmp_path: Path) -> None:
@@ -405,10 +415,10 @@ def test_a_changed_bundle_is_not_opened(bundle: LoadedBundle, tmp_path: Path) ->
     assert load_bundle(copy, threads=2).classes == bundle.classes
     manifest = json.loads((copy / "manifest.json").read_text())
     for change, words in (
-        ({"engine": {"backend": "onnxruntim"}}, "unknown backend"),
-        ({"engine": {}}, "KeyError"),
-        ({"input": {**manifest["input"], "mean": [0.5, 0.5]}}, "2 means"),
-        ({"input": {**manifest["input"], "shape": ["batch", "many"]}}, "not of this program's form"),
+        ({"engine": {**manifest["engine"], "backend": "onnxruntim"}}, "unknown backend"),
+        ({"engine": {}}, "lacks 'status'"),
+        ({"input": {**manifest["input"], "mean": [0.5, 0.5]}}, "input is not the entry"),
+        ({"sizes": {}}, "batch"),
     ):
         (copy / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises((UsageError, VerificationFailed), match=words):
@@ -423,11 +433,11 @@ def test_a_changed_bundle_is_not_opened(bundle: LoadedBundle, tmp_path: Path) ->
 def test_a_bundle_opens_on_its_own_backend(bundle: LoadedBundle, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "engine": {"backend": "null"}}))
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "engine": {**manifest["engine"], "backend": "null"}}))
     opened = load_bundle(copy)
     assert isinstance(opened.session, type(catalog.find("backends", "null")().open(copy / "model.onnx", threads=1)))
-    x = digits()[0][:2]
-    np.testing.assert_array_equal(opened(x).argmax(1), bundle(x).argmax(1))
+    feeds = bundle.preprocess(digits()[0][:2])
+    np.testing.assert_array_equal(opened(feeds)["output"].argmax(1), bundle(feeds)["output"].argmax(1))
 
 
 if __name__ == "__main__":
