@@ -12,21 +12,33 @@ OLDEST_EXPORT = 18
 """The oldest opset that torch's exporter writes."""
 
 _SAME = {
-    # From opset 13 to 18 these got only more types, or attributes whose default has the older meaning.
-    "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant",
-    "ConstantOfShape", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div", "Elu", "Erf", "Exp",
-    "Expand", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity",
-    "InstanceNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pow",
-    "PRelu", "QuantizeLinear", "Reciprocal", "ReduceSum", "Relu", "Reshape", "Resize", "Selu", "Shape", "Sigmoid",
-    "Slice", "Softmax", "Softplus", "SpaceToDepth", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "Transpose",
-    "Unsqueeze", "Where",
+    # Between 13 and 18 these were only given more types, or attributes that have the older meaning by default.
+    "Abs", "Add", "And", "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip",
+    "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "CumSum", "DepthToSpace",
+    "DequantizeLinear", "Div", "Dropout", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten",
+    "Floor", "GRU", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater",
+    "GreaterOrEqual", "HardSigmoid", "Hardmax", "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LSTM",
+    "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "MatMul", "Max", "MaxPool", "Mean",
+    "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "PRelu", "Pow", "QuantizeLinear", "RNN", "Range",
+    "Reciprocal", "ReduceSum", "Relu", "Reshape", "Resize", "Round", "ScatterElements", "ScatterND", "Selu", "Shape",
+    "Sigmoid", "Sign", "Sin", "Size", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Sqrt", "Squeeze",
+    "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Unsqueeze", "Where", "Xor",
 }  # fmt: skip
-_AXES = {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}
+_AXES = {
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSumSquare",
+}  # fmt: skip
 """Reductions whose axes became an input with opset 18."""
-_NEWER = {"Reshape": "allowzero", "Resize": "antialias"}
-"""Attributes that an older opset lacks. Only their default has the older meaning."""
+_NEWER: dict[str, tuple[str, int, int | str]] = {
+    "BatchNormalization": ("training_mode", 14, 0), "GRU": ("layout", 14, 0), "LSTM": ("layout", 14, 0),
+    "RNN": ("layout", 14, 0), "Reshape": ("allowzero", 18, 0), "Resize": ("antialias", 18, 0),
+    "ScatterElements": ("reduction", 16, "none"), "ScatterND": ("reduction", 16, "none"),
+}  # fmt: skip
+"""An attribute that an operator was given, before which opset it is removed, and its default: the older meaning."""
 _IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
 """The IR version that was released with each opset (from onnx's table of releases)."""
+_LAST = (1 << 63) - 1
+"""The end of a slice that goes to the end."""
 
 
 def older(model: ir.Model, opset: int) -> None:
@@ -45,10 +57,10 @@ def older(model: ir.Model, opset: int) -> None:
                 raise _no_older(node, opset, "axes")
         elif node.op_type == "HardSwish" and opset < 14:
             _hard_swish(graph, node)
+        elif node.op_type == "Shape" and opset < 15 and {"start", "end"} & node.attributes.keys():
+            _slice_of_shape(graph, node)
         elif node.op_type in _NEWER:
-            if node.attributes.get_int(_NEWER[node.op_type], 0) and not _without_zeros(node):
-                raise _no_older(node, opset, _NEWER[node.op_type])
-            node.attributes.pop(_NEWER[node.op_type], None)
+            _drop_newer(node, opset)
         elif node.op_type not in _SAME and node.op_type != "HardSwish":
             raise _no_older(node, opset, None)
     graph.opset_imports[""] = opset
@@ -75,6 +87,30 @@ def _axes_to_attribute(node: ir.Node) -> None:
         )
     node.resize_inputs(1)
     node.attributes["axes"] = ir.AttrInt64s("axes", [int(a) for a in known.numpy().reshape(-1)])
+
+
+def _drop_newer(node: ir.Node, opset: int) -> None:
+    """Remove the attribute that the operator lacks in ``opset``. Raises UsageError where it is not the default."""
+    name, since, default = _NEWER[node.op_type]
+    attribute = node.attributes.get(name)
+    if attribute is None or opset >= since:
+        return
+    if attribute.value != default and not _without_zeros(node):
+        raise _no_older(node, opset, name)
+    node.attributes.pop(name)
+
+
+def _slice_of_shape(graph: ir.Graph, node: ir.Node) -> None:
+    """Sizes of some of the axes, as a slice of all of them."""
+    whole, made = ir.node("Shape", [node.inputs[0]]), node.outputs[0]
+    bounds = (node.attributes.get_int("start", 0), node.attributes.get_int("end", _LAST))
+    tensors = [ir.tensor([bound], ir.DataType.INT64, name=f"{made.name}_{i}") for i, bound in enumerate(bounds)]
+    values = [ir.Value(name=t.name, const_value=t, type=ir.TensorType(t.dtype), shape=ir.Shape([1])) for t in tensors]
+    for value in values:
+        graph.register_initializer(value)
+    part = ir.node("Slice", [whole.outputs[0], *values])
+    whole.outputs[0].name = f"{made.name}_whole"
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [whole, part], node.outputs, [part.outputs[0]])
 
 
 def _without_zeros(node: ir.Node) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-__all__ = ["NameNodes", "NameValues"]
+__all__ = ["KeepOutputNames", "NameNodes", "NameValues"]
 
 _PLAIN = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 
@@ -35,6 +35,24 @@ class NameValues(ir.passes.InPlacePass):
             value.name = _unused(_plain(value.name or ""), taken)
         model.graph.name = "compressor"
         return ir.passes.PassResult(model, bool(renamed))
+
+
+class KeepOutputNames(ir.passes.InPlacePass):
+    """Give the outputs of the model these names again, in order: other passes may have put one in another's place."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        outputs = model.graph.outputs
+        if [value.name for value in outputs] == list(self.names):
+            return ir.passes.PassResult(model, False)
+        others = [value for value in _values(model.graph) if value not in outputs and value.name in self.names]
+        for number, value in enumerate((*others, *outputs)):
+            value.name = f"compressor.unnamed_{number}"
+        for value, name in zip(outputs, self.names, strict=True):
+            value.name = name
+        return ir.passes.PassResult(model, True)
 
 
 class NameNodes(ir.passes.InPlacePass):

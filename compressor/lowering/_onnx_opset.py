@@ -10,10 +10,7 @@ import onnx_ir as ir
 from compressor.core import UsageError
 from compressor.opsets import OLDEST_EXPORT, older
 
-__all__ = ["ChangeOpset", "DropNewerDefaults"]
-
-_SINCE = {("Reshape", "allowzero"): 14, ("Resize", "antialias"): 18}
-"""The opset in which an operator was given an attribute whose default, 0, is the older meaning."""
+__all__ = ["ChangeOpset"]
 
 
 class ChangeOpset(ir.passes.InPlacePass):
@@ -44,7 +41,9 @@ def _convert(model: ir.Model, found: int, opset: int) -> None:
     if found == opset:
         return
     try:
-        made = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), opset))
+        # Some operators, such as Softmax, are converted by the rank of their input.
+        inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
+        made = ir.from_proto(onnx.version_converter.convert_version(inferred, opset))
     except Exception as error:  # the converter raises RuntimeError, ValueError and types of its own
         raise UsageError(
             f"the ONNX graph of opset {found} has no form in opset {opset}: {_reason(error)}",
@@ -57,15 +56,3 @@ def _reason(error: Exception) -> str:
     """What the converter stopped at, without the path and the line of its source."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r"^(/\S+:\d+:?\s*)?\w*:?\s*(Assertion `[^`]*` failed:\s*)?", "", line) or line
-
-
-class DropNewerDefaults(ir.passes.InPlacePass):
-    """Remove attributes that are newer than the graph's opset, where their value is the older meaning."""
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        opset, changed = model.graph.opset_imports.get("", 1), False
-        for node in model.graph.all_nodes():
-            for (operator, attribute), since in _SINCE.items():
-                if node.op_type == operator and opset < since and not node.attributes.get_int(attribute, 0):
-                    changed |= node.attributes.pop(attribute, None) is not None
-        return ir.passes.PassResult(model, changed)

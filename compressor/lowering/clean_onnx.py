@@ -7,26 +7,22 @@ import logging
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript.optimizer import FoldConstantsPass
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import (
-    fuse_batchnorm_into_conv_rule,
-    fuse_batchnorm_into_conv_transpose_rule,
-    fuse_batchnorm_into_gemm_rule,
     no_op_expand_rule,
     no_op_transpose_rule,
     transpose_transpose_rule,
 )
 
+from compressor.core import CompressError
+from compressor.lowering._onnx_affine import FoldAffine
 from compressor.lowering._onnx_axes import NameInputAxes, NameOutputAxes
-from compressor.lowering._onnx_names import NameNodes, NameValues
-from compressor.lowering._onnx_opset import ChangeOpset, DropNewerDefaults
-from compressor.lowering._onnx_shapes import DropShapes, FixReshapes
+from compressor.lowering._onnx_names import KeepOutputNames, NameNodes, NameValues
+from compressor.lowering._onnx_opset import ChangeOpset
+from compressor.lowering._onnx_shapes import DropFlattens, DropShapes, FixReshapes, FoldConstants
+from compressor.lowering.tidy import tidy
 
 __all__ = ["clean_graph"]
-
-_FOLDED = 1 << 22
-"""Elements of a constant that may be folded, or be the result; one for each pixel of a large image."""
 
 
 def clean_graph(model: onnx.ModelProto, opset: int) -> ir.Model:
@@ -35,6 +31,8 @@ def clean_graph(model: onnx.ModelProto, opset: int) -> ir.Model:
     Inputs and outputs keep their names, types, ranks and order. Raises UsageError naming the operator that has no
     form in ``opset``.
     """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)  # onnx-ir renames a proto's own tensors
     steps = ir.passes.Sequential(
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -44,11 +42,12 @@ def clean_graph(model: onnx.ModelProto, opset: int) -> ir.Model:
         NameValues(),
         ChangeOpset(opset),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),  # the converter's own
-        FoldConstantsPass(shape_inference=True, input_size_limit=_FOLDED, output_size_limit=_FOLDED),
+        FoldConstants(),
+        common.ShapeInferencePass(check_type=False, strict_mode=False),
         FixReshapes(),
+        DropFlattens(),
         common.IdentityEliminationPass(),
-        RewritePass([fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule]),
-        RewritePass([fuse_batchnorm_into_gemm_rule]),
+        FoldAffine(),
         RewritePass([no_op_expand_rule, no_op_transpose_rule, transpose_transpose_rule]),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveUnusedNodesPass(),
@@ -56,16 +55,18 @@ def clean_graph(model: onnx.ModelProto, opset: int) -> ir.Model:
         common.CommonSubexpressionEliminationPass(),
         common.OutputFixPass(),
         common.TopologicalSortPass(),
-        DropNewerDefaults(),
-        NameOutputAxes(),
+        KeepOutputNames([value.name for value in model.graph.output]),
+        NameOutputAxes(model.graph),
         NameValues(),
         NameNodes(),
-        common.ClearMetadataAndDocStringPass(),
-        common.RemoveUnusedOpsetsPass(),
     )
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the folder warns of what it leaves as it is
     try:
-        return steps(ir.from_proto(model)).model
+        return tidy(steps(ir.from_proto(own)).model)
+    except ir.passes.PassError as error:
+        if isinstance(error.__cause__, CompressError):
+            raise error.__cause__ from None
+        raise
     finally:
         logging.disable(disabled)
