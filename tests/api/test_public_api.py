@@ -319,7 +319,7 @@ def test_weights_that_look_like_a_family_are_not_taken_for_it(network: nn.Module
         (DIGITS, {"set": {"quantize": 1}}, "not a setting"),
         (DIGITS, {"set": {"quantize.samples": "many"}}, "'many'"),
         (DIGITS, {"set": {"quantize.samples": None}}, "'null'"),
-        (DIGITS, {"input": (3, 8)}, "not an input size"),
+        (DIGITS, {"input": (3, 8)}, "takes one image"),
         (DIGITS, {"target": "hots"}, "unknown target"),
         (ROOT / "none.pt", {}, "there is no file"),
     ],
