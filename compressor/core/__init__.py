@@ -2,7 +2,7 @@
 
 from compressor.core.artifact import SLOTS, Artifact, Bundle, Engine, Record
 from compressor.core.backend import Backend, QdqRules, Session
-from compressor.core.data import Batch, Data, ImageSplit, Split
+from compressor.core.data import Batch, Data, DataSource, ImageSplit, Split
 from compressor.core.errors import (
     BudgetMissed,
     CompressError,
@@ -37,6 +37,7 @@ __all__ = [
     "CompressError",
     "Context",
     "Data",
+    "DataSource",
     "Engine",
     "Exit",
     "GivenInput",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from compressor.core.signature import Feeds
 
-__all__ = ["Batch", "Data", "ImageSplit", "Split"]
+__all__ = ["Batch", "Data", "DataSource", "ImageSplit", "Split"]
 
 
 class Batch(NamedTuple):
@@ -77,3 +77,17 @@ class Data(Protocol):
 
     @property
     def evaluate(self) -> Split: ...
+
+
+class DataSource(Protocol):
+    """A data source as it was found, before it is prepared for a network."""
+
+    @property
+    def targets(self) -> str | None:
+        """``labels``, ``images`` or None, as in `Data`."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty where samples have none."""
+        ...

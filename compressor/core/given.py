@@ -55,7 +55,9 @@ class GivenInput:
         given = tuple(map(cls.parse, texts))
         names = [each.name for each in given]
         if len(given) > 1 and (None in names or len(set(names)) < len(names)):
-            raise UsageError("several --input need a name each", hint="write --input NAME=3x224x224 --input OTHER=77:int64")
+            raise UsageError(
+                "several --input need a name each", hint="write --input NAME=3x224x224 --input OTHER=77:int64"
+            )
         return given
 
     @property

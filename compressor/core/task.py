@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from compressor.core.backend import Session
-from compressor.core.data import Data, Split
+from compressor.core.data import Data, DataSource, Split
 from compressor.core.images import InputSpec, Normalization
 from compressor.core.json import Json
 from compressor.core.measures import Metric
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.core.signature import Outputs
-    from compressor.data import PhotographSource, Source
 
 __all__ = ["OutputParity", "Task"]
 
@@ -72,9 +71,7 @@ class Task(Protocol):
         """What a bundle's runner must know of it: a part of the manifest's ``task``."""
         ...
 
-    def prepare(
-        self, source: Source | PhotographSource, input: InputSpec, normalization: Normalization, input_name: str
-    ) -> Data:
+    def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """The samples of ``source`` for a network that takes images of ``input`` under ``input_name``.
 
         Raises UsageError where the source has not what the task needs.

@@ -39,6 +39,30 @@ _A_A = 0.02
 
 
 @dataclass(frozen=True)
+class _File:
+    """A model file that is measured."""
+
+    model: Model
+    """The network that it is of."""
+    path: Path
+    sha256: str
+    bytes: int
+    """Its size; of an engine that of its graph."""
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Latencies by the SHA-256 of the file, and the ratio of teacher to result."""
+
+    latencies: Mapping[str, Latency]
+    speedup: float | None = None
+    interval: tuple[float, float] | None = None
+    reason: str | None = None
+    """Why they are estimates."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measure:
     """Accuracy on the evaluation samples, bytes, and interleaved latencies at batch 1.
 
@@ -73,73 +97,75 @@ class Measure:
         from compressor.bench.judgement import judgement
 
         assert artifact.reference is not None
-        assert artifact.onnx is not None
-        assert artifact.engine is not None
         backend: Backend = catalog.find("backends", context.target.backend)()
         judge = judgement(context.target, backend)
-        loaded = artifact.onnx if judge.exact else artifact.engine
-        files = {
-            "teacher": (artifact.teacher, artifact.reference.path, artifact.reference.sha256),
-            "result": (artifact.result, loaded.path, loaded.sha256),
-        }
-        on_the_way = artifact.stages[:-1] if self.between else ()
-        files |= {str(i): (s.model, s.onnx.path, s.onnx.sha256) for i, s in enumerate(on_the_way)}
-        judged = {
-            name: self._judge(model, path, sha256, judge, artifact.reference.path, context)
-            for name, (model, path, sha256) in files.items()
-        }
-        taken: dict[str, Latency] = {}
-        speedup, interval = None, None
-        timed = judge.times_count or context.board is not None
-        if timed:
-            ends = (artifact.reference.sha256, loaded.sha256)
-            paths = {sha256: path for _, path, sha256 in files.values()}  # one file has one latency
-            taken, speedup, interval = self._latencies(paths, ends, backend, artifact, context)
-        else:
-            taken = _estimated({sha256: path for _, path, sha256 in files.values()}, artifact, context)
-        sizes = {name: path.stat().st_size for name, (_, path, _) in files.items()}
-        sizes["result"] = artifact.onnx.path.stat().st_size
+        files = self._files(artifact, judge)
+        judged = {name: self._judge(file, judge, artifact.reference.path, context) for name, file in files.items()}
+        timing = self._timing(files, judge, backend, artifact, context)
         measured = {
             name: Measurement(
-                model.params,
-                model.macs,
-                sizes[name],
+                file.model.params,
+                file.model.macs,
+                file.bytes,
                 each[0] if (each := judged[name]) else None,
-                taken.get(sha256),
-                None if judge.exact else backend.memory(path),
+                timing.latencies.get(file.sha256),
+                None if judge.exact else backend.memory(file.path),
             )
-            for name, (model, path, sha256) in files.items()
+            for name, file in files.items()
         }
-        warnings = []
-        if interval is not None and interval[1] < 1 - _A_A:
-            warnings.append(
-                f"the result is slower than the teacher's fp32 export on this target ({speedup:.2f}x): "
-                "--profile float may serve better"
-            )
-        stages = [replace(stage, measured=measured[str(i)]) for i, stage in enumerate(on_the_way)]
-        stages += [replace(stage, measured=measured["result"]) for stage in artifact.stages[-1:] if self.between]
+        before, last = (artifact.stages[:-1], artifact.stages[-1:]) if self.between else ((), ())
+        stages = [replace(stage, measured=measured[str(i)]) for i, stage in enumerate(before)]
+        stages += [replace(stage, measured=measured["result"]) for stage in last]
         measurements = Measurements(
             measured["teacher"],
             measured["result"],
-            speedup,
-            interval,
+            timing.speedup,
+            timing.interval,
             why_no_metric=None if context.data else "no data was given",
-            why_no_latency=None if timed else judge.reason,
+            why_no_latency=timing.reason,
             stages=tuple(stages),
             samples=self._samples(files, judged, judge, context),
         )
-        metrics = {name: measured[name].metric for name in ("teacher", "result")}
-        return Result(
-            replace(artifact, measurements=measurements),
-            {name: asdict(metric) if metric else None for name, metric in metrics.items()}
-            | {"judged_in": judge.words}
-            | ({"timed_on": context.board} if context.board else {}),
-            tuple(warnings),
-        )
+        metrics: dict[str, Json] = {
+            name: asdict(metric) if (metric := measured[name].metric) else None for name in ("teacher", "result")
+        }
+        metrics |= {"judged_in": judge.words} | ({"timed_on": context.board} if context.board else {})
+        return Result(replace(artifact, measurements=measurements), metrics, timing.warnings)
 
-    def _judge(
-        self, model: Model, path: Path, sha256: str, judge: Judgement, teacher: Path, context: Context
-    ) -> tuple[Metric, Outcomes] | None:
+    def _files(self, artifact: Artifact, judge: Judgement) -> dict[str, _File]:
+        """What is measured, by name: ``teacher``, ``result``, and with ``between`` the graphs on the way by number."""
+        assert artifact.reference is not None
+        assert artifact.onnx is not None
+        assert artifact.engine is not None
+        teacher, graph = artifact.reference, artifact.onnx
+        loaded = graph if judge.exact else artifact.engine
+        files = {
+            "teacher": _File(artifact.teacher, teacher.path, teacher.sha256, teacher.path.stat().st_size),
+            "result": _File(artifact.result, loaded.path, loaded.sha256, graph.path.stat().st_size),
+        }
+        for number, stage in enumerate(artifact.stages[:-1] if self.between else ()):
+            path = stage.onnx.path
+            files[str(number)] = _File(stage.model, path, stage.onnx.sha256, path.stat().st_size)
+        return files
+
+    def _timing(
+        self, files: Mapping[str, _File], judge: Judgement, backend: Backend, artifact: Artifact, context: Context
+    ) -> _Timing:
+        """Latencies, measured where they count as the target's, else estimated."""
+        paths = {file.sha256: file.path for file in files.values()}  # one file has one latency
+        if not (judge.times_count or context.board is not None):
+            return _Timing(_estimated(paths, artifact, context), reason=judge.reason)
+        ends = (files["teacher"].sha256, files["result"].sha256)
+        latencies, speedup, interval = self._latencies(paths, ends, backend, artifact, context)
+        warnings: tuple[str, ...] = ()
+        if interval is not None and interval[1] < 1 - _A_A:
+            warnings = (
+                f"the result is slower than the teacher's fp32 export on this target ({speedup:.2f}x): "
+                "--profile float may serve better",
+            )
+        return _Timing(latencies, speedup, interval, warnings=warnings)
+
+    def _judge(self, file: _File, judge: Judgement, teacher: Path, context: Context) -> tuple[Metric, Outcomes] | None:
         """The metric of one file, and its outcome for every sample: the same file, samples and runtime give the same.
 
         Where this machine is not the target, quantisation is evaluated exactly, in float: this CPU's
@@ -153,20 +179,21 @@ class Measure:
 
         def evaluate() -> dict[str, object]:
             threads = len(os.sched_getaffinity(0))
-            session = judge.open(path, threads=threads)
-            reference = None if path == teacher else judge.open(teacher, threads=threads)
+            session = judge.open(file.path, threads=threads)
+            reference = None if file.path == teacher else judge.open(teacher, threads=threads)
             metric, outcomes = task.evaluate(session, split, 100, context.progress, reference)
             return {"metric": asdict(metric), "outcomes": outcomes.tolist()}
 
-        preparation = [model.feed_shapes, None if model.normalization is None else asdict(model.normalization)]
+        scaling = file.model.normalization
+        preparation = [file.model.feed_shapes, None if scaling is None else asdict(scaling)]
         runtime = [judge.backend.name, judge.backend.version(), judge.exact]
-        key = [sha256, split.fingerprint, split.name, preparation, task.kind, dict(task.facts), *runtime]
+        key = [file.sha256, split.fingerprint, split.name, preparation, task.kind, dict(task.facts), *runtime]
         kept = context.memo("judged", key, evaluate)
         return Metric(**kept["metric"]), np.asarray(kept["outcomes"])
 
     def _samples(
         self,
-        files: Mapping[str, tuple[Model, Path, str]],
+        files: Mapping[str, _File],
         judged: Mapping[str, tuple[Metric, Outcomes] | None],
         judge: Judgement,
         context: Context,
@@ -180,10 +207,10 @@ class Measure:
 
         def show() -> Json:
             context.progress("look at samples", 0, 1)
-            sessions = {name: judge.open(files[name][1], threads=1) for name in outcomes}
+            sessions = {name: judge.open(files[name].path, threads=1) for name in outcomes}
             return context.task.samples(split, data.classes, outcomes, sessions, context.seed)
 
-        key = [[files[name][2] for name in outcomes], teacher[0].fingerprint, split.name, context.seed, judge.exact]
+        key = [[files[name].sha256 for name in outcomes], teacher[0].fingerprint, split.name, context.seed, judge.exact]
         return context.memo("samples", key, show)
 
     def _judged(self, context: Context) -> Split:
@@ -213,10 +240,10 @@ class Measure:
         threads = self.threads or context.target.threads
         config = TimingConfig(self.blocks, self.inferences, context.seed, self.seconds)
         if context.board is not None:
-            from compressor.bench.cache import ResultCache
-            from compressor.bench.ssh import Board
             from compressor.bench.bench_model import BenchModel
+            from compressor.bench.cache import ResultCache
             from compressor.bench.remote import remote
+            from compressor.bench.ssh import Board
 
             models = {name: BenchModel.read_graph(path, artifact.teacher.sizes) for name, path in paths.items()}
             opened = remote(Board.parse(context.board), models, threads, cache=ResultCache.of_user(), fresh=True)

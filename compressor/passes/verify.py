@@ -132,14 +132,14 @@ class Verify:
             got = outputs(model)
             parities = context.task.parity(expected, got)
             if not ladder:
-                _check_exact(parities, _EXPORT_TOLERANCE if torch else _CLEAN_TOLERANCE, "torch model" if torch else "file")
+                _check_exact(
+                    parities, _EXPORT_TOLERANCE if torch else _CLEAN_TOLERANCE, "torch model" if torch else "file"
+                )
             ladder.append(_rung(below, above, parities))
             below, expected = above, got
         return ladder, expected
 
-    def _bundle(
-        self, artifact: Artifact, context: Context, judge: Judgement, feeds: Feeds, outputs: Outputs
-    ) -> Bundle:
+    def _bundle(self, artifact: Artifact, context: Context, judge: Judgement, feeds: Feeds, outputs: Outputs) -> Bundle:
         import numpy as np
 
         from compressor.atomic import write
@@ -160,9 +160,7 @@ class Verify:
             extra.append(context.workdir / _PACKED)
             write(extra[-1], stored(artifact.onnx.path.read_bytes()))
         manifest = _manifest(artifact, context, judge)
-        return write_bundle(
-            context.workdir / "bundle", artifact.onnx.path, manifest, feeds, outputs, tolerances, extra
-        )
+        return write_bundle(context.workdir / "bundle", artifact.onnx.path, manifest, feeds, outputs, tolerances, extra)
 
 
 def _judgement(context: Context) -> Judgement:
@@ -173,8 +171,8 @@ def _judgement(context: Context) -> Judgement:
 
 
 def _affordable(samples: int, macs: int) -> int:
-    """Random samples to compare on: fewer of heavy networks, eight at least."""
-    return min(samples, max(8, 100_000_000_000 // max(1, macs)))
+    """The number of random samples to compare on: fewer of heavy networks, eight at least."""
+    return min(samples, max(8, 20_000_000_000 // max(1, macs)))
 
 
 def _torch_outputs(artifact: Artifact, context: Context, feeds: Feeds) -> Outputs:

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import Data, ImageSplit, InputSpec, Json, Metric, Normalization, OutputParity, Progress, Session, UsageError
+from compressor.core import (
+    Data,
+    DataSource,
+    ImageSplit,
+    InputSpec,
+    Json,
+    Metric,
+    Normalization,
+    OutputParity,
+    Progress,
+    Session,
+    UsageError,
+)
 from compressor.data import PhotographSource, Source
 from compressor.feeds import run_in_batches
 from compressor.tasks._evidence import Evidence
@@ -77,12 +89,11 @@ class Classification:
         """The names of the classes, where they are known."""
         return {"classes": list(self.classes)} if self.classes else {}
 
-    def prepare(
-        self, source: Source | PhotographSource, input: InputSpec, normalization: Normalization, input_name: str
-    ) -> Data:
+    def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """Images with their labels; of a source without classes, images alone."""
         if isinstance(source, PhotographSource):
             return source.prepare_unlabelled(input, normalization, input_name)
+        assert isinstance(source, Source)
         return source.prepare(input, normalization, input_name)
 
     def parity(self, expected: Outputs, got: Outputs) -> dict[str, OutputParity]:

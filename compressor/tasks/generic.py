@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import Data, InputSpec, Json, Metric, Normalization, OutputParity, Progress, Session, Split
+from compressor.core import (
+    Data,
+    DataSource,
+    InputSpec,
+    Json,
+    Metric,
+    Normalization,
+    OutputParity,
+    Progress,
+    Session,
+    Split,
+)
 from compressor.data import PhotographSource, Source
 from compressor.feeds import run_in_batches
 from compressor.tasks._evidence import Evidence
@@ -46,12 +57,11 @@ class Generic:
         """Nothing."""
         return {}
 
-    def prepare(
-        self, source: Source | PhotographSource, input: InputSpec, normalization: Normalization, input_name: str
-    ) -> Data:
+    def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """Images; labels are not looked at."""
         if isinstance(source, PhotographSource):
             return source.prepare_unlabelled(input, normalization, input_name)
+        assert isinstance(source, Source)
         return source.prepare(input, normalization, input_name)
 
     def parity(self, expected: Outputs, got: Outputs) -> dict[str, OutputParity]:

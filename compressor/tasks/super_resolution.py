@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import Data, InputSpec, Json, Metric, Normalization, OutputParity, Progress, Session, UsageError
-from compressor.data import ImagePairs, PhotographSource, Source
+from compressor.core import (
+    Data,
+    DataSource,
+    InputSpec,
+    Json,
+    Metric,
+    Normalization,
+    OutputParity,
+    Progress,
+    Session,
+    UsageError,
+)
+from compressor.data import ImagePairs, PhotographSource
 from compressor.figures import format_change, format_value
 from compressor.preprocessing import NORMALIZATIONS
 from compressor.tasks._evidence import Evidence
@@ -76,13 +87,11 @@ class SuperResolution:
         """The upscale factor and the divisor of its inputs' sides."""
         return {"upscale_factor": self.upscale_factor, "divisor": self.divisor}
 
-    def prepare(
-        self, source: Source | PhotographSource, input: InputSpec, normalization: Normalization, input_name: str
-    ) -> Data:
+    def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """Pairs of small and large images. Raises UsageError of images of classes, or pairs for another factor."""
         if not isinstance(source, PhotographSource):
             raise UsageError(
-                f"{source.evaluate.name} has images of classes, and the model makes images",
+                "the data has images of classes, and the model makes images",
                 hint="give a folder of photographs, or HR/ beside LR_x2/ with the same file names",
             )
         return source.prepare(input, normalization, input_name, self.upscale_factor)
@@ -186,7 +195,9 @@ def _makes_images(evidence: Evidence, source: PhotographSource, factor: int) -> 
     pairs = source.prepare(evidence.image, NORMALIZATIONS["unit"], evidence.signature.input.name, factor).evaluate
     decibels = []
     for _, small, large in pairs.take(np.arange(min(_EVIDENCE, len(pairs)))).pairs():
-        side = [min(n, m) // evidence.divisor * evidence.divisor for n, m in zip(small.shape[1:], (96, 96), strict=True)]
+        side = [
+            min(n, m) // evidence.divisor * evidence.divisor for n, m in zip(small.shape[1:], (96, 96), strict=True)
+        ]
         crop: NDArray[np.float32] = small[None, :, : side[0], : side[1]].astype(np.float32) / np.float32(255)
         made = evidence.run_images(crop)[0]
         truth = large[:, : factor * side[0], : factor * side[1]].astype(np.float64)

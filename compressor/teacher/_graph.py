@@ -106,7 +106,9 @@ def _found_sizes(
         except Exception as error:  # the runtime raises its own C++ types, all of them meaning "not of this size"
             reason = reason or str(error).strip().splitlines()[0]
             continue
-        notes = tuple(f"axis {axis!r} is free, and taken as {size}: --input says otherwise" for axis, size in sizes.items())
+        notes = tuple(
+            f"axis {axis!r} is free, and taken as {size}: --input says otherwise" for axis, size in sizes.items()
+        )
         return {**known, **sizes}, notes
     if not free:
         raise UsageError(f"the network does not run: {reason}", hint="try the file in ONNX Runtime itself")

@@ -54,9 +54,7 @@ def _with_task(
     image = image_of(network.signature, network.sizes, layout)
     made = network(random_feeds(network.signature, network.sizes, network.signature.samples or 1, 0))
     shapes = tuple(array.shape for array in made.values())
-    evidence = Evidence(
-        network.signature, image, shapes, network, source, network.task, divisor=network.divisor
-    )
+    evidence = Evidence(network.signature, image, shapes, network, source, network.task, divisor=network.divisor)
     task = find_task(named, evidence)
     if source is not None and image is None:
         raise UsageError(

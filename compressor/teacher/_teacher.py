@@ -32,9 +32,7 @@ class Teacher:
     image: InputSpec | None
     """The size of its image input; None of any other network."""
 
-    def resolve(
-        self, plan: Plan, store: Store, progress: Progress
-    ) -> tuple[Model, Data | None, tuple[str, ...]]:
+    def resolve(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Data | None, tuple[str, ...]]:
         """Write the network to the run's folder, settle its normalisation, prepare the data.
 
         Returns the model, the data, and sentences for the report.
@@ -141,6 +139,4 @@ class Teacher:
     @staticmethod
     def _ordered(plan: Plan, normalization: Normalization) -> Normalization:
         """The same for the order of colours and the layout that were said."""
-        return replace(
-            normalization, channels=plan.options.channels or "rgb", layout=plan.options.layout or "nchw"
-        )
+        return replace(normalization, channels=plan.options.channels or "rgb", layout=plan.options.layout or "nchw")
