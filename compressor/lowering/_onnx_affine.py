@@ -30,7 +30,7 @@ class FoldAffine(ir.passes.InPlacePass):
                     break
                 _fold(model.graph, node, affine)
                 made, source = reader.outputs[0], node.outputs[0]
-                source.shape, source.dtype = made.shape or source.shape, made.dtype or source.dtype
+                source.shape = made.shape or source.shape
                 if made.is_graph_output():
                     source.name, made.name = made.name, f"{made.name}_folded"
                 ir.convenience.replace_all_uses_with(made, source, replace_graph_outputs=True)
@@ -59,11 +59,13 @@ def _channels(node: ir.Node, weight: NDArray[Any]) -> int:
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:
+    """The only node that reads its output; None where there are more, or the output is the graph's."""
     output = node.outputs[0]
-    uses = output.uses()
-    return (
-        uses[0].node if len(uses) == 1 and not output.is_graph_output() and uses[0].node.graph is node.graph else None
-    )
+    uses = tuple(output.uses())
+    if len(uses) != 1 or output.is_graph_output() or uses[0].node.graph is not node.graph:
+        return None
+    reader: ir.Node = uses[0].node
+    return reader
 
 
 def _affine(reader: ir.Node, product: ir.Node) -> Affine | None:

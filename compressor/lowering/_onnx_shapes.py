@@ -43,11 +43,9 @@ class FoldConstants(ir.passes.InPlacePass):
 
 def _folds(node: ir.Node) -> bool | None:
     """A small ConstantOfShape is folded too, as it is part of what computes a shape; None leaves it to onnxscript."""
-    shape = (
-        ir.convenience.get_const_tensor(node.inputs[0])
-        if node.op_type == "ConstantOfShape" and node.inputs[0]
-        else None
-    )
+    if node.op_type != "ConstantOfShape" or node.inputs[0] is None:
+        return None
+    shape = ir.convenience.get_const_tensor(node.inputs[0])
     return True if shape is not None and np.prod(shape.numpy()) <= _SMALL else None
 
 
@@ -57,7 +55,8 @@ class FixReshapes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = False
         for node in list(model.graph):
-            if node.op_type != "Reshape" or node.domain or ir.convenience.get_const_tensor(node.inputs[1]) is not None:
+            wanted = node.inputs[1] if node.op_type == "Reshape" and not node.domain else None
+            if wanted is None or ir.convenience.get_const_tensor(wanted) is not None:
                 continue
             if (shape := _constant_shape(node)) is not None:
                 name = f"{node.outputs[0].name}_shape"
@@ -99,30 +98,25 @@ class DropFlattens(ir.passes.InPlacePass):
             rank = source.shape.rank()
             if node.attributes.get_int("axis", 1) % max(1, rank) != rank - 1:
                 continue
-            reshape = _reshape_after_softmax(node)
+            softmax = _only_consumer(node, "Softmax")
             if rank == 2:
                 changed |= _bypass(model.graph, node)
-            elif reshape is not None and reshape.outputs[0].shape == source.shape:
-                softmax = reshape.inputs[0].producer()
-                softmax.outputs[0].shape = source.shape
-                softmax.attributes["axis"] = ir.AttrInt64("axis", -1)
-                changed |= _bypass(model.graph, reshape) and _bypass(model.graph, node)
+            elif softmax is not None and softmax.attributes.get_int("axis", -1) in (1, -1):
+                reshape = _only_consumer(softmax, "Reshape")
+                if reshape is not None and reshape.outputs[0].shape == source.shape:
+                    softmax.outputs[0].shape = source.shape
+                    softmax.attributes["axis"] = ir.AttrInt64("axis", -1)
+                    changed |= _bypass(model.graph, reshape) and _bypass(model.graph, node)
         return ir.passes.PassResult(model, changed)
 
 
-def _reshape_after_softmax(flatten: ir.Node) -> ir.Node | None:
-    """The Reshape that alone reads the Softmax over rows that alone reads ``flatten``."""
-    softmax = _only_consumer(flatten, "Softmax")
-    if softmax is None or softmax.attributes.get_int("axis", -1) not in (1, -1):
-        return None
-    return _only_consumer(softmax, "Reshape")
-
-
 def _only_consumer(node: ir.Node, op_type: str) -> ir.Node | None:
-    uses, output = node.outputs[0].uses(), node.outputs[0]
+    """The only node that reads the output of ``node``, where it is an ``op_type`` that reads it first."""
+    uses, output = tuple(node.outputs[0].uses()), node.outputs[0]
     if len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type != op_type or uses[0].idx != 0:
         return None
-    return uses[0].node
+    reader: ir.Node = uses[0].node
+    return reader
 
 
 def _bypass(graph: ir.Graph, node: ir.Node) -> bool:

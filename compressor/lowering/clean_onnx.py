@@ -63,10 +63,13 @@ def clean_graph(model: onnx.ModelProto, opset: int) -> ir.Model:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the folder warns of what it leaves as it is
     try:
-        return tidy(steps(ir.from_proto(own)).model)
+        made = tidy(steps(ir.from_proto(own)).model)
     except ir.passes.PassError as error:
         if isinstance(error.__cause__, CompressError):
             raise error.__cause__ from None
         raise
     finally:
         logging.disable(disabled)
+    made.doc_string, made.domain, made.model_version = None, None, None
+    made.producer_name, made.producer_version = "compressor", None
+    return made
