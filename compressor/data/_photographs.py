@@ -122,7 +122,7 @@ class PhotographSource:
     def prepare(
         self, input: InputSpec, normalization: Normalization, input_name: str, upscale_factor: int
     ) -> PreparedSource:
-        """The pairs for a network that enlarges so many times. Raises UsageError where the given pairs are for others."""
+        """The pairs for a network that enlarges so many times. Raises UsageError where given pairs are for others."""
         for split in (self.train, self.evaluate):
             if split is not None and split.small and upscale_factor not in split.small:
                 known = ", ".join(f"x{scale}" for scale in sorted(split.small))

@@ -96,14 +96,14 @@ _OPSET = 21
 def _found_sizes(
     signature: Signature, given: Mapping[str, int], session: Session
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The usual size of each free axis: the batch's is 1, others as given, else the first that the network runs with."""
+    """The usual size of each free axis: the batch's is 1, others are as given, else the first that it runs with."""
     known = {**({} if signature.batch is None else {signature.batch: 1}), **given}
     free = [axis for axis in signature.free if axis not in known]
     reason = ""
     for sizes in _tries(signature, free):
         try:
             session(random_feeds(signature, {**known, **sizes}, 1, 0))
-        except Exception as error:  # the runtime raises its own C++ types, all of them meaning "not of this size"
+        except Exception as error:  # noqa: BLE001 - the runtime raises its own C++ types, all of them meaning "not of this size"
             reason = reason or str(error).strip().splitlines()[0]
             continue
         notes = tuple(

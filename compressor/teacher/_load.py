@@ -58,7 +58,8 @@ def _with_task(
     task = find_task(named, evidence)
     if source is not None and image is None:
         raise UsageError(
-            f"{source.evaluate.name} holds images, and the network takes {', '.join(map(str, network.signature.inputs))}",
+            f"{source.evaluate.name} holds images, and the network takes "
+            f"{', '.join(map(str, network.signature.inputs))}",
             hint="leave --data out: --profile float needs none",
         )
     if task.spatial and image is not None and not network.signature.input.free[1:]:

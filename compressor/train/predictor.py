@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import InputSpec, Session, image_signature
+from compressor.feeds import run_in_batches
 from compressor.lowering.export import export
 from compressor.lowering.save import save
 from compressor.train import workers
 from compressor.train.precision import autocast, uses_bf16
 
-__all__ = ["make_predictor"]
+__all__ = ["graph_predictor", "make_predictor"]
 
 _OPSET = 21
 _EXAMPLE_SIZE = 64
@@ -41,6 +42,18 @@ def make_predictor(
         with torch.inference_mode(), autocast(precision, place):
             outputs: Tensor = teacher(images.to(place))
         return outputs.float().cpu()
+
+    return predict
+
+
+def graph_predictor(path: Path) -> Callable[[Tensor], Tensor]:
+    """A function from images N x C x H x W to the first output of an ONNX file, in batches that it takes."""
+    session: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
+    source, sink = session.signature.input.name, session.signature.output.name
+
+    def predict(images: Tensor) -> Tensor:
+        outputs = run_in_batches(session, {source: images.contiguous().numpy()}, len(images))
+        return torch.from_numpy(outputs[sink])
 
     return predict
 

@@ -25,18 +25,19 @@ def distill_student(
 ) -> tuple[Model, dict[str, Json], dict[str, Json]]:
     """Train ``student`` as ``settings`` say; write its weights to the workdir.
 
-    With ``init = "teacher"`` the first weights are cut from the teacher's. Returns the trained student,
+    With ``init = "teacher"`` the first weights are cut from the teacher's, where that is a torch network. Returns the trained student,
     the metrics, and the values chosen for settings that were left open.
     """
     prepared = prepare_teacher(settings, teacher, context)
     network = load_network(student)
-    inherited = inherit(network, prepared.network) if init == "teacher" else 0.0
+    start = prepared.network if init == "teacher" else None
+    inherited = 0.0 if start is None else inherit(network, start)
     key = [student.sha256, teacher.sha256, init]
     steps, curve = fit_with_checkpoints(settings, network, prepared, key, context)
     weights = context.workdir / "student.safetensors"
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     trained = student.with_weights(weights, save_weights(state, weights))
-    metrics = {**prepared.metrics, "init": init, "inherited": inherited, **training_metrics(settings, steps, curve)}
+    metrics = {**prepared.metrics, "init": init if start is not None else "random", "inherited": inherited, **training_metrics(settings, steps, curve)}
     return trained, metrics, {"steps": steps, **prepared.pinned}
 
 

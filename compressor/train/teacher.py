@@ -42,7 +42,8 @@ _FLIPPED_ACCURACY = 0.95
 class PreparedTeacher:
     """A teacher's network, and training samples with its outputs."""
 
-    network: nn.Module
+    network: nn.Module | None
+    """None of an ONNX graph, which answers and shows nothing else."""
     data: DistillationData
     live: bool
     """Whether the teacher runs in every step, because a loss reads its feature maps."""
@@ -60,12 +61,19 @@ def prepare_teacher(
     """
     assert context.data is not None
     assert context.data.train is not None
-    split, network = split or context.data.train, load_network(teacher)
+    split = split or context.data.train
+    network = None if teacher.source is None else load_network(teacher)
+    terms = objective(settings.losses)
+    if network is None and "features" in terms.needs:
+        raise UsageError(
+            "a loss reads the teacher's feature maps, and an ONNX teacher shows its outputs alone",
+            hint="take losses on outputs: kl and cross-entropy, or output-l1",
+        )
     if isinstance(split, ImagePairs):
         return _prepare_photographs(settings, split, teacher, network, context)
     if not isinstance(split, PreparedSplit) or (scaling := teacher.normalization) is None:
         raise UsageError("distillation learns from images of classes, or photographs", hint="give such --data")
-    predict = make_predictor(network, settings.optimizer_config.precision, context.device)
+    predict = _predictor(settings, teacher, network, context)
     hflip = settings.hflip
     if hflip == "auto":
         keeps = partial(_keeps_accuracy_when_flipped, split, scaling, predict, context.seed)
@@ -73,7 +81,7 @@ def prepare_teacher(
     augmentation = Augmentation(settings.shift, hflip == "on", settings.mixup)
     samples = Samples(split, teacher.input, scaling, teacher.outputs, augmentation, context.seed)
     metrics: dict[str, Json] = {"samples": len(samples), "from": split.name, "hflip": hflip == "on"}
-    if "features" in objective(settings.losses).needs:
+    if "features" in terms.needs:
         metrics |= {"teacher": "live: a loss reads its feature maps"}
         return PreparedTeacher(network, LiveTargets(samples), True, metrics, {"hflip": hflip})
     targets = _soft_targets(settings, teacher, samples, predict, context)
@@ -86,6 +94,17 @@ def prepare_teacher(
         "stored_bytes": targets.stored_bytes,
     }
     return PreparedTeacher(network, targets, False, metrics, {"hflip": hflip, "views": targets.views})
+
+
+def _predictor(
+    settings: DistillConfig, teacher: Model, network: nn.Module | None, context: Context
+) -> Callable[[Tensor], Tensor]:
+    """The teacher's output for images: of an ONNX graph by its runtime, of a module in the training's precision."""
+    if network is None:
+        assert teacher.graph is not None
+        return graph_predictor(teacher.graph)
+    any_size = context.task.spatial
+    return make_predictor(network, settings.optimizer_config.precision, context.device, any_size=any_size)
 
 
 def _soft_targets(
@@ -116,7 +135,7 @@ def _views_within(targets: SoftTargets, predict: Callable[[Tensor], Tensor], sec
 
 
 def _prepare_photographs(
-    settings: DistillConfig, split: ImagePairs, teacher: Model, network: nn.Module, context: Context
+    settings: DistillConfig, split: ImagePairs, teacher: Model, network: nn.Module | None, context: Context
 ) -> PreparedTeacher:
     """Patches with the teacher's output for their images, stored; without it where no loss compares with it."""
     terms = objective(settings.losses)
@@ -131,7 +150,7 @@ def _prepare_photographs(
         metrics |= {"teacher": "live"}
         return PreparedTeacher(network, replace(patches, folder=None), True, metrics, {"hflip": hflip})
     if folder is not None:
-        predict = make_predictor(network, settings.optimizer_config.precision, context.device, any_size=True)
+        predict = _predictor(settings, teacher, network, context)
         computed = patches.prepare(predict, context.progress) if workers.is_main_process() else 0
         workers.barrier(context.device)
         metrics |= {"teacher": "stored", "teacher_inferences": computed, "stored_bytes": patches.stored_bytes}
