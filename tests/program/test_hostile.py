@@ -16,8 +16,11 @@ import pytest
 from hostile import Case, canary, data, models, onnx
 from places import ROOT
 
+pytestmark = pytest.mark.xdist_group("hostile")  # the cases run two at a time, by one fixture
 ALL = {f"{door.__name__.partition('.')[2]}: {case.name}": case for door in (models, onnx, data) for case in door.CASES}
 BYTES = 1_000_000_000
+TWICE = ("(legacy)", "cut to 1/8", "cut to 7/8")
+"""Cases that differ from another by the file's format or length alone: CI runs them, `make test` does not."""
 
 # A process in between: what the tests' own process once held would count as the child's.
 METER = """
@@ -96,7 +99,9 @@ def outcomes(
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.endswith(TWICE) else name for name in ALL]
+)
 def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) -> None:
     case, outcome = ALL[name], outcomes[name].result()
     assert outcome.code == case.exit, outcome.err

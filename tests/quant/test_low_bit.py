@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
 import json
@@ -253,11 +254,17 @@ def test_bytes_that_end_early() -> None:
 # -- packed graphs ------------------------------------------------------------------------------
 
 
+@functools.cache
+def exported() -> Any:
+    torch.manual_seed(0)
+    network = CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval()
+    return ir.to_proto(export(network, InputSpec(1, 16, 16), 21))
+
+
 def quantised(bits: int) -> ir.Model:
     """A small network on int8 kernels, its weights on a symmetric grid of so many bits."""
-    torch.manual_seed(0)
     rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
-    graph = export(CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval(), InputSpec(1, 16, 16), 21)
+    graph = ir.from_proto(exported())
     placement = Placement(graph, dataclasses.replace(rules, weight_bits=bits))
     placement.apply(dict.fromkeys(placement.tensors, (-3.0, 3.0)))
     return graph
@@ -316,7 +323,11 @@ INNER = [f"layer{stage}.0.conv{number}.weight" for stage in (1, 2, 3) for number
 
 @pytest.mark.parametrize(
     ("bits", "points", "stored"),
-    [(dict.fromkeys(INNER, 2), {}, 2), (dict.fromkeys(INNER, 4), {}, 4), ({}, dict.fromkeys(INNER, 7), 4)],
+    [
+        (dict.fromkeys(INNER, 2), {}, 2),
+        pytest.param(dict.fromkeys(INNER, 4), {}, 4, marks=SLOW),
+        ({}, dict.fromkeys(INNER, 7), 4),
+    ],
     ids=["2 bits", "4 bits", "7 points"],
 )
 def test_the_runtime_computes_what_few_levels_were_trained_to(
@@ -342,7 +353,7 @@ EDGES = ["conv1.weight", "linear.weight"]
     ("bits", "points", "bucket", "stochastic"),
     [
         (2, 0, None, True),
-        (3, 0, 256, True),
+        pytest.param(3, 0, 256, True, marks=SLOW),
         (8, 7, 256, False),
         pytest.param(4, 0, 100, False, marks=SLOW),
         pytest.param(8, 0, None, False, marks=SLOW),
@@ -464,7 +475,7 @@ def test_bits_go_where_they_are_missed() -> None:
 # -- chosen under a budget, and in a run ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [pytest.param(False, marks=SLOW), True])
 def test_levels_are_chosen_to_fit(learned: bool) -> None:
     made, network = fake({}, {})
     if learned:
@@ -487,7 +498,7 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
 
 @pytest.mark.parametrize(
     ("learned", "bucket"),
-    [(False, None), (True, 256), pytest.param(False, 256, marks=SLOW), pytest.param(True, None, marks=SLOW)],
+    [pytest.param(False, None, marks=SLOW), (True, 256)],
 )
 def test_codes_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_path: Path) -> None:
     made, network = fake({}, {})
