@@ -25,7 +25,7 @@ from PIL import Image
 from places import ROOT, TEACHER
 from runs import QUICK, Run
 
-from compressor.bench.machine import machine
+from compressor.machine import machine
 
 PASSES = ["lower", "quantize", "build", "measure", "verify"]
 Compress = Callable[..., Any]
@@ -188,7 +188,10 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, id="SIGINT"), pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow)],
+)
 def test_a_stopped_and_a_killed_run_go_on_to_the_same_model(
     number: signal.Signals, digits_ptq: Run, tmp_path: Path, compress: Compress
 ) -> None:

@@ -267,6 +267,7 @@ def test_nothing_is_printed_and_a_finished_run_is_taken_up(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_resolved_plan_keeps_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = {"input": "1x32x32", "normalize": "symmetric", "set": QUICK}
@@ -275,6 +276,7 @@ def test_a_resolved_plan_keeps_its_target(tmp_path: Path, monkeypatch: pytest.Mo
     assert (again.report["target"], again.report["engine"]) == ("raspberry-pi-5", "pending")
 
 
+@pytest.mark.slow
 def test_a_network_of_no_family_comes_with_what_makes_it(network: nn.Module, tmp_path: Path) -> None:
     scaled = Scaled()
     scaled.net.load_state_dict(network.state_dict())

@@ -31,6 +31,7 @@ from compressor.bench.timing import TimingConfig
 from compressor.bundle import write_bundle
 from compressor.core import CompressError, Exit, Unavailable, UsageError
 
+pytestmark = pytest.mark.xdist_group("board")  # its sshd has a user of its own
 SIDE, CLASSES = 24, 3
 SSH = shutil.which("ssh")
 """The system's own, before a test puts another before it."""
@@ -265,6 +266,7 @@ def test_gate_end_to_end_with_its_exit_codes(board: Loopback, bundle: Path, comp
     assert "the limit 0.0001 ms" in missed.err
 
 
+@pytest.mark.slow
 def test_what_is_known_of_a_device_is_not_measured_again(board: Loopback, bundle: Path) -> None:
     plan = Bench.of(bundle, board=board.url())
     first, again = bench(plan, silent, QUICK), bench(plan, silent, QUICK)
@@ -289,7 +291,7 @@ def test_a_shell_that_greets_does_no_harm(board: Loopback) -> None:
 
 def _target() -> str:
     from compressor import catalog
-    from compressor.bench.machine import fits, machine
+    from compressor.machine import fits, machine
 
     names = [name for name in ("x86-vnni", "x86-avx2") if fits(catalog.find_target(name), machine()) is None]
     if not names:
@@ -425,6 +427,7 @@ def test_a_runner_that_is_killed_in_the_middle(board: Loopback, bundle: Path) ->
     killer.join()
 
 
+@pytest.mark.slow
 def test_a_session_that_is_killed_in_the_middle(board: Loopback, bundle: Path) -> None:
     """Even the far end that would have tidied up: its work ends with it, and its folder is fetched."""
 
@@ -445,6 +448,7 @@ def _running(board: Loopback) -> None:
     assert board.processes("run.py", "--time")
 
 
+@pytest.mark.slow
 def test_a_client_that_is_killed_in_the_middle(board: Loopback, bundle: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from compressor.bench.compare import *; "
@@ -459,6 +463,7 @@ def test_a_client_that_is_killed_in_the_middle(board: Loopback, bundle: Path) ->
         client.wait()
 
 
+@pytest.mark.slow
 def test_two_clients_at_once_take_turns(board: Loopback, bundle: Path) -> None:
     documents: list[Any] = []
 
@@ -532,7 +537,7 @@ def test_no_address(url: str) -> None:
 def test_what_runs_on_boards_is_python_3_6() -> None:
     import ast
 
-    from compressor.bench import probe
+    from compressor.machine import probe
 
     for module, imported in (
         (probe, {"os", "platform", "subprocess", "pathlib", "typing"}),

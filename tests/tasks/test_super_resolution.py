@@ -367,6 +367,7 @@ def test_integers_near_the_floats_at_any_size(tmp_path: Path) -> None:
     assert ops[-1] == "Clip"
 
 
+@pytest.mark.slow
 def test_fake_integers_leave_the_attention_alone() -> None:
     torch.manual_seed(0)
     network = TINY.build().eval()
