@@ -26,8 +26,8 @@ from onnx import TensorProto, helper, numpy_helper, save
 from compressor.bench.compare import Bench
 from compressor.bench.device import here
 from compressor.bench.gate import Limits, gate
-from compressor.bench.machine import machine
 from compressor.bench.timing import TimingConfig
+from compressor.machine import machine
 
 WIDTH, SIDE = 16, 8
 TOLERANCE = 0.05

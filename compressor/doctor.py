@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from compressor import catalog
-from compressor.bench.judgement import judgement
-from compressor.bench.machine import machine
 from compressor.core import Json, Unavailable
+from compressor.machine import judgement, machine
 from compressor.versions import installed_versions
 
 __all__ = ["examine"]

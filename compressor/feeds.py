@@ -46,11 +46,11 @@ def _drawn(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -
     except TypeError as error:
         raise UsageError(f"NumPy has no such type: {spec}", hint="export the network with another") from error
     if dtype == np.float32 or dtype == np.float64:
-        return rng.standard_normal(shape, dtype.type)
+        return np.asarray(rng.standard_normal(shape, dtype.type))
     if dtype.kind in "fc":
-        return rng.standard_normal(shape, np.float32).astype(dtype)
+        return np.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)
     if dtype.kind in "iub":
-        return rng.integers(0, 2, shape).astype(dtype)
+        return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     raise UsageError(f"input {spec} holds no numbers", hint="give a network whose inputs are numbers")
 
 
@@ -73,7 +73,7 @@ def run_in_batches(session: Session, feeds: Feeds, size: int) -> Outputs:
     stacked = {s.name: np.ndim(feeds[s.name]) > len(s.shape) for s in signature.inputs}
     runs = _count_runs(signature, feeds, stacked)
     parts = [
-        session({name: array[i] if stacked[name] else _share(array, i, runs) for name, array in feeds.items()})
+        session({name: array[i, ...] if stacked[name] else _share(array, i, runs) for name, array in feeds.items()})
         for i in range(runs)
     ]
     if not any(stacked.values()):

@@ -13,8 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from compressor.atomic import write
-from compressor.bench.judgement import target_mismatch
-from compressor.bench.machine import machine, machine_of
 from compressor.bench.ssh import Board
 from compressor.budgets import Outcome, judge
 from compressor.core import (
@@ -35,6 +33,7 @@ from compressor.core import (
     Unavailable,
     UsageError,
 )
+from compressor.machine import machine, machine_of, target_mismatch
 from compressor.plan import Plan
 from compressor.report.document import DataUsed, build_report, write_report
 from compressor.resolved import resolved_toml

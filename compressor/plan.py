@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from compressor import catalog
-from compressor.bench.machine import machine
 from compressor.bench.ssh import Board
 from compressor.budgets import Budget
 from compressor.core import SLOTS, GivenInput, Pass, PassSpec, PlanContext, Profile, Target, Unavailable, UsageError
 from compressor.frontend import open_model_file
+from compressor.machine import machine
 from compressor.options import Options, make_options, merge_options, read_options
 from compressor.settings import apply_settings, make_pass, settings_of
 

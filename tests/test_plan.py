@@ -10,8 +10,8 @@ import pytest
 
 from compressor import plan as plan_module
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.bench.machine import Machine
 from compressor.core import CompressError, InputSpec, Unavailable, UsageError
+from compressor.machine import Machine
 from compressor.options import Options
 from compressor.plan import Plan, make_plan
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from compressor import catalog
 from compressor.bench.bench_model import BenchModel
-from compressor.bench.judgement import judgement, known_target
 from compressor.bundle import Manifest
 from compressor.core import InputSpec, Metric, Progress, Session, Split, Task, UsageError
+from compressor.machine import judgement, known_target
 
 if TYPE_CHECKING:
     from compressor.data import PhotographSource, Source

@@ -12,14 +12,13 @@ from tempfile import TemporaryDirectory
 from compressor.bench.bench_model import BenchModel, require_same_inputs
 from compressor.bench.cache import ResultCache
 from compressor.bench.device import Device, TimingRun, here
-from compressor.bench.judgement import known_target, target_mismatch
-from compressor.bench.machine import machine_of
 from compressor.bench.remote import remote
 from compressor.bench.self_test import SelfTest, self_test
 from compressor.bench.ssh import Board
 from compressor.bench.statistics import ratio, summarise
 from compressor.bench.timing import TimingConfig
 from compressor.core import GivenInput, Json, Latency, Progress, UsageError
+from compressor.machine import known_target, machine_of, target_mismatch
 
 __all__ = ["Bench", "bench"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from compressor.bench import probe
 from compressor.bench.timing import Blocks, Runner, TimingConfig, interleave, pinned
 from compressor.core import Json, Progress
+from compressor.machine import probe
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds
@@ -31,7 +31,7 @@ class TimingRun:
     """Its name and version."""
     before: Mapping[str, Json]
     after: Mapping[str, Json]
-    """`compressor.bench.probe.state`, with ``runtime`` beside it."""
+    """`compressor.machine.probe.state`, with ``runtime`` beside it."""
     cached: str | None = None
     """When it was measured, where it was not measured now."""
 
@@ -55,11 +55,11 @@ class Device(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Json]:
-        """`compressor.bench.probe.facts` of it."""
+        """`compressor.machine.probe.facts` of it."""
         ...
 
     def state(self) -> Mapping[str, Json]:
-        """`compressor.bench.probe.state` of it, now, with ``runtime`` beside it."""
+        """`compressor.machine.probe.state` of it, now, with ``runtime`` beside it."""
         ...
 
     def take(self, config: TimingConfig, progress: Progress) -> TimingRun:

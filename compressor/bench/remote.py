@@ -15,11 +15,11 @@ from compressor.bench import trtexec
 from compressor.bench.bench_model import BenchModel
 from compressor.bench.cache import ResultCache
 from compressor.bench.device import Device, TimingRun
-from compressor.bench.machine import fingerprint
 from compressor.bench.ssh import Board, Done, Session
 from compressor.bench.timing import Blocks, TimingConfig
 from compressor.bundle import runner
 from compressor.core import CompressError, Json, Progress, Unavailable, UsageError, VerificationFailed
+from compressor.machine import fingerprint
 
 __all__ = ["remote", "verify_remotely"]
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from compressor.bench.cache import ResultCache
 from compressor.bench.device import Device
-from compressor.bench.machine import fingerprint
 from compressor.bench.statistics import detectable, differences, ratio
 from compressor.bench.timing import TimingConfig
 from compressor.core import Json, Progress
+from compressor.machine import fingerprint
 
 __all__ = ["SelfTest", "self_test"]
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from compressor.atomic import FULL
-from compressor.bench import probe, remote_agent
+from compressor.bench import remote_agent
 from compressor.core import CompressError, Json, Unavailable, UsageError, VerificationFailed
+from compressor.machine import probe
 
 __all__ = ["Board", "Done", "Session"]
 
@@ -157,7 +158,7 @@ class Session:
     """The folder on the board in which files lie and commands run."""
     python: str = "python3"
     facts: Mapping[str, Json] = field(default_factory=dict)
-    """`compressor.bench.probe.facts` of the board."""
+    """`compressor.machine.probe.facts` of the board."""
     _held: bytes = b""
 
     def open(self) -> None:
@@ -195,7 +196,7 @@ class Session:
         return Done(answer["code"], answer["out"], answer["err"], answer["seconds"])
 
     def state(self) -> dict[str, Json]:
-        """`compressor.bench.probe.state` of the board, now."""
+        """`compressor.machine.probe.state` of the board, now."""
         self._ask({"do": "state"})
         state: dict[str, Json] = self._answer(_HELLO)["state"]
         return state

@@ -50,14 +50,14 @@ def _check_links(folder: Path) -> None:
 
 def _compared(folder: Path, manifest: Manifest, document: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the model; no library opens it or golden.npz before they are judged."""
-    from compressor.backends._tensorrt_judge import judge
     from compressor.data import Pickled
     from compressor.frontend import load_onnx, memory_limit
+    from compressor.legality import judge_for_tensorrt
 
     try:
         content = load_onnx(folder / "model.onnx", (folder / "model.onnx").read_bytes()).SerializeToString()
         if (version := manifest.engine.facts.get("graph_for")) is not None:
-            judge(content, str(version))
+            judge_for_tensorrt(content, str(version))
         feeds, wanted = _golden(folder, manifest)
     except (UsageError, Pickled, VerificationFailed) as error:  # nothing was unpickled: it is only not what was written
         return [f"the model cannot be run: {error.what}"]
@@ -77,7 +77,7 @@ def _compared(folder: Path, manifest: Manifest, document: Mapping[str, Any]) -> 
 def _exact(manifest: Manifest) -> bool:
     """Whether integers are computed in floats: where the kernels here are not those of the bundle's target."""
     from compressor import catalog
-    from compressor.bench.judgement import judgement, known_target
+    from compressor.machine import judgement, known_target
 
     target = known_target(manifest.target)
     return target is not None and judgement(target, catalog.find("backends", target.backend)()).exact

@@ -117,7 +117,7 @@ class Manifest:
     @classmethod
     def of_graph(cls, signature: Signature, sizes: Mapping[str, int]) -> Manifest:
         """Return the manifest of an ONNX file alone: all that the runner needs in order to run model.onnx."""
-        return cls({"kind": "generic"}, "", {}, 0, signature, sizes, EngineEntry("ready", "onnxruntime", _MODEL))
+        return cls({"kind": ""}, "", {}, 0, signature, sizes, EngineEntry("ready", "onnxruntime", _MODEL))
 
     @property
     def normalization(self) -> Normalization | None:

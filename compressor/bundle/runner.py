@@ -115,6 +115,12 @@ class Model:
         return None if scale is None else int(scale)
 
     @property
+    def classes(self) -> Optional[List[str]]:
+        """The names of a classifier's classes, empty where they are not known; None of any other network."""
+        classes = self.manifest["task"].get("classes")
+        return None if classes is None or self._scores is None else list(classes)
+
+    @property
     def image_size(self) -> Tuple[int, int, int]:
         """Height, width and channels of the image input; a free side has its usual size."""
         shape = _sized(self._image(), self.manifest["sizes"])
@@ -173,9 +179,16 @@ class Model:
 
         Raises ValueError for pixels of another type or size.
         """
-        if self.manifest["task"]["kind"] != "classification":
+        if self._scores is None:
             raise ValueError("it is no classifier: enlarge(pixels), or call it with prepare(pixels)")
-        return in_batches(self, self.prepare(pixels))[self.outputs[0]]
+        return in_batches(self, self.prepare(pixels))[self._scores]
+
+    @property
+    def _scores(self) -> Optional[str]:
+        """The output with a score for each class: of a task with classes, the first that is N x K."""
+        if "classes" not in self.manifest["task"]:
+            return None
+        return next((str(each["name"]) for each in self.manifest["outputs"] if len(each["shape"]) == 2), None)
 
     def _image(self) -> Dict[str, Any]:
         """The entry of the image input."""
@@ -222,7 +235,7 @@ def in_batches(model: Model, feeds: Dict[str, Any]) -> Dict[str, Any]:
         part = {}
         for name, array in feeds.items():
             rows = len(array) // count if np.ndim(array) else 0
-            part[name] = array[i] if indexed[name] else array[i * rows : (i + 1) * rows] if rows else array
+            part[name] = array[i, ...] if indexed[name] else array[i * rows : (i + 1) * rows] if rows else array
         parts.append(model(part))
     whole = {}
     for name, made in parts[0].items():
@@ -624,7 +637,7 @@ def _enlarged(model: Model, path: str) -> None:
 def _classified(model: Model, path: str) -> None:
     """Print the five likeliest classes of each image."""
     scores = model.predict(_pixels(path, model.image_size))
-    classes = model.manifest["task"].get("classes") or range(scores.shape[1])
+    classes = model.classes or range(scores.shape[1])
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     for row in odds / odds.sum(axis=1, keepdims=True):
         best = np.argsort(-row)[:5]
@@ -747,7 +760,7 @@ def main(arguments: List[str]) -> int:
             _fed(model, arguments[0])
         elif model.scale is not None:
             _enlarged(model, arguments[0])
-        elif model.manifest["task"]["kind"] == "classification":
+        elif model.classes is not None:
             _classified(model, arguments[0])
         else:
             _fed(model, arguments[0])

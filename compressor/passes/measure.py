@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compressor.bench.judgement import Judgement
     from compressor.core import Json, Split
+    from compressor.machine import Judgement
 
     Outcomes = NDArray[np.generic]
     """One figure for each sample: of classification the label, of super-resolution dB."""
@@ -94,7 +94,7 @@ class Measure:
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor import catalog
-        from compressor.bench.judgement import judgement
+        from compressor.machine import judgement
 
         assert artifact.reference is not None
         backend: Backend = catalog.find("backends", context.target.backend)()

@@ -20,9 +20,9 @@ from compressor.core import (
 )
 
 if TYPE_CHECKING:
-    from compressor.bench.judgement import Judgement
     from compressor.bundle import Manifest
     from compressor.core.signature import Feeds, Outputs
+    from compressor.machine import Judgement
 
 __all__ = ["Verify"]
 
@@ -165,7 +165,7 @@ class Verify:
 
 def _judgement(context: Context) -> Judgement:
     from compressor import catalog
-    from compressor.bench.judgement import judgement
+    from compressor.machine import judgement
 
     return judgement(context.target, catalog.find("backends", context.target.backend)())
 

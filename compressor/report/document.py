@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.atomic import refusals, write
-from compressor.bench.machine import Machine
 from compressor.budgets import Outcome
 from compressor.core import Artifact, Json, Latency, Measurement, Profile, Target
+from compressor.machine import Machine
 from compressor.report.html import render_html
 
 SCHEMA_VERSION = 2

@@ -86,8 +86,8 @@ class Classification:
 
     @property
     def facts(self) -> Mapping[str, Json]:
-        """The names of the classes, where they are known."""
-        return {"classes": list(self.classes)} if self.classes else {}
+        """The names of the classes, empty where they are not known: the runner prints classes by this."""
+        return {"classes": list(self.classes)}
 
     def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """Images with their labels; of a source without classes, images alone."""

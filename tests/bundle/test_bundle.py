@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,27 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from compressor.backends import _openvino_session, _tensorrt_recipe, _tensorrt_session
-from compressor.bundle import runner, verify_bundle, write_bundle
-from compressor.core import Exit, InputSpec, UnsafeInput, UsageError, VerificationFailed
+from compressor.bundle import EngineEntry, ImageInput, Manifest, runner, verify_bundle, write_bundle
+from compressor.core import Exit, InputSpec, Signature, TensorSpec, UnsafeInput, UsageError, VerificationFailed
 from compressor.data._images import decode
+from compressor.preprocessing import normalize
 
 HEIGHT, WIDTH, CLASSES = 5, 7, 3
-MANIFEST = {
-    "input": {
-        "name": "input",
-        "shape": ["batch", 3, HEIGHT, WIDTH],
-        "range": [0.0, 1.0],
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.3, 0.4],
-    },
-    "outputs": [{"name": "output", "shape": ["batch", CLASSES], "classes": ["cat", "dog", "eel"]}],
-}
+SIGNATURE = Signature(
+    (TensorSpec("input", "float32", ("batch", 3, HEIGHT, WIDTH)),),
+    (TensorSpec("output", "float32", ("batch", CLASSES)),),
+)
+MANIFEST = Manifest(
+    task={"kind": "classification", "classes": ["cat", "dog", "eel"]},
+    target="somewhere",
+    precision={"asked": ["fp32"], "realised": "fp32", "from": "graph"},
+    opset=21,
+    signature=SIGNATURE,
+    sizes={"batch": 1},
+    engine=EngineEntry("ready", "onnxruntime", "model.onnx"),
+    image=ImageInput("input", (0.0, 1.0), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+)
+TOLERANCE = {"output": 1e-3}
 
 
 def _model(seed: int = 0) -> bytes:
@@ -51,19 +58,23 @@ def _model(seed: int = 0) -> bytes:
     return data
 
 
-def _golden(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _golden(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     weight = numpy_helper.to_array(onnx.load_from_string(_model(seed)).graph.initializer[0])
     batch = np.random.default_rng(5).standard_normal((4, 3, HEIGHT, WIDTH)).astype(np.float32)
-    return batch, batch.reshape(4, -1) @ weight
+    return {"input": batch}, {"output": batch.reshape(4, -1) @ weight}
+
+
+def write(folder: Path, model: Path, extra: tuple[Path, ...] = (), **changes: Any) -> Path:
+    return write_bundle(folder, model, replace(MANIFEST, **changes), *_golden(), TOLERANCE, extra).path
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("good")
     (here / "source.onnx").write_bytes(_model())
-    bundle = write_bundle(here / "run" / "bundle", here / "source.onnx", MANIFEST, _golden(), 1e-3)
-    assert bundle.path == here / "run" / "bundle"
-    return bundle.path
+    bundle = write(here / "run" / "bundle", here / "source.onnx")
+    assert bundle == here / "run" / "bundle"
+    return bundle
 
 
 @pytest.fixture
@@ -105,8 +116,11 @@ def refused(bundle: Path, *words: str) -> None:
 def test_a_bundle_is_four_files_and_verifies_from_disk(good: Path) -> None:
     assert sorted(p.name for p in good.iterdir()) == ["golden.npz", "manifest.json", "model.onnx", "run.py"]
     manifest = manifest_of(good)
-    assert manifest["schema_version"] == 1
-    assert manifest["golden"] == {"samples": 4, "tolerance": 1e-3}
+    assert manifest["schema_version"] == 2
+    assert manifest["golden"] == {"samples": 4, "tolerance": {"output": 1e-3}}
+    assert manifest["input"] == manifest["inputs"][0]
+    assert manifest["input"]["layout"] == "NCHW"
+    assert manifest["engine"]["file"] == "model.onnx"
     assert set(manifest["files"]) == {"golden.npz", "model.onnx", "run.py"}
     for name, entry in manifest["files"].items():
         data = (good / name).read_bytes()
@@ -123,23 +137,29 @@ def test_a_bundle_survives_copying(bundle: Path) -> None:
 def test_extra_files_travel_with_the_bundle_and_are_hashed(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(_model())
     (tmp_path / "model.engine").write_bytes(b"an engine")
-    made = write_bundle(tmp_path / "b", tmp_path / "model.onnx", MANIFEST, _golden(), 1e-3, [tmp_path / "model.engine"])
-    assert "model.engine" in manifest_of(made.path)["files"]
-    (made.path / "model.engine").write_bytes(b"another")
-    refused(made.path, "model.engine was changed")
+    made = write(tmp_path / "b", tmp_path / "model.onnx", (tmp_path / "model.engine",))
+    assert "model.engine" in manifest_of(made)["files"]
+    (made / "model.engine").write_bytes(b"another")
+    refused(made, "model.engine was changed")
+
+
+def test_the_file_that_the_runtime_loads_must_be_in_the_bundle(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(_model())
+    with pytest.raises(UsageError, match=r"has no model\.plan"):
+        write(tmp_path / "b", tmp_path / "model.onnx", engine=EngineEntry("ready", "tensorrt", "model.plan"))
 
 
 def test_the_same_bundle_has_the_same_manifest(good: Path, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(_model())
-    again = write_bundle(tmp_path / "again", tmp_path / "m.onnx", MANIFEST, _golden(), 1e-3)
-    assert (again.path / "manifest.json").read_bytes() == (good / "manifest.json").read_bytes()
+    again = write(tmp_path / "again", tmp_path / "m.onnx")
+    assert (again / "manifest.json").read_bytes() == (good / "manifest.json").read_bytes()
 
 
 def test_writing_fails_where_the_model_does_not_give_the_golden_outputs(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(_model())
-    batch, outputs = _golden()
-    with pytest.raises(VerificationFailed, match="differ from golden"):
-        write_bundle(tmp_path / "b", tmp_path / "m.onnx", MANIFEST, (batch, outputs + 1), 1e-3)
+    feeds, outputs = _golden()
+    with pytest.raises(VerificationFailed, match="differs from golden"):
+        write_bundle(tmp_path / "b", tmp_path / "m.onnx", MANIFEST, feeds, {"output": outputs["output"] + 1}, TOLERANCE)
 
 
 @pytest.mark.parametrize("place", ["", "nowhere"])
@@ -182,26 +202,28 @@ def test_every_problem_is_named_at_once(bundle: Path) -> None:
 def test_another_model_with_a_manifest_that_agrees_gives_other_outputs(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(_model(seed=1))
     relist(bundle, "model.onnx")
-    refused(bundle, "differ from golden.npz")
+    refused(bundle, "differs from golden.npz")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda b, o: {"input": b, "output": o + 0.1}, "differ from golden.npz"),
-        (lambda b, o: {"input": b, "output": o[:2]}, "wrong shape"),
-        (lambda b, o: {"input": b, "output": o[:, :1]}, "wrong shape"),
-        (lambda b, o: {"input": b, "output": o * np.nan}, "differ"),
-        (lambda b, o: {"input": b * np.nan, "output": o}, "not finite"),
-        (lambda b, o: {"input": b[:0], "output": o[:0]}, ""),
-        (lambda b, o: {"input": b[:, :1], "output": o}, "cannot be run"),
-        (lambda b, o: {"input": b}, "cannot be run"),
-        (lambda b, o: {"input": b, "output": np.array(["a", 1], dtype=object)}, "cannot be run"),
-        (lambda b, o: {"input": b, "output": np.full(o.shape, "a")}, "cannot be run"),
+        (lambda b, o: {"input:input": b, "output:output": o + 0.1}, "differs from golden.npz"),
+        (lambda b, o: {"input:input": b, "output:output": o[:2]}, "wrong shape"),
+        (lambda b, o: {"input:input": b, "output:output": o[:, :1]}, "wrong shape"),
+        (lambda b, o: {"input:input": b, "output:output": o * np.nan}, "differs"),
+        (lambda b, o: {"input:input": b * np.nan, "output:output": o}, "not finite"),
+        (lambda b, o: {"input:input": b[:0], "output:output": o[:0]}, "no outputs"),
+        (lambda b, o: {"input:input": b[:, :1], "output:output": o}, "cannot be run"),
+        (lambda b, o: {"input:input": b}, "cannot be run"),
+        (lambda b, o: {"input": b, "output": o}, "cannot be run"),
+        (lambda b, o: {"input:input": b, "output:output": np.array(["a", 1], dtype=object)}, "cannot be run"),
+        (lambda b, o: {"input:input": b, "output:output": np.full(o.shape, "a")}, "cannot be run"),
     ],
 )
 def test_golden_outputs_that_do_not_fit(bundle: Path, change: Any, words: str) -> None:
-    np.savez(bundle / "golden.npz", **change(*_golden()))
+    feeds, outputs = _golden()
+    np.savez(bundle / "golden.npz", **change(feeds["input"], outputs["output"]))
     relist(bundle, "golden.npz")
     refused(bundle, words)
 
@@ -251,21 +273,87 @@ def test_a_manifest_that_leaves_a_file_out(bundle: Path, name: str) -> None:
         lambda m: {k: v for k, v in m.items() if k != "files"},
         lambda m: {k: v for k, v in m.items() if k != "golden"},
         lambda m: {**m, "golden": {}},
-        lambda m: {**m, "golden": {"tolerance": None}},
-        lambda m: {**m, "golden": {"tolerance": "much"}},
-        lambda m: {**m, "golden": {"tolerance": float("nan")}},
-        lambda m: {**m, "golden": {"tolerance": float("inf")}},
-        lambda m: {**m, "golden": {"tolerance": -1}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": None}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": 1e-3}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": {}}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": {"output": "much"}}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": {"output": float("nan")}}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": {"output": float("inf")}}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": {"output": -1}}},
+        lambda m: {**m, "golden": {"samples": 4, "tolerance": {"logits": 1e-3}}},
+        lambda m: {**m, "schema_version": 1},
+        lambda m: {**m, "schema_version": None},
         lambda m: {k: v for k, v in m.items() if k != "outputs"},
+        lambda m: {k: v for k, v in m.items() if k != "inputs"},
         lambda m: {k: v for k, v in m.items() if k != "input"},
+        lambda m: {k: v for k, v in m.items() if k != "task"},
+        lambda m: {k: v for k, v in m.items() if k != "sizes"},
+        lambda m: {k: v for k, v in m.items() if k != "engine"},
+        lambda m: {**m, "task": "classification"},
+        lambda m: {**m, "task": {}},
         lambda m: {**m, "outputs": []},
         lambda m: {**m, "outputs": [{"name": "logits"}]},
+        lambda m: {**m, "outputs": m["outputs"] * 2},
+        lambda m: {**m, "inputs": [{"name": "input", "dtype": "float33", "shape": [1]}]},
+        lambda m: {**m, "inputs": [{"name": "input", "dtype": "float32", "shape": [-1]}]},
+        lambda m: {**m, "inputs": [{"name": "input", "dtype": "float32", "shape": [1.5]}]},
+        lambda m: {**m, "inputs": [{"name": "input", "dtype": "float32", "shape": "1x3"}]},
         lambda m: {**m, "input": {"name": "x"}},
+        lambda m: m["input"].update(layout="CHWN"),
+        lambda m: {**m, "sizes": {}},
+        lambda m: {**m, "sizes": {"batch": 0}},
+        lambda m: {**m, "sizes": {"batch": True}},
+        lambda m: {**m, "ranges": {"batch": [4, 2]}},
+        lambda m: {**m, "ranges": {"batch": [1]}},
+        lambda m: m["engine"].update(file="model.plan"),
+        lambda m: m["engine"].update(file="../model.onnx"),
+        lambda m: m["engine"].update(status="perhaps"),
+        lambda m: m["engine"].pop("facts") and None,
+        lambda m: m["files"]["run.py"].update(sha256="abc"),
+        lambda m: m.update(evaluation={"metric": {"name": "top1"}}),
+        lambda m: m.update(evaluation={"metric": 0.9}),
     ],
 )
 def test_a_manifest_of_another_form(bundle: Path, change: Any) -> None:
     edit(bundle, change)
     refused(bundle)
+    with pytest.raises(VerificationFailed) as caught:
+        Manifest.read(bundle)
+    assert caught.value.hint
+
+
+def edit_image(**changes: Any) -> Callable[[Any], Any]:
+    """A change of the image input's entry, in both places where it stands."""
+
+    def change(manifest: Any) -> None:
+        for entry in (manifest["input"], manifest["inputs"][0]):
+            entry.update(changes)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layout": "CHWN"}, {"layout": "NHWC"}, {"channels": "gbr"}, {"mean": [0.0]}, {"mean": None},
+        {"std": [1.0, 1.0, 0.0]}, {"range": [0.0]}, {"range": ["a", "b"]},
+        {"mean": [0.0, 0.0, float("nan")]}, {"shape": [1, 3, 5]},
+    ],
+)  # fmt: skip
+def test_an_image_input_that_no_image_fits(bundle: Path, changes: Any) -> None:
+    edit(bundle, edit_image(**changes))
+    refused(bundle, "manifest.json")
+
+
+def test_a_manifest_is_read_as_it_was_written(good: Path) -> None:
+    read = Manifest.read(good)
+    assert Manifest.from_json(read.to_json()) == read
+    assert read.signature == SIGNATURE
+    assert (read.engine_file, read.metric, read.feed_shapes) == ("model.onnx", None, {"input": (1, 3, HEIGHT, WIDTH)})
+    assert read.normalization is not None
+    assert (read.normalization.mean, read.normalization.range) == ((0.5, 0.4, 0.3), (0.0, 1.0))
+    written = read.to_json()
+    assert json.loads(json.dumps(written)) == manifest_of(good)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\x00", b"null", b"[" * 100_000])
@@ -321,7 +409,7 @@ def test_an_extra_file_cannot_take_the_place_of_the_bundles_own(tmp_path: Path, 
     (tmp_path / "m.onnx").write_bytes(_model())
     (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(UsageError, match=name):
-        write_bundle(tmp_path / "b", tmp_path / "m.onnx", MANIFEST, _golden(), 1e-3, [tmp_path / name])
+        write(tmp_path / "b", tmp_path / "m.onnx", (tmp_path / name,))
     assert not (tmp_path / "b").exists()
 
 
@@ -356,6 +444,9 @@ def test_what_runs_on_a_board_is_python_3_6(module: Any, beyond: set[str]) -> No
     }
     assert imported - {"hashlib", "importlib", "json", "sys", "pathlib", "typing"} == beyond
     assert "from __future__" not in source  # `annotations` came with 3.7
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "strict"
+    ]  # of zip, 3.10
 
 
 BOARD = """
@@ -418,7 +509,7 @@ def test_run_an_array(good: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_class_names_gives_their_numbers(bundle: Path, tmp_path: Path) -> None:
-    edit(bundle, lambda m: {**m, "outputs": [{"name": "output"}]})
+    edit(bundle, lambda m: {**m, "task": {**m["task"], "classes": []}})
     np.save(tmp_path / "a.npy", _pixels(HEIGHT, WIDTH, 3))
     (row,) = (json.loads(line) for line in run(bundle, str(tmp_path / "a.npy")).stdout.splitlines())
     assert sorted(told["class"] for told in row) == [0, 1, 2]
@@ -457,7 +548,7 @@ def test_images_become_what_the_model_was_judged_on(
         image = Image.fromarray(_pixels(*size, 4)).convert("RGB" if mode in ("P", "CMYK", "1") else mode).convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    seen = runner._pixels(str(path), {"shape": ["batch", *spec.shape]})
+    seen = runner._pixels(str(path), (spec.height, spec.width, spec.channels))
     np.testing.assert_array_equal(seen.transpose(2, 0, 1), decode(path.read_bytes(), spec, "x"))
 
 
@@ -531,7 +622,8 @@ def test_help_is_no_error(good: Path) -> None:
     "change",
     [
         lambda m: {k: v for k, v in m.items() if k != "input"},
-        lambda m: {**m, "outputs": [{**m["outputs"][0], "classes": ["cat"]}]},
+        lambda m: {**m, "task": {**m["task"], "classes": ["cat"]}},
+        lambda m: {**m, "task": None},
         lambda m: {**m, "input": {**m["input"], "mean": [0.0, 0.0]}},
         lambda m: {**m, "input": {**m["input"], "shape": None}},
     ],
@@ -546,7 +638,38 @@ def test_a_broken_manifest_leaves_no_traceback(bundle: Path, tmp_path: Path, cha
 
 def test_the_model_inside_an_application(good: Path) -> None:
     model = runner.Model(good)
-    batch, outputs = _golden()
-    np.testing.assert_allclose(model(batch), outputs, atol=1e-4)
+    feeds, outputs = _golden()
+    np.testing.assert_allclose(model(feeds)["output"], outputs["output"], atol=1e-4)
     with pytest.raises(ValueError, match="expected 8-bit pixels of 5 x 7 x 3, got float64"):
         model.predict(np.zeros((HEIGHT, WIDTH, 3)))
+    with pytest.raises(ValueError, match="no model for super-resolution"):
+        model.enlarge(_pixels(HEIGHT, WIDTH, 3))
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("NHWC", "rgb"), ("NCHW", "bgr"), ("NHWC", "bgr")])
+def test_layout_and_channels_are_the_networks(tmp_path: Path, layout: str, channels: str) -> None:
+    """A network that takes the same images in another form gives the same scores."""
+    weight = numpy_helper.to_array(onnx.load_from_string(_model()).graph.initializer[0])
+    planes = weight.reshape(3, HEIGHT, WIDTH, CLASSES)[:: -1 if channels == "bgr" else 1]
+    shape = (3, HEIGHT, WIDTH)
+    if layout == "NHWC":
+        planes, shape = planes.transpose(1, 2, 0, 3), (HEIGHT, WIDTH, 3)
+    model = onnx.load_from_string(_model())
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(planes.reshape(-1, CLASSES).copy(), "w"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *shape]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    image = ImageInput("input", (0.0, 1.0), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), layout, channels)
+    spec = TensorSpec("input", "float32", ("batch", *shape))
+    manifest = replace(MANIFEST, signature=replace(SIGNATURE, inputs=(spec,)), image=image)
+    batch = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    outputs = {"output": batch.reshape(2, -1) @ planes.reshape(-1, CLASSES)}
+    made = write_bundle(tmp_path / "b", tmp_path / "m.onnx", manifest, {"input": batch}, outputs, TOLERANCE)
+    pixels = _pixels(HEIGHT, WIDTH, 3)
+    scores = runner.Model(made.path).predict(pixels)[0]
+    odds = np.exp(scores - scores.max())
+    found = dict(zip(("cat", "dog", "eel"), odds / odds.sum(), strict=True))
+    assert found == pytest.approx(dict(_expected(pixels)), abs=1e-5)
+    np.testing.assert_array_equal(
+        runner.Model(made.path).prepare(pixels)["input"],
+        normalize(pixels.transpose(2, 0, 1)[np.newaxis], Manifest.read(made.path).normalization),  # type: ignore[arg-type]
+    )

@@ -11,12 +11,12 @@ import pytest
 from engines.corpus import CORPUS, QUIET, constants_of, graph, op, weights
 
 from compressor import catalog
-from compressor.backends._tensorrt_judge import judge
-from compressor.backends._tensorrt_parser import parse
 from compressor.core import VerificationFailed
 from compressor.legality import accelerator_coverage, placement_faults, tensorrt_faults
 from compressor.legality._operators import IMPORTED_SINCE, opset_of
 from compressor.legality._tensorrt import BEYOND_THE_PARSER
+from compressor.legality._tensorrt_judge import judge_for_tensorrt as judge
+from compressor.legality._tensorrt_parser import parse
 
 NEWEST = "11.4"
 """The TensorRT whose parser the one for RTX is."""

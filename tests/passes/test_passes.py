@@ -20,7 +20,6 @@ from onnx import TensorProto, numpy_helper
 from tiny import QUICK, Samples, make_pass, through
 
 from compressor import catalog
-from compressor.bench.machine import can_run, fits, machine
 from compressor.core import (
     SLOTS,
     Artifact,
@@ -41,6 +40,7 @@ from compressor.core import (
     VerificationFailed,
 )
 from compressor.frontend import save_weights
+from compressor.machine import judgement, machine, target_mismatch
 
 INPUT = InputSpec(1, 8, 8)
 CLASSES = 4
@@ -216,7 +216,7 @@ def test_every_backend_builds_and_opens(name: str, lowered: Artifact, tmp_path: 
     json.dumps(dict(engine.facts), allow_nan=False)
     assert DATA.train is not None
     batch = DATA.train.images[:3]
-    for exact in (False, True) if can_run(target, machine()) else (True,):
+    for exact in (False, True) if judgement(target, backend).runs else (True,):
         outputs = backend.open(lowered.onnx.path if exact else engine.path, threads=1, exact=exact)(batch)
         assert outputs.shape == (3, CLASSES)
         assert outputs.dtype == np.float32
@@ -224,7 +224,7 @@ def test_every_backend_builds_and_opens(name: str, lowered: Artifact, tmp_path: 
 
 def test_the_backends_agree_on_a_float_graph(lowered: Artifact) -> None:
     assert lowered.onnx is not None
-    here = [n for n in catalog.names("backends") if can_run(_a_target_of(n), machine())]
+    here = [n for n in catalog.names("backends") if judgement(_a_target_of(n), catalog.find("backends", n)()).runs]
     assert {"null", "onnxruntime"} <= set(here)
     first, *others = (
         catalog.find("backends", n)().open(lowered.onnx.path, threads=1)(DATA.evaluate.images[:9]) for n in here
@@ -396,7 +396,7 @@ def test_percentiles_are_given_only_with_enough_samples(lowered: Artifact, conte
 def test_latency_of_a_board_that_is_not_here_is_estimated_and_the_reason_told(
     lowered: Artifact, context: Callable[..., Context]
 ) -> None:
-    if fits(PI, machine()) is None:
+    if target_mismatch(PI, machine()) is None:
         pytest.skip("this is a Raspberry Pi 5")
     result = through(lowered, context(PI), make_pass("build"), make_pass("measure", **QUICK))
     taken = result.artifact.measurements

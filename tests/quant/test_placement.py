@@ -15,9 +15,9 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compressor import catalog
-from compressor.bench.machine import machine
 from compressor.core import QdqRules, Target
 from compressor.lowering.placement import Placement
+from compressor.machine import machine
 
 
 def _target(*quirks: str) -> Target:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compressor.bench.machine import Machine
 from compressor.budgets import Outcome
 from compressor.core import (
     Artifact,
@@ -37,6 +36,7 @@ from compressor.core import (
     UsageError,
     image_signature,
 )
+from compressor.machine import Machine
 from compressor.report.console import print_summary
 from compressor.report.document import SCHEMA_VERSION, DataUsed, Report, build_report, write_report
 from compressor.report.html import render_html

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from compressor.bench import probe
-from compressor.bench.machine import fingerprint
+from compressor.machine import fingerprint, probe
 
 
 def lay(root: Path, files: dict[str, object]) -> None:

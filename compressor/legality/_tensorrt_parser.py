@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["ParserVerdict", "parse"]
 
-PACKAGE = "tensorrt-rtx"
+_PACKAGE = "tensorrt-rtx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def parse(content: bytes) -> ParserVerdict | None:
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     warnings = [message for severity, message in said if severity == int(trt.ILogger.WARNING)]
     return ParserVerdict(
-        importlib.metadata.version(PACKAGE),
+        importlib.metadata.version(_PACKAGE),
         tuple(f"{each.node_operator()} {each.node_name()!r}: {each.desc()}".strip() for each in errors),
         tuple(dict.fromkeys(warnings)),
     )

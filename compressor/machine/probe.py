@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 __all__ = ["changed", "facts", "state", "throttled"]
 
@@ -20,7 +20,7 @@ _CPUS = {"x86": ("x86_64", "i686", "i386"), "aarch64": ("aarch64", "armv8l", "ar
 _SMI = "driver_version,pstate,clocks.sm,temperature.gpu,clocks_throttle_reasons.active"
 
 
-def facts(root: Path = Path("/")) -> Dict[str, Any]:
+def facts(root: Path = Path("/")) -> dict[str, Any]:
     """What of a machine decides a latency and does not change by itself, and what tells it from its like."""
     first = _first_core(_text(root / "proc/cpuinfo"))
     board = _text(root / "proc/device-tree/model")
@@ -39,7 +39,7 @@ def facts(root: Path = Path("/")) -> Dict[str, Any]:
     }
 
 
-def state(root: Path = Path("/")) -> Dict[str, Any]:
+def state(root: Path = Path("/")) -> dict[str, Any]:
     """What of a machine changes: power mode, clocks and their limits, temperatures, throttling, load, driver.
 
     And the CPU that another one is emulated on, if it is: no latency means anything there. Clocks in MHz, temperatures
@@ -71,7 +71,7 @@ def state(root: Path = Path("/")) -> Dict[str, Any]:
     }
 
 
-def changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What became another between two states, or was there all along, and makes what was timed invalid, in words."""
     emulated = [f"the CPU is emulated on {after['emulated_on']}"] if after.get("emulated_on") else []
     return emulated + [
@@ -81,19 +81,19 @@ def changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
     ]
 
 
-def throttled(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
+def throttled(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether the device slowed itself down in between, for heat or for want of current."""
     bits = int(after.get("throttled_now") or "0", 0) & 0xF  # the Raspberry Pi's bits of this very moment
     return bool(bits) or after.get("throttle_events", 0) > before.get("throttle_events", 0)
 
 
-def _emulated_on(root: Path) -> Optional[str]:
+def _emulated_on(root: Path) -> str | None:
     """Emulators of programs alone, such as QEMU's user mode, show them the files of the real machine."""
     kind = _text(root / "sys/devices/system/cpu/modalias").replace(",", ":").split(":")[2:3]
     return next((each for each in kind if platform.machine() not in _CPUS.get(each, (platform.machine(),))), None)
 
 
-def _power_mode() -> Optional[str]:
+def _power_mode() -> str | None:
     """Jetson's power mode by its name: ``NV Power Mode: MAXN``, and its number a line below."""
     for line in (_said("nvpmodel", "-q") or "").splitlines():
         if "Power Mode:" in line:
@@ -101,7 +101,7 @@ def _power_mode() -> Optional[str]:
     return None
 
 
-def _gpu(root: Path) -> Optional[str]:
+def _gpu(root: Path) -> str | None:
     """The first NVIDIA GPU, as its driver calls it."""
     for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
         for line in _text(path).splitlines():
@@ -110,7 +110,7 @@ def _gpu(root: Path) -> Optional[str]:
     return None
 
 
-def _temperatures(root: Path) -> Dict[str, float]:
+def _temperatures(root: Path) -> dict[str, float]:
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         text = _text(zone / "temp")
@@ -128,11 +128,11 @@ def _throttle_events(root: Path) -> int:
     return sum(int(text) for text in map(_text, counters) if text.isdigit())
 
 
-def _mhz(*paths: Path, per: int = 1000) -> List[int]:
+def _mhz(*paths: Path, per: int = 1000) -> list[int]:
     return [int(text) // per for text in map(_text, paths) if text.isdigit()]
 
 
-def _said(*command: str) -> Optional[str]:
+def _said(*command: str) -> str | None:
     """What a small tool prints; None where there is none, or it has nothing to say."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
@@ -150,7 +150,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _first_core(text: str) -> Dict[str, str]:
+def _first_core(text: str) -> dict[str, str]:
     found = {}  # type: Dict[str, str]
     for line in text.splitlines():
         key, _, value = line.partition(":")

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.bench import probe
-from compressor.core import Json, Target
+from compressor.core import Json
+from compressor.machine import probe
 
 __all__ = ["Machine", "fingerprint", "machine", "machine_of"]
 
@@ -44,7 +44,7 @@ def machine(root: Path = Path("/")) -> Machine:
 
 
 def machine_of(facts: Mapping[str, Json], state: Mapping[str, Json]) -> Machine:
-    """Return the machine of `compressor.bench.probe`'s facts and state, taken here or on a board."""
+    """Return the machine of `compressor.machine.probe`'s facts and state, taken here or on a board."""
     one, five, fifteen = state["load"]
     return Machine(
         arch=facts["arch"],
@@ -66,33 +66,3 @@ def fingerprint(facts: Mapping[str, Json], state: Mapping[str, Json]) -> str:
     kept = {name: value for name, value in facts.items() if name != "python"}
     lasting = {name: state[name] for name in ("power_mode", "governors", "limits_mhz", "gpu_limits_mhz", "driver")}
     return hashlib.sha256(json.dumps([kept, lasting], sort_keys=True).encode()).hexdigest()
-
-
-def fits(target: Target, machine: Machine) -> str | None:
-    """None where a latency taken on ``machine`` is one measured on ``target``, else why it is not.
-
-    Every one of ``requires`` must be there; ``avx512_vnni|avx_vnni`` is met by either, and
-    ``!avx_vnni`` by its absence. A target that builds on its device is that device alone: its title must stand in
-    the name that the board gives itself.
-    """
-    if target.arch not in ("any", machine.arch):
-        return f"{target.title} is {target.arch}, and this machine is {machine.arch}."
-    beyond = [need[1:] for need in target.requires if need.startswith("!") and need[1:] in machine.features]
-    if beyond:
-        return f"{target.title} is without {' and '.join(beyond)}, which this CPU ({machine.cpu}) has."
-    needed = [need for need in target.requires if not need.startswith("!")]
-    missing = [need for need in needed if not set(need.split("|")) & set(machine.features)]
-    if missing:
-        needs = " and ".join(need.replace("|", " or ") for need in missing)
-        return f"{target.title} has {needs}, which this CPU ({machine.cpu}) does not show."
-    if target.gpu is not None and target.gpu != machine.gpu:
-        return f"{target.title} was not at hand: this machine has {machine.gpu or 'no NVIDIA GPU'}."
-    if target.builds == "on-device" and target.title not in (machine.board or ""):
-        return f"{target.title} was not at hand: this machine is {machine.board or machine.cpu}."
-    return None
-
-
-def can_run(target: Target, machine: Machine) -> bool:
-    """Whether the target's runtime runs at all on ``machine``: a GPU's does there alone."""
-    on_gpu = target.chip is not None and target.chip.compute_capability is not None
-    return not on_gpu or fits(target, machine) is None

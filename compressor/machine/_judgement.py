@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor import catalog
-from compressor.bench.machine import Machine, machine
 from compressor.core import Backend, Session, Target, Unavailable
+from compressor.machine._machine import Machine, machine
 
 __all__ = ["Judgement", "judgement", "known_target", "target_mismatch"]
 

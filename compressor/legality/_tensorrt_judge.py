@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from compressor.core import Json, VerificationFailed
 
-__all__ = ["judge"]
+__all__ = ["judge_for_tensorrt"]
 
 _SHOWN = 3
 
 
-def judge(content: bytes, version: str) -> dict[str, Json]:
-    """Who judged an ONNX file's content, and for which TensorRT.
+def judge_for_tensorrt(content: bytes, version: str) -> dict[str, Json]:
+    """Return who judged an ONNX file's content, and for which TensorRT.
 
     Raises VerificationFailed naming the nodes where TensorRT ``version`` refuses it, or would change a type.
     """
     import onnx
 
-    from compressor.backends._tensorrt_parser import parse
-    from compressor.legality import tensorrt_faults
+    from compressor.legality._tensorrt import tensorrt_faults
+    from compressor.legality._tensorrt_parser import parse
 
     if faults := tensorrt_faults(onnx.load_from_string(content), version):
         shown = "; ".join(f"{fault.node}: {fault.what}" for fault in faults[:_SHOWN])
