@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two processes of one thread each. A file's tests share one, and the runs that they look at (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=25
 
 .PHONY: demo gate test test-slow check fix screens teacher clean
 
@@ -15,11 +17,11 @@ gate: demo  ## judge the demo's bundle: smaller than the teacher, as accurate, a
 	$(BIN)/compress gate runs/demo --against runs/demo-float \
 	  --max-regression 10% --max-drop 2.0 --max-bytes 200k --junit runs/gate.xml --markdown runs/gate.md
 
-test: $(READY)  ## the test suite, without the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+test: $(READY)  ## the test suite, without the slow tests: some minutes
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)  ## the slow tests too: real teachers, real data
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)  ## style, types, layers, the house's rules
 	$(BIN)/ruff check .
