@@ -88,8 +88,8 @@ class IMDN:
         return self.channels
 
     @property
-    def enlarges(self) -> int:
-        """How many times as high and wide as its input its output is."""
+    def upscale_factor(self) -> int:
+        """How many times as high and wide as the input the output is."""
         return self.scale // _STRIDE if self.variant == "as" else self.scale
 
     @classmethod
@@ -158,14 +158,14 @@ class IMDN:
         return replace(base, **chosen(random, [*widths, *kept, *blocks, *others]))
 
     @classmethod
-    def seeds(cls, input: InputSpec, outputs: int, multiple: int, scale: int = 4) -> tuple[Self, ...]:
-        """As `Family.seeds`, for a ``scale``."""
+    def seeds(cls, input: InputSpec, outputs: int, multiple: int, upscale_factor: int = 4) -> tuple[Self, ...]:
+        """As `Family.seeds`, for an ``upscale_factor``."""
         ladder: list[tuple[int, int, bool, Variant]] = [
             (2, 1, False, "rtc"), (8, 2, False, "rtc"), (12, 5, False, "rtc"), (16, 5, False, "imdn"),
             (24, 5, False, "imdn"), (32, 5, True, "imdn"), (48, 6, True, "imdn"), (64, 6, True, "imdn"),
         ]  # fmt: skip
         seeds = (
-            cls(width, blocks, max(1, width // 4), attention, scale, variant, input.channels)._on_grid(
+            cls(width, blocks, max(1, width // 4), attention, upscale_factor, variant, input.channels)._on_grid(
                 width, max(1, width // 4), multiple
             )
             for width, blocks, attention, variant in ladder

@@ -1,32 +1,39 @@
-"""A student, searched without training."""
+"""The pass that searches a student."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from compressor.core import Artifact, Context, Model, PlanContext, Result, TorchSource, UsageError, image_signature
+from compressor.core import Artifact, Context, Model, PlanContext, Result, TorchSource, UsageError
 
 __all__ = ["Search"]
+
+_DEFAULT_SPACES = ("mobilenetv2", "imdn")
+"""Where the teacher is of no known family: the first of these that does the teacher's task."""
 
 
 @dataclass(frozen=True)
 class Search:
     """Evolve students within the budgets, score them untrained, measure the best whole, take the best that fits.
 
-    ``space`` is a file of ``models/``; ``auto`` the teacher's own family where it is one, else
-    mobilenetv2. ``head`` gives its members IMDN-style heads alone, or (``any``) both kinds; what a head is worth
-    no score was checked on, so where there is a choice give ``trial_minutes``. ``budget`` is written as on the
-    command line, whose budgets come before the profile's, which may be ``yielding``: where no student obeys, its
-    shares are raised by half until one does. Latency is that of the form that is deployed, at batch 1
-    (``precision = "auto"``: INT8 where the target runs it); of INT8, bytes are counted with so many ``bits`` a
-    weight, which `quantize` may store fewer of.
-    ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random
-    initialisations; ``population`` of them breed; ``finalists`` are measured. Where ``trial_minutes`` are given
-    the finalists are distilled for so long, by successive halving, and ranked by that (``trial_steps``: a
-    round's steps, as an earlier run found them). They are then the best of different depths, and half of
-    them, and of the evaluations, are of students whose weights can all be cut from the teacher's.
-    ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
+    ``space`` is a file of ``models/``; ``auto`` is the teacher's own family or, for a teacher of none, a default one.
+    ``head`` gives students IMDN-style heads, or (``any``) either kind. No score was checked on heads, so use ``any``
+    with ``halving_minutes``.
+
+    ``budget`` is written as on the command line. Budgets of the command line replace the profile's. With
+    ``soft_budget``, shares are raised by half until some student obeys. Latency is that of the deployed form at
+    batch 1 (``precision = "auto"``: INT8 where the target runs it). For INT8, bytes are counted with ``bits`` bits a
+    weight; `quantize` may store fewer.
+
+    ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random initialisations.
+    The ``population`` best have mutants, and ``finalists`` are measured. ``processes`` = 0 takes one for each core.
+    ``table`` is the latency table of an earlier run.
+
+    With ``halving_minutes`` the finalists are distilled for so long, by successive halving, and ranked by their
+    accuracy (``halving_steps``: the steps of each round that an earlier run found). Finalists are then of different
+    depths. Half of them, and half of the evaluations, are warm-started: their weights can be cut from the teacher's.
     """
 
     space: str = "auto"
@@ -41,7 +48,7 @@ class Search:
     precision: Literal["auto", "fp32", "int8"] = "auto"
     bits: float = 8.0
     halving_minutes: float = 0.0
-    trial_steps: tuple[int, ...] = ()
+    halving_steps: tuple[int, ...] = ()
     processes: int = 0
     table: str | None = None
 
@@ -64,42 +71,38 @@ class Search:
             Budget.parse(text)
         if min(self.evaluations, self.population, self.finalists, self.inits) < 1 or self.samples < 2:
             problems.append("search has a setting too low: give one or more of each, and two samples")
-        if not 0 <= self.halving_minutes < float("inf") or any(steps < 1 for steps in self.trial_steps):
-            problems.append(f"search.trial_minutes = {self.halving_minutes}: give 0 for no trials, or minutes")
         if self.head != "plain" and plan_context.targets == "images":
-            problems.append(f"search.head = {self.head} is of classifiers: leave it plain for super-resolution")
-        if self.halving_minutes and plan_context.targets == "images":
-            problems.append("search.trial_minutes are judged by top-1: set it to 0 for super-resolution")
-        if self.halving_minutes and not plan_context.has_train:
-            problems.append("search.trial_minutes needs training data: give --data, or set it to 0")
+            problems.append(f"search.head = {self.head} is for classifiers: leave it plain for photographs")
+        problems += self._halving_problems(plan_context)
         if not 1 <= self.bits <= 8:
             problems.append(f"search.bits = {self.bits}: give 1 to 8")
         if self.precision != "auto" and self.precision not in plan_context.target.precisions:
             problems.append(f"target {plan_context.target.name} does not run {self.precision}: set search.precision")
         return tuple(problems)
 
+    def _halving_problems(self, plan_context: PlanContext) -> list[str]:
+        if not 0 <= self.halving_minutes < math.inf or any(steps < 1 for steps in self.halving_steps):
+            return [f"search.halving_minutes = {self.halving_minutes}: give minutes, or 0 for no successive halving"]
+        if self.halving_minutes and not plan_context.has_train:
+            return ["search.halving_minutes needs training data: give --data, or set it to 0"]
+        if self.halving_minutes and plan_context.targets != "labels":
+            return ["search.halving_minutes compares top-1, and the data has no labels: set it to 0"]
+        return []
+
     def run(self, artifact: Artifact, context: Context) -> Result:
-        from compressor import catalog
         from compressor.frontend import save_weights
         from compressor.models.common.headed import settings
-        from compressor.models.common.space import default_space
         from compressor.scores.common.probe import untrained
         from compressor.search.student import search
+        from compressor.search.teacher import student_signature
 
-        teacher, space = artifact.teacher, self.space
-        if space == "auto":
-            space = teacher.family if teacher.family in catalog.names("models") else default_space(context.task.kind)
-        if catalog.find("models", space).task != context.task.kind:
-            raise UsageError(
-                f"search.space = {space} is not for {context.task.kind}, which the teacher does",
-                hint=f"set search.space = {default_space(context.task.kind)}",
-            )
-        precision = self.precision
+        teacher = artifact.teacher
+        space = self._space(teacher, context.task.kind)
+        signature, sizes = student_signature(teacher)
+        precision: str = self.precision
         if precision == "auto":
             precision = "int8" if "int8" in context.target.precisions else "fp32"
         found = search(self, space, precision, teacher, context)
-        factor = context.task.facts.get("upscale_factor")
-        signature, sizes = image_signature(teacher.input, teacher.outputs, upscale_factor=factor)
         weights = context.workdir / "student.safetensors"
         student = Model(
             source=TorchSource(space, settings(found.best.architecture), weights),
@@ -109,6 +112,23 @@ class Search:
             macs=found.best.macs,
             signature=signature,
             sizes=sizes,
+            ranges=teacher.ranges,
             normalization=teacher.normalization,
         )
         return Result(replace(artifact, student=student), found.metrics, found.warnings, found.pinned)
+
+    def _space(self, teacher: Model, task: str) -> str:
+        """Return the family to search. Raises UsageError where it does not do the teacher's task."""
+        from compressor import catalog
+
+        tasks = {name: catalog.find("models", name).task for name in catalog.names("models")}
+        own = "" if teacher.source is None else teacher.source.family
+        named = [own, *_DEFAULT_SPACES] if self.space == "auto" else [self.space]
+        for name in named:
+            if tasks.get(name) == task:
+                return name
+        families = [name for name in tasks if tasks[name] == task]
+        raise UsageError(
+            f"search.space = {self.space} has no students for {task}, which the teacher does",
+            hint=f"set search.space = {families[0]}" if families else "use a profile without search: --profile ptq",
+        )

@@ -17,6 +17,7 @@ class Gradnorm:
     """The sum over convolutions and linear layers of the Euclidean norm of the cross-entropy's gradient."""
 
     needs_teacher: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
 
     def __call__(self, probe: Probe) -> float:
         return sum(self._norm(probe, seed) for seed in probe.seeds) / len(probe.seeds)

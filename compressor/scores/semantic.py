@@ -29,6 +29,7 @@ class Semantic:
     """
 
     needs_teacher: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
     for_images: ClassVar[bool] = False
 
     def __call__(self, probe: Probe) -> float:

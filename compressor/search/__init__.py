@@ -1,1 +1,1 @@
-"""Student search without training: spaces, scores, measured latencies, evolution."""
+"""The search for students without training: evolution, scores, measured latencies."""

@@ -1,21 +1,53 @@
-"""The one batch that candidates are shown."""
+"""The batch that all candidates are scored on: images of the training half, or noise."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 
-from compressor.core import InputSpec, ImageSplit
+from compressor.core import InputSpec, Split
 from compressor.scores.common.probe import Batch
 
-__all__ = ["of_noise", "of_split"]
+__all__ = ["ScoringBatch", "of_noise", "of_split"]
+
+_NOISE = "noise"
 
 
-def of_split(split: ImageSplit, samples: int, seed: int) -> Batch:
-    """``samples`` images of a split, as many of each class as can be, drawn by the seed."""
+@dataclass(frozen=True, eq=False)
+class ScoringBatch:
+    """A batch and where it is from."""
+
+    batch: Batch
+    name: str
+    """For reports."""
+    fingerprint: str
+    """The split's fingerprint, ``noise`` without data."""
+    labelled: bool
+    """Whether the labels are the samples' own."""
+
+    @classmethod
+    def draw(cls, split: Split | None, input: InputSpec, classes: int, samples: int, seed: int) -> Self:
+        """Draw ``samples`` images of a split, or noise with random labels without one."""
+        if split is None:
+            return cls(of_noise(input, classes, samples, seed), f"{_NOISE}, without data", _NOISE, True)
+        name = f"{samples} images of {split.name}"
+        return cls(of_split(split, samples, seed), name, split.fingerprint, hasattr(split, "labels"))
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether there is no data."""
+        return self.fingerprint == _NOISE
+
+
+def of_split(split: Split, samples: int, seed: int) -> Batch:
+    """Draw ``samples`` images of a split at random, about as many of each class. Without labels all are 0."""
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(split))
-    labels = split.labels[shuffled]
+    all_labels = getattr(split, "labels", np.zeros(len(split), np.int64))
+    labels = all_labels[shuffled]
     # Round-robin over classes: the k-th image of every class comes before any class's next one.
     turn = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
@@ -24,11 +56,11 @@ def of_split(split: ImageSplit, samples: int, seed: int) -> Batch:
     drawn = shuffled[np.argsort(turn, kind="stable")[:samples]]
     ((feeds, _),) = split.batches(len(drawn), drawn)
     (images,) = feeds.values()
-    return Batch(torch.from_numpy(images), torch.from_numpy(split.labels[drawn]))
+    return Batch(torch.from_numpy(images), torch.from_numpy(all_labels[drawn]))
 
 
 def of_noise(input: InputSpec, classes: int, samples: int, seed: int) -> Batch:
-    """Gaussian noise with random labels, for want of data."""
+    """Draw Gaussian noise as images, with random labels."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(samples, *input.shape, generator=generator)
     return Batch(images, torch.randint(classes, (samples,), generator=generator))

@@ -67,5 +67,7 @@ def with_sizes(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     """Give the free axes of the inputs the sizes that ``sizes`` has for them, in place. Returns ``model``."""
     for value in model.graph.inputs:
         if value.shape is not None:
-            value.shape = ir.Shape([sizes.get(d.value or "", d) if isinstance(d, ir.SymbolicDim) else d for d in value.shape])
+            value.shape = ir.Shape(
+                [sizes.get(d.value or "", d) if isinstance(d, ir.SymbolicDim) else d for d in value.shape]
+            )
     return model

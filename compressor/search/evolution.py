@@ -1,4 +1,4 @@
-"""Evolution of architectures under budgets (in the manner of Lin et al. 2021, algorithm 2: mutation only)."""
+"""Evolution of architectures under budgets, by mutation alone (as Lin et al. 2021, algorithm 2)."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from compressor.search.ranking import blend
 __all__ = ["Candidate", "Judge", "evolve", "front"]
 
 _TRIES = 50
-"""Mutations tried for each child that is wanted; where they give nothing new, the space is used up."""
+"""Mutations tried for each child that is wanted, before the space counts as used up."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A student that obeys every budget, and what is known of it."""
+    """A student that obeys every budget, with its costs and scores."""
 
     architecture: Architecture
     params: int
     macs: int
     latency: float
-    """Predicted, as a share of the teacher's."""
+    """The predicted latency as a share of the teacher's."""
     scores: Mapping[str, float]
 
 
 Judge = Callable[[Sequence[Architecture]], Sequence[Candidate | None]]
-"""Candidates with their costs, still without scores; None for those that a budget forbids."""
+"""Makes candidates with their costs and no scores; None for an architecture that breaks a budget."""
 
 Scorer = Callable[[Sequence[Architecture]], Sequence[Mapping[str, float]]]
 
 Step = Callable[[Architecture, random.Random], Architecture]
-"""Another member of the space, one small step away."""
+"""Makes another member of the space, one small step away."""
 
 
 def evolve(
@@ -50,13 +50,13 @@ def evolve(
     seed: int,
     progress: Progress,
 ) -> list[Candidate]:
-    """Score up to ``evaluations`` candidates and return all of them, in the order they were met.
+    """Score up to ``evaluations`` candidates and return all of them, in the order in which they were found.
 
-    A generation: ``children`` mutants of the ``population`` best by the blended score so far. Every
-    candidate passes ``judge`` before it costs a score, and none is scored twice. Empty where not
-    even mutants of ``seeds`` obey the budgets. The same seed gives the same candidates.
+    A generation has ``children`` mutants of the ``population`` best by the blended score so far. Only what passes
+    ``judge`` is scored, and nothing is scored twice. The list is empty where not even mutants of ``seeds`` obey the
+    budgets. The same seed gives the same candidates.
     """
-    generator = random.Random(seed)  # noqa: S311 - no secret hangs on it
+    generator = random.Random(seed)  # noqa: S311 - nothing secret is drawn
     met: set[str] = set()
     found: list[Candidate] = []
 
@@ -85,7 +85,7 @@ def evolve(
         progress("search", len(found), evaluations)
         parents = best(found, population) if found else seeds
         before = len(found)
-        # The first generations wander further: the seeds are few.
+        # The first generations take more steps, because there are few seeds.
         born = fresh(parents, children, 6 if len(found) < population else 3)
         if not born:
             break
@@ -95,18 +95,18 @@ def evolve(
 
 
 def best(candidates: Sequence[Candidate], count: int) -> list[Architecture]:
-    """The ``count`` best by the blended score, the best first; of equals the one that was met first."""
+    """Return the ``count`` best by the blended score, the best first; of equals the one found first comes first."""
     return [candidates[i].architecture for i in order(candidates)[:count]]
 
 
 def order(candidates: Sequence[Candidate]) -> list[int]:
-    """Indices, the best blended score first."""
+    """Return the indices of candidates, the best blended score first."""
     blended = blend({name: [c.scores[name] for c in candidates] for name in candidates[0].scores})
     return sorted(range(len(candidates)), key=lambda i: (-blended[i], i))
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of blended score against latency, the best score first."""
+    """Return the Pareto front of blended score against latency, the best score first."""
     kept: list[Candidate] = []
     for index in order(candidates) if candidates else []:
         if not kept or candidates[index].latency < kept[-1].latency:

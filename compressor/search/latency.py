@@ -20,11 +20,10 @@ from torch import nn
 from compressor import catalog
 from compressor.atomic import write
 from compressor.bench.estimate import estimate
-from compressor.bench.judgement import judgement
-from compressor.bench.machine import machine
 from compressor.core import Backend, InputSpec, Json, Progress, Target, UsageError
 from compressor.lowering.export import export_each
 from compressor.lowering.save import save
+from compressor.machine import judgement, machine
 from compressor.models.common.deployed import deployed
 from compressor.models.common.family import Architecture
 from compressor.models.common.layers import Part, parts

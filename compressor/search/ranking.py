@@ -1,4 +1,4 @@
-"""From several scores to one order."""
+"""The default score: a blend of several scores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["WEIGHTS", "blend"]
 
 WEIGHTS: Mapping[str, float] = {"width": 8, "params": 4, "effective-rank": 2, "relation": 1, "semantic": 1}
-"""The default score: benchmarks/rank_quality.py is the evidence for it."""
+"""The weights of the default score. benchmarks/rank_quality.py is the evidence for them."""
 
 
 def blend(scores: Mapping[str, ArrayLike], weights: Mapping[str, float] = WEIGHTS) -> NDArray[np.float64]:
-    """The weighted mean of ranks within the population, in (0, 1], for each candidate; ties share their mean rank.
+    """Return the weighted mean of each candidate's ranks within the population, in (0, 1]; ties share their mean rank.
 
-    Ranks, because the scores' scales have nothing in common (DisWOT's M_s is some hundred times its
-    M_r). A score that ``scores`` lacks is left out; NaN ranks lowest. ``scores`` has at least one that has a weight.
+    Ranks are taken because the scores' scales differ (DisWOT's M_s is some hundred times its M_r). Weights of scores
+    that are not in ``scores`` are left out; at least one must be there. NaN ranks lowest.
     """
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""Scoring many candidates, in several processes."""
+"""Scores of many candidates, computed in several processes."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from torch import nn
 from compressor import catalog
 from compressor.core import InputSpec, Progress
 from compressor.models.common.family import Architecture
-from compressor.scores.common.probe import Batch, Probe, View, gaussian
+from compressor.scores.common.probe import Batch, Probe, Score, View, gaussian
 
 __all__ = ["Scoring", "applicable", "seeds_of", "teacher_view"]
 
 _CHUNK = 4
-"""Candidates that a process takes at a time: few, so that the last ones do not wait for one."""
+"""Candidates that a process takes at a time: few, so that no process is left with a long rest at the end."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """Everything that a candidate's scores depend on besides the candidate."""
+    """All that a candidate's scores depend on, besides the candidate."""
 
     names: tuple[str, ...]
-    """Files of ``scores/``."""
+    """The scores: names of files of ``scores/``."""
     input: InputSpec
     batch: Batch
     teacher: View | None
     seeds: tuple[int, ...]
-    """Random initialisations of each candidate."""
+    """The seeds of each candidate's random initialisations."""
     processes: int = 1
 
     def __call__(
         self, architectures: Sequence[Architecture], progress: Progress | None = None
     ) -> list[dict[str, float]]:
-        """The scores of each candidate by name. The number of processes does not change them."""
+        """Return the scores of each candidate by name. They do not depend on the number of processes."""
         from joblib import Parallel, delayed
 
         chunks = [tuple(architectures[i : i + _CHUNK]) for i in range(0, len(architectures), _CHUNK)]
-        # loky starts clean interpreters: a fork would inherit torch's threads, a spawn run the caller's script again.
+        # Loky starts clean interpreters: a fork would inherit torch's threads, a spawn run the caller's script again.
         workers = Parallel(n_jobs=min(self.processes, len(chunks)) or 1, backend="loky", return_as="generator")
         scored: list[dict[str, float]] = []
         with warnings.catch_warnings():
-            # Loky replaces a worker that has grown, as torch's do, and sends its job again: nothing to tell.
+            # Loky replaces a worker whose memory has grown, and sends its job again: no reason to warn.
             warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
             for part in workers(delayed(_score)(self, chunk) for chunk in chunks):
                 scored += part
@@ -53,14 +53,14 @@ class Scoring:
         return scored
 
     def one(self, architecture: Architecture) -> dict[str, float]:
-        """The scores of one candidate."""
+        """Return the scores of one candidate by name."""
         probe = Probe(architecture, self.input, self.batch, self.teacher, self.seeds)
         return {name: catalog.find("scores", name)()(probe) for name in self.names}
 
 
 def _score(scoring: Scoring, architectures: Sequence[Architecture]) -> list[dict[str, float]]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the processes are the parallelism, and one thread always sums in the same order
+    torch.set_num_threads(1)  # processes run in parallel, and one thread always sums in the same order
     try:
         return [scoring.one(architecture) for architecture in architectures]
     finally:
@@ -68,25 +68,30 @@ def _score(scoring: Scoring, architectures: Sequence[Architecture]) -> list[dict
 
 
 def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View | None:
-    """The teacher as DisWOT sees it: of its architecture, with random weights (section 4).
+    """Return the teacher's view with Gaussian weights, as DisWOT compares with it (section 4). Changes ``network``.
 
-    Trained weights are not used: on the development truth they ranked students worse. None where an
-    architecture of no known family does not show which of its tensors is which.
+    With trained weights students were ranked worse. None where the network is of no known family and it cannot be
+    guessed which of its tensors are feature maps.
     """
     network = gaussian(network, seed)
     return View.of(network, batch.images) if hasattr(network, "stages") else View.guessed(network, batch.images)
 
 
-def applicable(names: Sequence[str], teacher: View | None, *, images: bool = False) -> tuple[str, ...]:
-    """Those of the scores that can be had: without a teacher, those that need none; of ``images``, those for them."""
-    found = {n: catalog.find("scores", n) for n in names}
-    return tuple(
-        n
-        for n, score in found.items()
-        if (teacher is not None or not score.needs_teacher) and not (images and not getattr(score, "for_images", True))
-    )
+def applicable(
+    names: Sequence[str], teacher: View | None, *, images: bool = False, labels: bool = True
+) -> tuple[str, ...]:
+    """Return the scores that can be computed: without a ``teacher``, for networks that make ``images``, and so on."""
+
+    def can_be_computed(score: Score) -> bool:
+        return (
+            (teacher is not None or not score.needs_teacher)
+            and (not images or getattr(score, "for_images", True))
+            and (labels or not getattr(score, "needs_labels", False))
+        )
+
+    return tuple(name for name in names if can_be_computed(catalog.find("scores", name)))
 
 
 def seeds_of(seed: int, inits: int) -> tuple[int, ...]:
-    """Seeds of the initialisations: no two runs with different seeds share one."""
+    """Return the seeds of the initialisations. Two runs with different seeds share none."""
     return tuple(range(seed * inits, (seed + 1) * inits))

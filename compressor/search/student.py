@@ -1,54 +1,48 @@
-"""The whole search: from a teacher and budgets to the one student that is taken."""
+"""The search for a student: from a teacher and budgets to the one student that is taken."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any, Protocol
+from typing import Protocol, Self
 
 import onnx_ir as ir
+from torch import nn
 
 from compressor import catalog
-from compressor.bench.machine import fits, machine
-from compressor.budgets import Budget
-from compressor.core import image_signature, BudgetMissed, Context, InputSpec, Json, Model
-from compressor.lowering.export import export
-from compressor.lowering.save import file_bytes
+from compressor.core import BudgetMissed, Context, Json, Model
 from compressor.frontend import load_network
-from compressor.models.common.cost import Cost
-from compressor.models.common.family import Architecture, Family
-from compressor.models.common.layers import count, layers
+from compressor.lowering.save import file_bytes
+from compressor.machine import machine, target_mismatch
+from compressor.models.common.family import Architecture, Family, classifies
+from compressor.models.common.layers import count
 from compressor.models.common.space import Heads, Space
 from compressor.scores.common.probe import untrained
-from compressor.search.batch import of_noise, of_split
-from compressor.search.deployed import quantised
+from compressor.search.batch import ScoringBatch
 from compressor.search.evolution import Candidate, Judge, evolve, front, order
-from compressor.search.latency import YARDSTICK, LatencyTable
-from compressor.search.ranking import WEIGHTS, blend
+from compressor.search.finalists import Finalist, Measuring, varied_depths
+from compressor.search.latency import REFERENCE_OP, LatencyTable
+from compressor.search.limits import Limits, loosened
+from compressor.search.ranking import WEIGHTS
+from compressor.search.report import Ranking
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
-from compressor.search.successive_halving import trials
+from compressor.search.successive_halving import HalvingResult, successive_halving
+from compressor.search.teacher import teacher_graph, teacher_scores
 from compressor.train.inherit import inherit
 
 __all__ = ["Found", "search"]
 
 _CHILDREN = 24
-_HEATS = 3
-_HEIR = 0.95
-"""Of its weights, what a student takes over from its teacher to count as one that starts from there."""
-_SEEN = 500
-"""Candidates that the report shows."""
-_TEACHER = "teacher"
+_WARM_SHARE = 0.95
+"""The share of its weights that a warm-started student takes over from the teacher, at least."""
 
 
 class Settings(Protocol):
-    """What `compressor.passes.search.Search` says."""
+    """The settings of `compressor.passes.search.Search` that a search reads."""
 
     @property
     def head(self) -> Heads: ...
@@ -73,25 +67,14 @@ class Settings(Protocol):
     @property
     def halving_minutes(self) -> float: ...
     @property
-    def trial_steps(self) -> tuple[int, ...]: ...
+    def halving_steps(self) -> tuple[int, ...]: ...
     @property
     def table(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """A candidate that was measured whole."""
-
-    candidate: Candidate
-    latency: float
-    """As a share of the teacher's, interleaved with it."""
-    bytes: int
-    """Of the deployed file."""
-
-
-@dataclass(frozen=True)
 class Found:
-    """The student that is taken, and what was seen on the way to it."""
+    """The student that is taken, and what the report tells of the search."""
 
     best: Candidate
     metrics: Mapping[str, Json]
@@ -99,304 +82,258 @@ class Found:
     pinned: Mapping[str, Json]
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """The budgets; the latency as a share of the teacher's."""
-
-    params: float = math.inf
-    macs: float = math.inf
-    bytes: float = math.inf
-    latency: float = math.inf
-
-    def allow(self, cost: Cost, each: float) -> bool:
-        """Whether a student's counts obey; of its bytes, those of the parameters: ``each``.
-
-        Scales and the graph come on top, and are counted on the finalists.
-        """
-        return cost.params <= self.params and cost.macs <= self.macs and cost.params * each <= self.bytes
-
-
 def search(settings: Settings, space: str, precision: str, teacher: Model, context: Context) -> Found:
-    """Find the student of ``space`` that scores best within the budgets; write ``latency.json`` to the workdir.
+    """Find the student of the family ``space`` that scores best within the budgets.
 
-    Raises BudgetMissed where no student of the space obeys.
+    Writes the latency table to ``latency.json`` in the pass's folder. Raises BudgetMissed where no student obeys.
     """
-    family: type[Family] = catalog.find("models", space)
-    members = Space(family, settings.head)
-    target, input = context.target, teacher.input
-    table = LatencyTable(target, precision, context.workdir, context.memo)
-    if settings.table is not None:
-        table.read(Path(settings.table))
-    network = load_network(teacher)
-    context.progress("time the teacher", 0, 1)
-    graph = export(network, *image_signature(input), target.opset)  # of one size even where any will do: it is timed at that
-    name = f"{_TEACHER} {teacher.sha256[:16]}"
-    alone = table.together({name: lambda: graph})
+    return StudentSearch.prepare(settings, space, precision, teacher, context).run()
 
-    each_bytes = settings.bits / 8 if precision == "int8" else 4.0
 
-    def judge(limits: _Limits, architectures: Sequence[Architecture]) -> list[Candidate | None]:
-        costs = {a: count(a, input) for a in architectures}
-        allowed = [a for a in architectures if limits.allow(costs[a], each_bytes)]
-        shares = [each / alone[name] for each in table.predict(allowed, input, context.progress)]
-        kept = {a: share for a, share in zip(allowed, shares, strict=True) if share <= limits.latency}
-        return [Candidate(a, costs[a].params, costs[a].macs, kept[a], {}) if a in kept else None for a in architectures]
+@dataclass(frozen=True)
+class Outcome:
+    """The candidates and finalists that obey the budgets."""
 
-    if context.data is not None and context.data.train is not None:
-        split: Any = context.data.train  # images of classes, or photographs
-        batch, shown = of_split(split, settings.samples, context.seed), f"{settings.samples} images of {split.name}"
-        source = split.fingerprint
-    else:
-        batch, shown = of_noise(input, teacher.outputs, settings.samples, context.seed), "noise, for want of data"
-        source = "noise"
-    view = teacher_view(network, batch, context.seed)
+    budgets: tuple[str, ...]
+    ranked: list[Candidate]
+    """All candidates that were scored, the best first."""
+    finalists: list[Finalist]
 
-    @cache
-    def heir(architecture: Architecture) -> bool:
-        return inherit(untrained(architecture, context.seed), network) >= _HEIR
 
-    inits = seeds_of(context.seed, settings.inits)
-    processes = settings.processes or len(os.sched_getaffinity(0))
-    images = context.task.output_range is not None
-    scoring = Scoring(applicable(tuple(WEIGHTS), view, images=images), input, batch, view, inits, processes)
+@dataclass(frozen=True)
+class StudentSearch:
+    """A search that is ready to run: the teacher is timed, and the batch that candidates are scored on is drawn."""
 
-    def score(architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
-        encodings = [a.encode() for a in architectures]
-        key = [teacher.sha256, source, len(batch.labels), scoring.names, inits, input.shape, space, encodings]
-        scored: list[Mapping[str, float]] = context.memo("scores", key, lambda: scoring(architectures))
-        return scored
+    settings: Settings
+    space_name: str
+    space: Space
+    teacher: Model
+    context: Context
+    network: nn.Module | None
+    """The teacher's network with Gaussian weights; None where the teacher is an ONNX graph."""
+    graph: ir.Model
+    """The teacher's graph in float, for one size and any batch."""
+    table: LatencyTable
+    teacher_name: str
+    """The teacher's entry in the table."""
+    latency: float
+    """The teacher's latency in multiples of the reference op's."""
+    milliseconds: float
+    """The teacher's latency."""
+    scored_on: ScoringBatch
+    scoring: Scoring
+    seeds: tuple[Architecture, ...]
+    """The members of the space that evolution starts from."""
+    bytes_per_param: float
+    _warm: dict[Architecture, bool] = field(default_factory=dict)
+    """Whether a student is warm-started, for those that were asked for."""
 
-    factor = context.task.facts.get("upscale_factor")
-    said = {} if factor is None else {"scale": factor}
-    seeds = members.seeds(input, teacher.outputs, target.width_multiple, **said)
+    @classmethod
+    def prepare(cls, settings: Settings, space_name: str, precision: str, teacher: Model, context: Context) -> Self:
+        """Load and time the teacher, and draw the batch."""
+        family: type[Family] = catalog.find("models", space_name)
+        space, input, target = Space(family, settings.head), teacher.input, context.target
+        table = LatencyTable(target, precision, context.workdir, context.memo)
+        if settings.table is not None:
+            table.read(Path(settings.table))
+        network = None if teacher.source is None else load_network(teacher)
+        context.progress("time the teacher", 0, 1)
+        graph = teacher_graph(teacher, network, target.opset)
+        name = f"teacher {teacher.sha256[:16]}"
+        taken = table.time_networks({name: graph})
 
-    def within(budgets: Sequence[str]) -> tuple[list[Candidate], list[Finalist]]:
-        """All that were scored, the best first, and those of the best that were measured."""
-        limits = _limits(budgets, teacher, file_bytes(graph), alone[name] * alone[YARDSTICK])
+        outputs = teacher_scores(teacher)
+        seeds = space.seeds(input, outputs, target.width_multiple, context.task.facts.get("upscale_factor"))
+        train = None if context.data is None else context.data.train
+        scored_on = ScoringBatch.draw(train, input, outputs, settings.samples, context.seed)
+        view = None if network is None else teacher_view(network, scored_on.batch, context.seed)
+        names = applicable(tuple(WEIGHTS), view, images=not classifies(seeds[0]), labels=scored_on.labelled)
+        processes = settings.processes or len(os.sched_getaffinity(0))
+        inits = seeds_of(context.seed, settings.inits)
+        scoring = Scoring(names, input, scored_on.batch, view, inits, processes)
+        bytes_per_param = settings.bits / 8 if precision == "int8" else 4.0
+        return cls(
+            settings, space_name, space, teacher, context, network, graph, table, name, taken[name],
+            taken[name] * taken[REFERENCE_OP], scored_on, scoring, seeds, bytes_per_param,
+        )  # fmt: skip
 
-        def evolved(allowed: Judge, evaluations: int) -> list[Candidate]:
-            return evolve(
-                seeds,
-                allowed,
-                score,
-                step=partial(members.step, multiple=target.width_multiple),
-                evaluations=evaluations,
-                population=settings.population,
-                children=_CHILDREN,
-                seed=context.seed,
-                progress=context.progress,
-            )
+    # -- in the order that they run -----------------------------------------------------------------
 
-        def judge_heirs(architectures: Sequence[Architecture]) -> list[Candidate | None]:
-            judged = dict(zip(heirs := list(filter(heir, architectures)), judge(limits, heirs), strict=True))
-            return [judged.get(architecture) for architecture in architectures]
+    def run(self) -> Found:
+        """Evolve and score candidates, measure the best, and take one of these."""
+        outcome = self._within_budget()
+        path = self.context.workdir / "latency.json"
+        self.table.write(path)
+        pinned: dict[str, Json] = {"table": str(path)}
+        finalists = outcome.finalists
+        halving = self._halving(finalists)
+        if halving is not None:
+            finalists = [finalists[i] for i in halving.order]
+            pinned["halving_steps"] = list(halving.steps)
+        metrics = self._metrics(outcome, finalists, halving)
+        return Found(finalists[0].candidate, metrics, self._warnings(outcome), pinned)
 
-        if settings.halving_minutes:
-            # What a score of untrained networks cannot see: how good a start the teacher's own weights are.
-            met = [*evolved(partial(judge, limits), settings.evaluations // 2)]
-            known = {each.architecture for each in met}
-            later = evolved(judge_heirs, settings.evaluations - settings.evaluations // 2)
-            found = met + [each for each in later if each.architecture not in known]
-        else:
-            found = evolved(partial(judge, limits), settings.evaluations)
+    def _within_budget(self) -> Outcome:
+        """Search within the budgets; with a soft budget, within looser and looser ones until some student obeys."""
+        budgets = self.settings.budget
+        while True:
+            try:
+                return self._within(budgets)
+            except BudgetMissed:
+                looser = tuple(map(loosened, budgets))
+                if not self.settings.soft_budget or looser == budgets:
+                    raise
+                budgets = looser
+
+    def _within(self, budgets: tuple[str, ...]) -> Outcome:
+        limits = Limits.of(budgets, self.teacher, file_bytes(self.graph), self.milliseconds)
+        found = self._candidates(limits)
         obeyed = ", ".join(budgets)
         if not found:
             raise BudgetMissed(
-                f"no student of {space} obeys {obeyed}",
+                f"no student of {self.space_name} obeys {obeyed}",
                 hint="loosen the budget, search another space (--set search.space=…), "
                 "or keep the network: --profile ptq",
             )
         ranked = [found[i] for i in order(found)]
-        measured = partial(_finalists, input=input, limits=limits, table=table, teacher=(name, graph), context=context,
-                           each=each_bytes)  # fmt: skip
-        if settings.halving_minutes:
-            own, others = ([c for c in ranked if heir(c.architecture) is wanted] for wanted in (True, False))
-            finalists = measured(_varied(others, input), settings.finalists // 2)
-            finalists = [*finalists, *measured(_varied(own, input), settings.finalists - len(finalists))]
-        else:
-            finalists = measured(ranked, settings.finalists)
+        finalists = self._finalists(ranked, limits)
         if not finalists:
             raise BudgetMissed(
-                f"of {len(found)} students of {space}, none that was measured whole obeys {obeyed}",
+                f"of {len(found)} students of {self.space_name}, none that was measured whole obeys {obeyed}",
                 hint="loosen the budget a little",
             )
-        return ranked, finalists
+        return Outcome(budgets, ranked, finalists)
 
-    budgets: Sequence[str] = settings.budget
-    while True:
-        try:
-            ranked, finalists = within(budgets)
-            break
-        except BudgetMissed:
-            looser = [_looser(each) for each in budgets]
-            if not settings.soft_budget or looser == list(budgets):
-                raise
-            budgets = looser
-    table.write(context.workdir / "latency.json")
-    pinned: dict[str, Json] = {"table": str(context.workdir / "latency.json")}
-    tried: dict[str, Json] = {}
-    if settings.halving_minutes and len(finalists) > 1:
+    def _candidates(self, limits: Limits) -> list[Candidate]:
+        """Evolve and score candidates; before successive halving, half of them among warm-started students."""
+        every, evaluations = partial(self._judge, limits), self.settings.evaluations
+        if not self._seeks_warm_starts:
+            return self._evolve(every, evaluations)
+        # The score of an untrained network does not show how good a start the teacher's weights are.
+        first = self._evolve(every, evaluations // 2)
+        known = {each.architecture for each in first}
+        second = self._evolve(partial(self._judge_warm_started, limits), evaluations - evaluations // 2)
+        return first + [each for each in second if each.architecture not in known]
+
+    def _evolve(self, judge: Judge, evaluations: int) -> list[Candidate]:
+        multiple = self.context.target.width_multiple
+        return evolve(
+            self.seeds,
+            judge,
+            self._score,
+            step=partial(self.space.step, multiple=multiple),
+            evaluations=evaluations,
+            population=self.settings.population,
+            children=_CHILDREN,
+            seed=self.context.seed,
+            progress=self.context.progress,
+        )
+
+    def _judge(self, limits: Limits, architectures: Sequence[Architecture]) -> list[Candidate | None]:
+        """Count the architectures, and predict the latencies of those whose counts obey; None for all others."""
+        input = self.teacher.input
+        costs = {a: count(a, input) for a in architectures}
+        allowed = [a for a in architectures if limits.allow(costs[a], self.bytes_per_param)]
+        shares = [each / self.latency for each in self.table.predict(allowed, input, self.context.progress)]
+        kept = {a: share for a, share in zip(allowed, shares, strict=True) if share <= limits.latency}
+        return [Candidate(a, costs[a].params, costs[a].macs, kept[a], {}) if a in kept else None for a in architectures]
+
+    def _judge_warm_started(self, limits: Limits, architectures: Sequence[Architecture]) -> list[Candidate | None]:
+        """As `_judge`, and None for a student that is not warm-started."""
+        warm = list(filter(self._is_warm_started, architectures))
+        judged = dict(zip(warm, self._judge(limits, warm), strict=True))
+        return [judged.get(architecture) for architecture in architectures]
+
+    def _score(self, architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
+        encodings = [a.encode() for a in architectures]
+        key = [
+            self.teacher.sha256, self.scored_on.fingerprint, len(self.scored_on.batch.labels), self.scoring.names,
+            self.scoring.seeds, self.teacher.input.shape, self.space_name, encodings,
+        ]  # fmt: skip
+        scored: list[Mapping[str, float]] = self.context.memo("scores", key, lambda: self.scoring(architectures))
+        return scored
+
+    def _finalists(self, ranked: list[Candidate], limits: Limits) -> list[Finalist]:
+        """Measure the best candidates; before successive halving, the best of different depths, half warm-started."""
+        input, wanted = self.teacher.input, self.settings.finalists
+        measuring = Measuring(
+            self.table, self.teacher_name, self.graph, input, self.bytes_per_param, self.context
+        )  # fmt: skip
+        if not self.settings.halving_minutes:
+            return measuring.finalists(ranked, wanted, limits)
+        warm, cold = ([c for c in ranked if self._is_warm_started(c.architecture) is which] for which in (True, False))
+        others = wanted // 2 if self._seeks_warm_starts else wanted
+        finalists = measuring.finalists(varied_depths(cold, input), others, limits)
+        return [*finalists, *measuring.finalists(varied_depths(warm, input), wanted - len(finalists), limits)]
+
+    def _halving(self, finalists: Sequence[Finalist]) -> HalvingResult | None:
+        """Distil the finalists for a while, where the settings say so."""
+        minutes = self.settings.halving_minutes
+        if not minutes or len(finalists) < 2:
+            return None
         architectures = [f.candidate.architecture for f in finalists]
-        trial = trials(architectures, settings.halving_minutes, settings.trial_steps, teacher, context)
-        finalists = [finalists[i] for i in trial.order]
-        tried, pinned = {"trials": trial.told}, {**pinned, "trial_steps": list(trial.steps)}
-    best, scores = finalists[0], _blended(ranked)
-    weights = ", ".join(f"{weight:g} x {score}" for score, weight in WEIGHTS.items() if score in scoring.names)
-    metrics = {
-        "space": space,
-        "head": settings.head,
-        "student": json.dumps(best.candidate.architecture.encode()),
-        "budget": ", ".join(budgets),
-        "evaluated": len(ranked),
-        "params_before": teacher.params,
-        "params": best.candidate.params,
-        "macs_before": teacher.macs,
-        "macs": best.candidate.macs,
-        "latency_share_predicted": best.candidate.latency,
-        "latency_share": best.latency,
-        "timed_as": precision,
-        "scored_on": shown,
-        "score": f"mean of ranks: {weights}",
-        "finalists": [
-            _line(f.candidate, ranked, scores) | {"latency_share": f.latency, "bytes": f.bytes} for f in finalists
-        ],
-        **tried,
-        "front": [_line(each, ranked, scores) for each in front(ranked)],
-        "candidates": _seen(ranked, scores),
-    }
-    warnings = _warnings(context, source, table)
-    if view is None:
-        warnings += ("the teacher's feature maps are not told apart: students are scored without DisWOT's terms",)
-    if budgets is not settings.budget:
-        warnings += (f"no student obeys {', '.join(settings.budget)}: {metrics['budget']} was the budget",)
-    return Found(best.candidate, metrics, warnings, pinned)
+        return successive_halving(architectures, minutes, self.settings.halving_steps, self.teacher, self.context)
 
+    # -- warm starts --------------------------------------------------------------------------------
 
-def _looser(text: str) -> str:
-    """Half as much again of a budget that is a share of the teacher's, up to all of it."""
-    budget = Budget.parse(text)
-    return f"{budget.name}={100 * min(1.0, 1.5 * budget.limit):g}%" if budget.relative and budget.limit < 1 else text
+    @property
+    def _seeks_warm_starts(self) -> bool:
+        return bool(self.settings.halving_minutes) and self.network is not None
 
+    def _is_warm_started(self, architecture: Architecture) -> bool:
+        """Tell whether nearly all weights of a student can be cut from the teacher's."""
+        if self.network is None:
+            return False
+        if architecture not in self._warm:
+            share = inherit(untrained(architecture, self.context.seed), self.network)
+            self._warm[architecture] = share >= _WARM_SHARE
+        return self._warm[architecture]
 
-def _limits(budgets: Sequence[str], teacher: Model, size: int, milliseconds: float) -> _Limits:
-    """``size`` is that of the teacher's file in bytes, ``milliseconds`` its latency."""
-    own = {"params": teacher.params, "macs": teacher.macs, "bytes": size, "latency": milliseconds}
-    limits: dict[str, float] = {}
-    for budget in map(Budget.parse, budgets):
-        limit = budget.limit * own[budget.name] if budget.relative else budget.limit
-        limits[budget.name] = min(limit, limits.get(budget.name, math.inf))
-    if "latency" in limits:
-        limits["latency"] /= milliseconds
-    return _Limits(**limits)
+    # -- the report ---------------------------------------------------------------------------------
 
+    def _metrics(
+        self, outcome: Outcome, finalists: Sequence[Finalist], halving: HalvingResult | None
+    ) -> dict[str, Json]:
+        best, ranking = finalists[0], Ranking.of(outcome.ranked)
+        weights = ", ".join(f"{weight:g} x {name}" for name, weight in WEIGHTS.items() if name in self.scoring.names)
+        return {
+            "space": self.space_name,
+            "head": self.settings.head,
+            "student": json.dumps(best.candidate.architecture.encode()),
+            "budget": ", ".join(outcome.budgets),
+            "evaluated": len(outcome.ranked),
+            "params_before": self.teacher.params,
+            "params": best.candidate.params,
+            "macs_before": self.teacher.macs,
+            "macs": best.candidate.macs,
+            "latency_share_predicted": best.candidate.latency,
+            "latency_share": best.latency,
+            "timed_as": self.table.precision,
+            "scored_on": self.scored_on.name,
+            "score": f"mean of ranks: {weights}",
+            "finalists": [
+                {**ranking.row(f.candidate), "latency_share": f.latency, "bytes": f.bytes} for f in finalists
+            ],
+            **({} if halving is None else {"successive_halving": halving.report}),
+            "front": [ranking.row(each) for each in front(outcome.ranked)],
+            "candidates": ranking.points(),
+        }
 
-def _varied(ranked: Sequence[Candidate], input: InputSpec) -> list[Candidate]:
-    """The best of each depth, then the second best of each …: trials tell apart what the score finds alike."""
-    met: Counter[int] = Counter()
-    places = []
-    for candidate in ranked:
-        depth = len(layers(candidate.architecture, input))
-        places.append(met[depth])
-        met[depth] += 1
-    return [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (places[i], i))]
-
-
-def _finalists(
-    ranked: Sequence[Candidate],
-    wanted: int,
-    input: InputSpec,
-    limits: _Limits,
-    table: LatencyTable,
-    teacher: tuple[str, ir.Model],
-    context: Context,
-    each: float,
-) -> list[Finalist]:
-    """Up to ``wanted`` of the best that obey the budgets when measured whole beside the teacher, as ``ranked``.
-
-    ``each`` parameter takes so many bytes where it is stored, 1 or 4 in the file that is measured. Where measuring
-    shows that the table was too kind, or what scales and the graph take on top, the others are judged by that.
-    """
-    passed: list[Finalist] = []
-    tried: set[int] = set()
-    correction, on_top = 1.0, 0.0
-    held = 1.0 if table.precision == "int8" else 4.0
-    for _ in range(_HEATS):
-        hopeful = [
-            i
-            for i, c in enumerate(ranked)
-            if i not in tried and c.latency * correction <= limits.latency and c.params * each + on_top <= limits.bytes
-        ]
-        heat = hopeful[: wanted - len(passed)]
-        if not heat:
-            break
-        tried |= set(heat)
-        measured = _whole([ranked[i] for i in heat], input, table, teacher, context)
-        rests = [f.bytes - held * f.candidate.params for f in measured]
-        passed += [
-            f
-            for f, rest in zip(measured, rests, strict=True)
-            if f.latency <= limits.latency and f.candidate.params * each + rest <= limits.bytes
-        ]
-        correction = max(correction, median(f.latency / f.candidate.latency for f in measured))
-        on_top = max(on_top, median(rests))
-    return sorted(passed, key=lambda f: ranked.index(f.candidate))
-
-
-def _whole(
-    heat: Sequence[Candidate],
-    input: InputSpec,
-    table: LatencyTable,
-    teacher: tuple[str, ir.Model],
-    context: Context,
-) -> list[Finalist]:
-    name, graph = teacher
-    graphs: dict[str, ir.Model] = {}
-    for number, each in enumerate(heat):
-        context.progress("measure finalists", number, len(heat))
-        network = untrained(each.architecture, context.seed).eval()
-        exported = export(network, *image_signature(input), context.target.opset)
-        key = json.dumps(each.architecture.encode())
-        graphs[key] = quantised(exported, context.target) if table.precision == "int8" else exported
-    taken = table.together({name: lambda: graph} | {key: (lambda m=model: m) for key, model in graphs.items()})
-    return [
-        Finalist(candidate, taken[key] / taken[name], file_bytes(model))
-        for candidate, (key, model) in zip(heat, graphs.items(), strict=True)
-    ]
-
-
-def _line(candidate: Candidate, ranked: Sequence[Candidate], blended: Sequence[float]) -> dict[str, Json]:
-    """A candidate for the report; ``blended`` are the scores of ``ranked``."""
-    place = ranked.index(candidate)
-    return {
-        "student": json.dumps(candidate.architecture.encode()),
-        "rank": 1 + place,
-        "score": blended[place],
-        "params": candidate.params,
-        "macs": candidate.macs,
-        "latency_share_predicted": candidate.latency,
-    }
-
-
-def _blended(ranked: Sequence[Candidate]) -> list[float]:
-    scores = blend({name: [c.scores[name] for c in ranked] for name in ranked[0].scores})
-    return [round(float(score), 4) for score in scores]
-
-
-def _seen(ranked: Sequence[Candidate], blended: Sequence[float]) -> list[list[float]]:
-    """Predicted share of the latency and score of those that were scored, the best first.
-
-    Of more than 500, so many evenly from the best to the worst.
-    """
-    step = max(1.0, len(ranked) / _SEEN)
-    rows = [int(step * i) for i in range(min(len(ranked), _SEEN))]
-    return [[round(ranked[row].latency, 5), blended[row]] for row in rows]
-
-
-def _warnings(context: Context, source: str, table: LatencyTable) -> tuple[str, ...]:
-    warnings = []
-    if source == "noise":
-        warnings.append("students were scored on noise: give --data for scores that see your images")
-    if stranger := fits(context.target, machine()):
-        of = "from what the target's chip can do at most" if table.estimated else "as this machine's"
-        warnings.append(f"latencies of students are estimated, {of}: {stranger}")
-    return tuple(warnings)
+    def _warnings(self, outcome: Outcome) -> tuple[str, ...]:
+        warnings = []
+        if self.scored_on.is_noise:
+            warnings.append("students were scored on noise: give --data for scores that see your images")
+        if mismatch := target_mismatch(self.context.target, machine()):
+            how = "from what the target's chip can do at most" if self.table.estimated else "as this machine's"
+            warnings.append(f"latencies of students are estimated, {how}: {mismatch}")
+        if self.scoring.teacher is None:
+            reason = (
+                "the teacher is an ONNX graph"
+                if self.network is None
+                else "it is not known which of the teacher's tensors are its feature maps"
+            )
+            warnings.append(f"{reason}: students are scored without DisWOT's terms")
+        if outcome.budgets != self.settings.budget:
+            asked, obeyed = ", ".join(self.settings.budget), ", ".join(outcome.budgets)
+            warnings.append(f"no student obeys {asked}: {obeyed} was the budget")
+        return tuple(warnings)

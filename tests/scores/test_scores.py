@@ -133,7 +133,7 @@ def test_semantic_pools_the_wider_gradient_to_the_narrower() -> None:
 
 
 def test_semantic_wants_the_same_classes() -> None:
-    with pytest.raises(UsageError, match="7 classes apart, the student 5"):
+    with pytest.raises(UsageError, match="7 classes, the student 5"):
         score("semantic", probe(*STUDENTS[0], teacher(classes=7)))
 
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, Self
 
+import torch
 from torch import nn
 
 from compressor.core import InputSpec, Json, UsageError
@@ -24,9 +25,9 @@ class Architecture(Protocol):
 
     - ``stages``: the names of submodules (for ``get_submodule``) in the order that they run. Each returns the last
       feature map (N x C x H x W) of one resolution. The last one's map is the *last feature map*.
-    - a classifier's child ``avgpool``, whose input is the last feature map, and one linear layer at the end; or,
-      for a family with ``task = "super-resolution"``, the attribute ``enlarger``, the name of the submodule
-      whose input is the last feature map.
+    - of a classifier, the child ``avgpool``, whose input is the last feature map, and one linear layer at the end;
+      of a network that makes images, the attribute ``enlarger``: the name of the submodule whose input is the last
+      feature map.
     - ``parts()``: the network as a chain of modules, each of which takes what the one before it returns.
       The latency table times them.
 
@@ -69,8 +70,8 @@ class Architecture(Protocol):
 class Family(Architecture, Protocol):
     """Architectures of one kind: a teacher is recognised as one of them, and students are searched among them.
 
-    The network that ``build`` makes has ``features``, which maps images to the last feature map, so that other
-    heads can be put on it. A family with ``task = "super-resolution"`` has ``seeds`` that also take a ``scale``.
+    The network of a classifier has ``features``, which maps images to the last feature map, so that other heads can
+    be put on it. The architecture of a network that makes images has an ``upscale_factor``, which ``seeds`` takes too.
 
     The *search space* of a family is what ``seeds`` and ``mutated`` reach for one input and one number of classes.
     Its widths and depths are bounded by the family, and every member on the same grid is reached from every other.
@@ -78,7 +79,7 @@ class Family(Architecture, Protocol):
     """
 
     task: ClassVar[str]
-    """What its networks are for: a file of ``tasks/``."""
+    """The task of the family's networks: a file of ``tasks/``, as `compressor.core.Task` names its ``kind``."""
     normalization: ClassVar[str]
     """The name of the preprocessing that the family's published networks were trained with."""
     input_size: ClassVar[int]
@@ -115,6 +116,12 @@ class Family(Architecture, Protocol):
         The largest are about the published networks, so that some obey whatever budget can be obeyed.
         """
         ...
+
+
+def classifies(architecture: Architecture) -> bool:
+    """Tell whether the network is a classifier; else it makes images. No weight is allocated."""
+    with torch.device("meta"):
+        return not hasattr(architecture.build(), "enlarger")
 
 
 def kernel(shapes: Shapes, layer: str) -> tuple[int, int, int, int] | None:

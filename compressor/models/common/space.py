@@ -7,28 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from compressor.core import InputSpec, Json, UsageError
+from compressor.core import InputSpec, Json
 from compressor.models.common.family import Architecture, Family
 from compressor.models.common.head import ImdnHead
 from compressor.models.common.headed import Headed
 
-__all__ = ["Heads", "Space", "default_space"]
+__all__ = ["Heads", "Space"]
 
 Heads = Literal["plain", "imdn", "any"]
 """``plain``: the family's own head, a pooling and a linear layer. ``imdn``: `ImdnHead`. ``any``: either."""
 
-_DEFAULTS = {"classification": "mobilenetv2", "super-resolution": "imdn"}
-"""The space that is searched, by task, where the teacher is of no known family."""
-
 _ONCE_IN = 8
 """With ``any``, one step in so many changes the kind of head."""
-
-
-def default_space(task: str) -> str:
-    """The space for a teacher of no known family. Raises UsageError where no family is for ``task``."""
-    if task not in _DEFAULTS:
-        raise UsageError(f"no family of students is for the task {task}", hint="--profile ptq keeps the network")
-    return _DEFAULTS[task]
 
 
 @dataclass(frozen=True)
@@ -48,11 +38,14 @@ class Space:
         own = {key: value for key, value in encoding.items() if key != "head"}
         return Headed(self.family.decode(own, input, outputs), ImdnHead.decode(encoding["head"]))
 
-    def seeds(self, input: InputSpec, outputs: int, multiple: int, **extra: int) -> tuple[Architecture, ...]:
+    def seeds(
+        self, input: InputSpec, outputs: int, multiple: int, upscale_factor: int | None = None
+    ) -> tuple[Architecture, ...]:
         """Return members to start a search from: the family's seeds, each with the smallest head of each kind.
 
-        ``extra`` are further arguments of the family's ``seeds``.
+        ``upscale_factor`` is for families whose networks make images.
         """
+        extra = {} if upscale_factor is None else {"upscale_factor": upscale_factor}
         plain = self.family.seeds(input, outputs, multiple, **extra)
         headed = tuple(Headed(each, ImdnHead.smallest(multiple)) for each in plain)
         kinds: dict[Heads, list[tuple[Architecture, ...]]] = {"plain": [plain], "imdn": [headed]}
