@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from compressor.core import Latency, Target
-from compressor.quant.audit import audit, described
+from compressor.quant.audit import audit, infer_tensors
 
 __all__ = ["estimate"]
 
@@ -66,7 +66,7 @@ def estimate(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]], target:
 
 
 def _groups(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]) -> list[_Group]:
-    shapes, types = described(model, feeds)
+    shapes, types = infer_tensors(model, feeds)
     layers = {layer.node: layer for layer in audit(model, feeds).layers}
     constants = {tensor.name for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}

@@ -12,7 +12,7 @@ from compressor.core import Model, OnnxModel, QdqRules, Task
 from compressor.lowering.clip import clip_output
 from compressor.lowering.export import export
 from compressor.lowering.fp16 import convert_to_fp16
-from compressor.lowering.packing import pack
+from compressor.lowering.packing import pack_weights
 from compressor.lowering.save import save
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def lower_to_float(model: Model, task: Task, opset: int, module: nn.Module | Non
 
 
 def finish_quantized(
-    graph: ir.Model, rules: QdqRules, path: Path, made_from: OnnxModel, *, packable: bool, precision: str = "int8"
+    graph: ir.Model, rules: QdqRules, path: Path, made_from: OnnxModel | None, *, packable: bool, precision: str = "int8"
 ) -> tuple[OnnxModel, dict[str, int]]:
-    """Take a graph with Q/DQ in place to its file: pack codes, convert the rest to FP16 where the rules say, save.
+    """Take a graph with Q/DQ in place to its file: pack weights, convert the rest to FP16 where the rules say, save.
 
     Returns the file, and the bits of each weight that is packed.
     """
-    packed = pack(graph) if packable and rules.folds_packed_weights else {}
+    packed = pack_weights(graph) if packable and rules.folds_packed_weights else {}
     if rules.float_dtype == "float16":
         convert_to_fp16(graph)
     return save(graph, path, precision, made_from), packed

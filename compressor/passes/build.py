@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from compressor.core import Artifact, Context, Engine, Json, Model, OnnxModel, PlanContext, Result, VerificationFailed
+from compressor.core import (
+    Artifact,
+    Backend,
+    Context,
+    Engine,
+    Json,
+    Model,
+    OnnxModel,
+    PlanContext,
+    Result,
+    VerificationFailed,
+)
+
+if TYPE_CHECKING:
+    from compressor.quant.audit import Audit
 
 __all__ = ["Build"]
 
 
 @dataclass(frozen=True)
 class Build:
-    """Make the engine, or, for a target that builds on its device, the recipe for it.
+    """Make the engine, or, for a target that builds on its device, the script that does it there.
 
-    Of an INT8 result every layer's precision is told, and the run fails where less of the multiplications is in
-    INT8 than the target wants.
+    The precision of every layer of an INT8 graph is reported. The run fails where a smaller share of the
+    multiplications is in INT8 than the target's ``int8_share``.
     """
 
     kind: ClassVar[str] = "build"
@@ -33,9 +47,9 @@ class Build:
 
         assert artifact.onnx is not None
         target = context.target
-        layers = _audited(artifact.onnx, artifact.result, target.int8_share)
-        backend = catalog.find("backends", target.backend)()
-        engine: Engine = backend.build(artifact.onnx, artifact.result, target, context.workdir)
+        layers = _layers(artifact.onnx, artifact.result, target.int8_share)
+        backend: Backend = catalog.find("backends", target.backend)()
+        engine = backend.build(artifact.onnx, artifact.result, target, context.workdir)
         metrics: dict[str, Json] = {
             "backend": engine.backend,
             "status": engine.status,
@@ -44,43 +58,53 @@ class Build:
             **layers,
         }
         if layers and any(path.name == "build_engine.py" for path in engine.files):
-            twin = _twin(artifact.onnx, context.workdir / "float.onnx", backend.rules(target).float_dtype == "float16")
-            wanted = {"layers": layers["layers"], "int8_share_wanted": target.int8_share}
-            engine = replace(engine, files=(*engine.files, twin), facts={**engine.facts, **wanted})
+            fp16 = backend.rules(target).float_dtype == "float16"
+            engine = _with_comparison(engine, artifact.onnx, layers["layers"], target.int8_share, fp16, context.workdir)
         return Result(replace(artifact, engine=engine), metrics)
 
 
-def _audited(model: OnnxModel, network: Model, wanted: float) -> dict[str, Json]:
-    """Asked against realised precision of each layer of an INT8 graph. Raises VerificationFailed below ``wanted``."""
+def _layers(model: OnnxModel, network: Model, min_share: float) -> dict[str, Json]:
+    """The precision of each layer of an INT8 graph, for the report; empty for a float graph.
+
+    Raises VerificationFailed where less than ``min_share`` of the multiplications is in INT8.
+    """
     if model.precision != "int8":
         return {}
     import onnx
 
     from compressor.quant.audit import audit
 
-    found = audit(onnx.load(str(model.path)), network.feed_shapes)
-    if found.int8_share < wanted:
-        floats = sorted((x for x in found.layers if x.precision != "int8"), key=lambda x: -x.macs)[:3]
-        raise VerificationFailed(
-            f"{found.int8_share:.0%} of the multiplications are in INT8, and this target wants {wanted:.0%}: "
-            f"in float are {', '.join(f'{x.node} ({x.macs / found.macs:.0%})' for x in floats)}",
-            hint="widen those layers to a multiple of 8 channels, take --profile float, or lower int8_share "
-            "in a copy of the target",
-        )
+    audited = audit(onnx.load(str(model.path)), network.feed_shapes)
+    if audited.int8_share < min_share:
+        raise _too_little_int8(audited, min_share)
     layers = [
         {"node": x.node, "op": x.op, "macs": x.macs, "asked": model.precision, "realised": x.precision}
-        for x in found.layers
+        for x in audited.layers
     ]
-    return {"int8_share": found.int8_share, "precisions_from": "the graph, not an engine", "layers": layers}
+    return {"int8_share": audited.int8_share, "precisions_from": "the graph, not an engine", "layers": layers}
 
 
-def _twin(model: OnnxModel, path: Path, half: bool) -> Path:
-    """The float graph that the INT8 one was made from, for the device to time beside it."""
+def _too_little_int8(audited: Audit, min_share: float) -> VerificationFailed:
+    floats = sorted((x for x in audited.layers if x.precision != "int8"), key=lambda x: -x.macs)[:3]
+    return VerificationFailed(
+        f"{audited.int8_share:.0%} of the multiplications are in INT8, and this target wants {min_share:.0%}: "
+        f"in float are {', '.join(f'{x.node} ({x.macs / audited.macs:.0%})' for x in floats)}",
+        hint="widen those layers to a multiple of 8 channels, take --profile float, or lower int8_share "
+        "in a copy of the target",
+    )
+
+
+def _with_comparison(
+    engine: Engine, model: OnnxModel, layers: Json, min_share: float, fp16: bool, workdir: Path
+) -> Engine:
+    """Add what the device compares its INT8 engine with: the float graph, the layers and the target's INT8 share."""
     from compressor.atomic import write
     from compressor.lowering.fp16 import fp16_twin
 
-    source = model.chain()[0]
-    if half:
-        return fp16_twin(source, path).path
-    write(path, source.path.read_bytes())
-    return path
+    source, path = model.chain()[0], workdir / "float.onnx"
+    if fp16:
+        fp16_twin(source, path)
+    else:
+        write(path, source.path.read_bytes())
+    facts = {**engine.facts, "layers": layers, "int8_share_wanted": min_share}
+    return replace(engine, files=(*engine.files, path), facts=facts)

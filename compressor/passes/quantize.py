@@ -4,56 +4,51 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.budgets import Budget
-from compressor.core import Artifact, Backend, Context, PlanContext, Result, UsageError
+from compressor.core import Artifact, Backend, Context, Json, PlanContext, Result, UsageError
 from compressor.losses import objective
 from compressor.train.distill_config import DistillConfig
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
+    from torch import nn
 
-    from compressor.core import Model, OnnxModel, Split
-    from compressor.quant.levels import WeightQuantSpec
-
+    from compressor.core import Model, OnnxModel, QdqRules, Split
     from compressor.core.signature import Feeds
+    from compressor.quant.weight_spec import BitAllocation, WeightQuantSpec
 
 __all__ = ["Quantize"]
 
-_ALIKE = 0.995
-"""Of labels, what the runtime's integers and the network that was trained should agree on."""
-
-
-_CLOSE = 45.0
-"""Decibels of images, between the runtime's integers and the network that was trained: it costs some 0.1 dB."""
+_MIN_AGREEMENT = 0.995
+"""The share of labels that the runtime's integers and the trained network should agree on."""
+_MIN_PARITY_DB = 45.0
+"""The PSNR that the runtime's integers should have against the trained network's images: it costs some 0.1 dB."""
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """INT8, its quantisers placed by the target's rules, and weights of fewer levels where they are asked for.
+    """INT8, with quantisers where the target's runtime wants them, and fewer bits of weights where that is set.
 
-    ``ptq``: NNCF gathers ranges, weights are rounded; of a network that makes images, `compressor.quant.mixed_precision`
-    finds ranges of least error and leaves in float what parity gains by. ``qat``: quantisation-aware distillation, layers
-    of Brevitas trained on the teacher's outputs as ``distill`` says, by default for five minutes at a tenth of distill's
-    learning rate. ``codebook``: differentiable quantization, the points that stand for the weights are trained so.
-    ``samples`` training images that (first) ranges are taken from are drawn by the run's seed; never one that
-    is judged on.
+    ``method = "ptq"``: NNCF gathers ranges over ``samples`` training images (drawn by the run's seed; evaluation
+    samples are never among them), and weights are rounded. Networks whose output is an image keep some layers in
+    float (`compressor.quant.mixed_precision`). ``"qat"``: quantisation-aware distillation; layers of Brevitas are
+    trained on the teacher's outputs as ``distill`` says, by default for five minutes at a tenth of the distill pass's
+    learning rate. ``"codebook"``: differentiable quantization; weights take points that are learned the same way.
 
-    ``bits`` are of the weights, ``edge_bits`` of the first layer's and the last's. With a ``budget`` of bytes
-    (the command line's, where the profile has one at all) each weight gets as many as the file has room for,
-    where they are missed most; a budget that is ``yielding`` is forgotten where two bits each are too many.
-    Without one, learned points are ``redistributed`` by the weights' gradients if that is set (section 4.2).
-    Fewer than eight bits are stored as codes, and run as INT8 all the same.
+    ``bits`` are those of the weights, ``edge_bits`` those of the first layer's and the last one's. With a ``budget``
+    of bytes (by default the command line's) each weight gets the bits that the outputs need most and the file has
+    room for; with a ``soft_budget`` the limit is dropped where two bits for each are too many. With ``redistributed``
+    the numbers of learned points follow the weights' gradients instead (Polino et al. 2018, section 4.2). Weights of
+    fewer than eight bits are stored as indices, and run as INT8 all the same.
 
-    ``activations = "float"`` quantises weights alone, as Polino et al. do: the runtime unfolds the codes at
-    load and computes in float, so files and nothing else get smaller. Only then may a ``bucket`` of so many
-    weights (256 in the paper) share a scale, where 0 is an output channel each. ``rounding =
-    "stochastic"`` is for the training of uniform grids.
+    ``activations = "float"`` quantises weights alone, as Polino et al. do: the runtime unpacks them at load and
+    computes in float, so only the file gets smaller. Only then may each ``bucket_size`` weights (256 in the paper)
+    share a scale; 0 is one for each output channel. ``rounding = "stochastic"`` is for uniform weights in training.
     """
 
     method: Literal["ptq", "qat", "codebook"] = "ptq"
@@ -63,7 +58,7 @@ class Quantize:
     soft_budget: bool = False
     redistributed: bool = False
     activations: Literal["int8", "float"] = "int8"
-    bucket: int = 0
+    bucket_size: int = 0
     rounding: Literal["nearest", "stochastic"] = "nearest"
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
@@ -74,75 +69,53 @@ class Quantize:
     produces: ClassVar[frozenset[str]] = frozenset({"student", "onnx"})
     volatile: ClassVar[bool] = False
 
-    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
-        problems = []
-        if self.activations == "int8" and "int8" not in plan_context.target.precisions:
-            problems.append(f"target {plan_context.target.name} does not run int8: use --profile float")
-        if self.bucket < 0 or (self.bucket and self.activations == "int8"):
-            problems.append(
-                f"quantize.bucket = {self.bucket}: integer kernels have a scale for each output channel: "
-                'leave it 0, or set quantize.activations = "float"'
-            )
-        if self.rounding == "stochastic" and self.method != "qat":
-            problems.append('quantize.rounding is for the training of grids: set quantize.method = "qat"')
-        if self.redistributed and self.method != "codebook":
-            problems.append('quantize.redistributed is of learned points: set quantize.method = "codebook"')
-        if not plan_context.has_train:
-            problems.append("there is no training data to calibrate on: give --data, or use --profile float")
-        if self.samples < 1:
-            problems.append(f"quantize.samples = {self.samples}: calibrate on at least one sample")
-        for name in ("bits", "edge_bits"):
-            if not 2 <= getattr(self, name) <= 8:
-                problems.append(f"quantize.{name} = {getattr(self, name)}: give 2 to 8")
-        for text in self.budget:
-            Budget.parse(text)
-        if self.method != "ptq" and self.samples < 2:
-            problems.append(f"quantize.samples = {self.samples}: take first ranges from two samples or more")
-        if self.method == "ptq" and self.distill is not None:
-            problems.append('quantize.distill is for training: set quantize.method = "qat" or "codebook"')
-        if self.method != "ptq":
-            problems += self._distill.problems("quantize.distill", plan_context)
-            if any("features" in loss.needs for loss, _ in objective(self._distill.losses).terms):
-                problems.append("quantize.distill.losses reads feature maps: take losses on the outputs alone")
-        return tuple(problems)
-
     @property
     def collective(self) -> bool:
         return self.method != "ptq"
 
-    def _asked(self, reference: OnnxModel) -> WeightQuantSpec:
-        from compressor.quant.levels import WeightQuantSpec, Form
+    def check(self, plan_context: PlanContext) -> tuple[str, ...]:
+        for text in self.budget:
+            Budget.parse(text)
+        trained = () if self.method == "ptq" else self._training_problems(plan_context)
+        return (*self._problems(plan_context), *trained)
 
-        budgets = [b for b in map(Budget.parse, self.budget) if b.name == "bytes"]
-        limits = [b.limit * (reference.path.stat().st_size if b.relative else 1) for b in budgets]
-        within = int(min(limits)) if limits and self.method != "ptq" else None
-        form = Form(self.activations == "int8", self.bucket or None, self.rounding == "stochastic")
-        return WeightQuantSpec(
-            self.bits, self.edge_bits, self.method == "codebook", within, self.soft_budget, self.redistributed, form
-        )
+    def _problems(self, plan_context: PlanContext) -> Iterator[str]:
+        if self.activations == "int8" and "int8" not in plan_context.target.precisions:
+            yield f"target {plan_context.target.name} does not run int8: use --profile float"
+        if self.bucket_size < 0 or (self.bucket_size and self.activations == "int8"):
+            yield (
+                f"quantize.bucket_size = {self.bucket_size}: integer kernels have a scale for each output channel: "
+                'leave it 0, or set quantize.activations = "float"'
+            )
+        if self.rounding == "stochastic" and self.method != "qat":
+            yield 'quantize.rounding is for uniform weights in training: set quantize.method = "qat"'
+        if self.redistributed and self.method != "codebook":
+            yield 'quantize.redistributed is for learned points: set quantize.method = "codebook"'
+        if not plan_context.has_train:
+            yield "there is no training data to calibrate on: give --data, or use --profile float"
+        if self.samples < 1:
+            yield f"quantize.samples = {self.samples}: calibrate on at least one sample"
+        for name in ("bits", "edge_bits"):
+            if not 2 <= getattr(self, name) <= 8:
+                yield f"quantize.{name} = {getattr(self, name)}: give 2 to 8"
+        if self.method == "ptq" and self.distill is not None:
+            yield 'quantize.distill is for training: set quantize.method = "qat" or "codebook"'
+
+    def _training_problems(self, plan_context: PlanContext) -> Iterator[str]:
+        if self.samples < 2:
+            yield f"quantize.samples = {self.samples}: the first ranges need two samples or more"
+        yield from self._distill.problems("quantize.distill", plan_context)
+        if any("features" in loss.needs for loss, _ in objective(self._distill.losses).terms):
+            yield "quantize.distill.losses reads feature maps: take losses on the outputs alone"
 
     @property
     def _distill(self) -> DistillConfig:
         return self.distill or DistillConfig(minutes=5.0, lr=0.01)
 
+    # -- running ----------------------------------------------------------------------------------
+
     def run(self, artifact: Artifact, context: Context) -> Result:
-        import numpy as np
-        import onnx_ir as ir
-        import torch
-
-        from compressor import catalog
-        from compressor.lowering.save import save
-        from compressor.frontend import load_network
-        from compressor.quant.choosing import choose
-        from compressor.lowering.fp16 import convert_to_fp16
-        from compressor.lowering.packing import pack
-        from compressor.lowering.placement import Placement
-        from compressor.quant.ranges import activation_ranges
-
         assert artifact.onnx is not None
-        assert artifact.reference is not None
-        assert context.data is not None
-        assert context.data.train is not None
         if artifact.onnx.precision != "fp32":
             raise UsageError(
                 f"quantize starts from a float32 graph, and this one is {artifact.onnx.precision}",
@@ -151,121 +124,193 @@ class Quantize:
         if self.method != "ptq":
             return self._trained(artifact, context)
         if self.activations == "float":
-            return self._coded(artifact, context)
-        train = context.data.train
-        count = min(self.samples, len(train))
-        drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
-        batches = _batches(train, drawn, artifact.result)
-
-        backend = catalog.find("backends", context.target.backend)()
-        rules = backend.rules(context.target)
+            return self._weights_only(artifact, context)
         if context.task.mixed_precision:
-            return self._restored(artifact, context, backend, batches, f"{count} crops of {train.name}")
+            return self._mixed_precision(artifact, context)
+        return self._ptq(artifact, context)
+
+    def _ptq(self, artifact: Artifact, context: Context) -> Result:
+        """Gather ranges, place the quantisers, save."""
+        import onnx_ir as ir
+
+        from compressor.lowering.lower import finish_quantized
+        from compressor.lowering.placement import Placement
+        from compressor.quant.ranges import activation_ranges
+
+        assert artifact.onnx is not None
+        calibration = self._calibration(artifact.result, context)
+        rules = _backend(context).rules(context.target)
         graph = ir.load(artifact.onnx.path)
         placement = Placement(graph, rules)
         tensors = placement.tensors
-        bits: Mapping[str, int] = {}
-        if min(self.bits, self.edge_bits) < rules.weight_bits:
-            result, network = artifact.result, load_network(artifact.result)
-            asked = self._asked(artifact.reference)
-            bits = choose(asked, network, rules, result.input, context.target.opset, torch.empty(0)).bits
-        placement.apply(activation_ranges(graph, tensors, batches, self.range, context.progress), bits)
-        packed = pack(graph) if rules.folds_packed_weights and bits else {}
-        if rules.float_dtype == "float16":
-            convert_to_fp16(graph)
-        quantised = save(graph, context.workdir / "model.onnx", "int8", artifact.onnx)
-        before, after = artifact.onnx.path.stat().st_size, quantised.path.stat().st_size
+        bits = self._weight_bits(artifact, context, rules)
+        placement.apply(activation_ranges(graph, tensors, calibration.batches, self.range, context.progress), bits)
+        path = context.workdir / "model.onnx"
+        made, packed = finish_quantized(graph, rules, path, artifact.onnx, packable=bool(bits))
         metrics = {
-            "calibration": f"{count} samples of {train.name}",
+            "calibration": calibration.text,
             "quantised_tensors": len(tensors),
             "weight_bits": rules.weight_bits,
             **({"bits": dict(bits), "packed": packed} if bits else {}),
             "activations": rules.activation_dtype,
-            "bytes_before": before,
-            "bytes": after,
+            **_bytes(artifact.onnx, made),
         }
-        warnings = () if count == self.samples else (f"calibrated on {count} samples: the training half has no more",)
-        return Result(replace(artifact, onnx=quantised), metrics, warnings)
+        return Result(replace(artifact, onnx=made), metrics, calibration.warnings)
 
-    def _restored(
-        self, artifact: Artifact, context: Context, backend: Backend, batches: Sequence[Feeds], calibration: str
-    ) -> Result:
-        import torch
-
-        from compressor.bench.machine import can_run, machine
-        from compressor.frontend import load_network
-        from compressor.quant.choosing import choose
-        from compressor.quant.mixed_precision import restored
+    def _mixed_precision(self, artifact: Artifact, context: Context) -> Result:
+        """As `_ptq`, with ranges of least error, and float where the parity of the output needs it."""
+        from compressor.machine import judgement
+        from compressor.quant.mixed_precision import MixedPrecision
 
         assert artifact.onnx is not None
-        assert artifact.reference is not None
-        rules, result, opset = backend.rules(context.target), artifact.result, context.target.opset
-        asked = self._asked(artifact.reference)
-
-        def bits(network: torch.nn.Module) -> Mapping[str, int]:
-            if min(self.bits, self.edge_bits) >= rules.weight_bits:
-                return {}
-            return choose(asked, network, rules, result.input, opset, torch.empty(0)).bits
-
-        made = restored(
-            result, context.task, rules, backend, opset, batches, bits, context.workdir, context.progress,
-            exact=not can_run(context.target, machine()),
-        )  # fmt: skip
+        calibration = self._calibration(artifact.result, context)
+        backend = _backend(context)
+        rules, judge = backend.rules(context.target), judgement(context.target, backend)
+        made = MixedPrecision(
+            model=artifact.result,
+            task=context.task,
+            rules=rules,
+            opset=context.target.opset,
+            open_session=lambda path: judge.open(path, threads=1),
+            batches=calibration.batches,
+            bits=lambda network: self._weight_bits(artifact, context, rules, network),
+            workdir=context.workdir,
+            progress=context.progress,
+        ).run()
         metrics = {
-            "calibration": calibration,
+            "calibration": calibration.text,
             "quantised_tensors": made.tensors,
             "weight_bits": rules.weight_bits,
             "activations": rules.activation_dtype,
             **made.metrics,
-            "bytes_before": artifact.onnx.path.stat().st_size,
-            "bytes": made.onnx.path.stat().st_size,
+            **_bytes(artifact.onnx, made.onnx),
         }
-        return Result(replace(artifact, onnx=made.onnx), metrics)
+        return Result(replace(artifact, onnx=made.onnx), metrics, calibration.warnings)
 
-    def _coded(self, artifact: Artifact, context: Context) -> Result:
+    def _weights_only(self, artifact: Artifact, context: Context) -> Result:
+        """Store the weights as indices into tables; the runtime unpacks them and computes in float."""
         import onnx_ir as ir
-        import torch
 
-        from compressor import catalog
         from compressor.lowering.save import save
-        from compressor.frontend import load_network
-        from compressor.quant.choosing import choose
-        from compressor.quant.coded import code, coded
+        from compressor.quant.weight_only import index_weight, store_indexed
 
         assert artifact.onnx is not None
-        assert artifact.reference is not None
-        asked, network = self._asked(artifact.reference), load_network(artifact.result)
-        rules = catalog.find("backends", context.target.backend)().rules(context.target)
-        levels = choose(asked, network, rules, artifact.result.input, context.target.opset, torch.empty(0))
+        spec, network = self._spec(artifact), _network(artifact.result)
+        rules = _backend(context).rules(context.target)
+        allocation = self._allocation(artifact, context, rules, network)
         graph, weights = ir.load(artifact.onnx.path), network.state_dict()
-        codes = {name: coded(weights[name], bits, asked.form.bucket) for name, bits in levels.bits.items()}
-        packed = code(graph, codes, {name: weights[name].numpy() for name in codes})
-        made = save(graph, context.workdir / "model.onnx", asked.form.precision, artifact.onnx)
-        sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.path.stat().st_size}
-        metrics = {**asked.told(rules.weight_bits), "bits": dict(levels.bits), "packed": packed, **sizes}
+        size = spec.format.bucket_size
+        indexed = {name: index_weight(weights[name], bits, size) for name, bits in allocation.bits.items()}
+        packed = store_indexed(graph, indexed, {name: weights[name].numpy() for name in indexed})
+        made = save(graph, context.workdir / "model.onnx", spec.format.precision, artifact.onnx)
+        metrics = {
+            **spec.describe(rules.weight_bits),
+            "bits": dict(allocation.bits),
+            "packed": packed,
+            **_bytes(artifact.onnx, made),
+        }
         return Result(replace(artifact, onnx=made), metrics)
 
     def _trained(self, artifact: Artifact, context: Context) -> Result:
+        """Train with the quantisers in place."""
         from compressor.train.qat import train_quantized
 
         assert artifact.onnx is not None
-        assert artifact.reference is not None
-        asked = self._asked(artifact.reference)
-        made = train_quantized(self._distill, self.samples, asked, artifact.teacher, artifact.result, context)
-        sizes = {"bytes_before": artifact.onnx.path.stat().st_size, "bytes": made.onnx.path.stat().st_size}
+        spec = self._spec(artifact)
+        made = train_quantized(self._distill, self.samples, spec, artifact.teacher, artifact.result, context)
         pinned = {"distill": {**dataclasses.asdict(self._distill), **made.pinned}}
         warnings: tuple[str, ...] = ()
-        if made.metrics.get("fake_db", _CLOSE) < _CLOSE:
-            warnings = (f"runtime and training differ: their images by {made.metrics['fake_db']:.1f} dB",)
-        if made.metrics.get("fake_agreement", 1.0) < _ALIKE:
-            warnings = (f"runtime and training agree on only {made.metrics['fake_agreement']:.2%} of labels",)
-        return Result(replace(artifact, student=made.model, onnx=made.onnx), made.metrics | sizes, warnings, pinned)
+        if (db := made.metrics.get("fake_db", math.inf)) < _MIN_PARITY_DB:
+            warnings = (f"the runtime's images differ from the trained network's: {db:.1f} dB",)
+        if (agreement := made.metrics.get("fake_agreement", 1.0)) < _MIN_AGREEMENT:
+            warnings = (f"the runtime and the trained network agree on only {agreement:.2%} of labels",)
+        metrics = made.metrics | _bytes(artifact.onnx, made.onnx)
+        return Result(replace(artifact, student=made.model, onnx=made.onnx), metrics, warnings, pinned)
+
+    # -- what the routes share --------------------------------------------------------------------
+
+    def _calibration(self, model: Model, context: Context) -> _Calibration:
+        """Draw the training samples that ranges are gathered over."""
+        import numpy as np
+
+        assert context.data is not None
+        assert context.data.train is not None
+        train = context.data.train
+        count = min(self.samples, len(train))
+        drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
+        what = "crops" if context.task.mixed_precision else "samples"
+        warnings = () if count == self.samples else (f"calibrated on {count} samples: the training half has no more",)
+        return _Calibration(_batches(train, drawn, model), f"{count} {what} of {train.name}", warnings)
+
+    def _spec(self, artifact: Artifact) -> WeightQuantSpec:
+        from compressor.quant.weight_spec import WeightFormat, WeightQuantSpec
+
+        assert artifact.reference is not None
+        budgets = [b for b in map(Budget.parse, self.budget) if b.name == "bytes"]
+        teacher_bytes = artifact.reference.path.stat().st_size
+        limits = [b.limit * (teacher_bytes if b.relative else 1) for b in budgets]
+        return WeightQuantSpec(
+            bits=self.bits,
+            edge_bits=self.edge_bits,
+            learned=self.method == "codebook",
+            byte_limit=int(min(limits)) if limits and self.method != "ptq" else None,
+            soft_budget=self.soft_budget,
+            redistributed=self.redistributed,
+            format=WeightFormat(self.activations == "int8", self.bucket_size or None, self.rounding == "stochastic"),
+        )
+
+    def _allocation(self, artifact: Artifact, context: Context, rules: QdqRules, network: nn.Module) -> BitAllocation:
+        import torch
+
+        from compressor.quant.allocate import allocate
+
+        model = artifact.result
+        spec, opset = self._spec(artifact), context.target.opset
+        return allocate(spec, network, rules, model.signature, model.sizes, opset, torch.empty(0))
+
+    def _weight_bits(
+        self, artifact: Artifact, context: Context, rules: QdqRules, network: nn.Module | None = None
+    ) -> Mapping[str, int]:
+        """The bits of the weights that have fewer than the rules', by name; ``network`` where it is already loaded."""
+        if min(self.bits, self.edge_bits) >= rules.weight_bits:
+            return {}
+        return self._allocation(artifact, context, rules, network or _network(artifact.result)).bits
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What ranges are gathered over."""
+
+    batches: list[Feeds]
+    text: str
+    """For the report."""
+    warnings: tuple[str, ...]
+
+
+def _backend(context: Context) -> Backend:
+    from compressor import catalog
+
+    backend: Backend = catalog.find("backends", context.target.backend)()
+    return backend
+
+
+def _network(model: Model) -> nn.Module:
+    """The network as it is exported. Raises UsageError of an ONNX graph, which has no torch code."""
+    from compressor.frontend import load_network
+    from compressor.models.common.deployed import deployed
+
+    return deployed(load_network(model))
+
+
+def _bytes(before: OnnxModel, after: OnnxModel) -> dict[str, Json]:
+    return {"bytes_before": before.path.stat().st_size, "bytes": after.path.stat().st_size}
 
 
 def _batches(train: Split, drawn: NDArray[np.int64], network: Model) -> list[Feeds]:
-    """Calibration samples in batches no larger than the memory that their intermediate tensors take.
+    """The samples ``drawn`` in batches: ten small images or one large one, for the memory of all tensors of a run.
 
-    Ten small images, or one large. A network with a fixed batch gets whole ones of that; a part of one is left out.
+    A network with a fixed batch gets whole batches of that; an incomplete one is left out. Raises UsageError where
+    there is not one whole batch.
     """
     fixed = network.signature.samples
     values = max(1, *(math.prod(shape[1:]) for shape in network.feed_shapes.values()))

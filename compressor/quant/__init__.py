@@ -1,4 +1,4 @@
-"""Quantisation: ranges, and where the quantisers go."""
+"""Quantisation: ranges, bits of weights, quantisation-aware layers, and what quantising costs."""
 
 import sys
 

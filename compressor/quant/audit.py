@@ -1,4 +1,4 @@
-"""Which precision each layer has in a graph, and how much of the work that is."""
+"""The precision of each layer of a graph, and its share of the multiplications."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 import onnx
 from onnx import TensorProto
 
-__all__ = ["Audit", "Layer", "audit"]
+__all__ = ["Audit", "Layer", "audit", "infer_tensors"]
 
 _INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8})
 
@@ -21,14 +21,14 @@ class Layer:
     node: str
     op: str
     macs: int
-    """Multiplications for one sample."""
+    """Multiplications of one run."""
     precision: str
-    """``int8`` where all its inputs come from a DequantizeLinear of 8-bit integers; else what its tensors are."""
+    """``int8`` where both its factors come from a DequantizeLinear of 8-bit integers; else its tensors' own type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """All layers of a graph."""
+    """The layers of a graph."""
 
     layers: tuple[Layer, ...]
 
@@ -38,13 +38,13 @@ class Audit:
 
     @property
     def int8_share(self) -> float:
-        """Of all multiplications, the share that is in INT8; 1 where there is none at all."""
+        """The share of all multiplications that is in INT8; 1 where there are none."""
         return sum(x.macs for x in self.layers if x.precision == "int8") / self.macs if self.macs else 1.0
 
 
 def audit(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]) -> Audit:
-    """Every layer with weights of ``model``, for one run with inputs of the shapes ``feeds``."""
-    shapes, types = described(model, feeds)
+    """Audit every convolution and matrix product of ``model``, for one run with inputs of the shapes ``feeds``."""
+    shapes, types = infer_tensors(model, feeds)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
 
@@ -67,10 +67,10 @@ def audit(model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]) -> Audit:
     return Audit(tuple(layers))
 
 
-def described(
+def infer_tensors(
     model: onnx.ModelProto, feeds: Mapping[str, Sequence[int]]
 ) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, int]]:
-    """The shape and the type of every tensor, for one run with inputs of the shapes ``feeds``."""
+    """Infer the shape and the type of every tensor, for one run with inputs of the shapes ``feeds``."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.input:
@@ -83,7 +83,7 @@ def described(
     types: dict[str, int] = {tensor.name: tensor.data_type for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         kind = value.type.tensor_type
-        # A dimension that nothing tells is counted as one: it is the batch that a Reshape has hidden.
+        # A dimension that cannot be inferred counts as one: it is the batch, hidden by a Reshape.
         shapes[value.name] = tuple(d.dim_value or 1 for d in kind.shape.dim)
         types[value.name] = kind.elem_type
     return shapes, types

@@ -1,4 +1,4 @@
-"""Where a lowered graph's values drift from those of the graph that it was made from."""
+"""How far each tensor of a lowered graph is from the same tensor of the graph that it was made from."""
 
 from __future__ import annotations
 
@@ -19,65 +19,66 @@ if TYPE_CHECKING:
 
 __all__ = ["drift"]
 
-Batch = NDArray[np.float32]
-
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
+_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
+_MAX_DB = 200.0
 
 
 def drift(before: Path, after: Path, feeds: Feeds) -> list[dict[str, Json]]:
-    """Compare each tensor that lives on in the lowered graph, in order: the op that makes it, and its SNR in dB.
+    """Compare each tensor that both graphs compute, in the graph's order.
 
-    Of a layer with weights also their name and number, the type they are computed in and the bits that each takes
-    in the file. The placement pass names the twin of ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
+    An entry has the ``tensor``, the ``op`` that makes it, and its signal-to-noise ratio ``db``; of a layer with
+    weights also the ``weight``, its ``elements``, the type that they are ``stored`` in and the ``bits`` that each
+    takes in the file. The placement names the twin of a tensor ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
     ``feeds`` are of one run, or of as many samples as a free batch takes.
     """
-    def graph(path: Path) -> Any:
-        return onnx.load(str(path))
+    first, last = onnx.load(str(before)), onnx.load(str(after))
+    twins = _twins(first.graph, last.graph)
+    ops = {name: node.op_type for node in first.graph.node for name in node.output}
+    # Where a Relu leaves little of a signal, any noise is large beside it: its input is the measure then.
+    relu_inputs = {node.output[0]: node.input[0] for node in first.graph.node if node.op_type == "Relu"}
+    relu_inputs = {name: source for name, source in relu_inputs.items() if name in twins and source in ops}
+    stored = _stored(first.graph, last.graph)
+    exact = _run(first, [*twins, *relu_inputs.values()], feeds)
+    lowered = _run(last, list(twins.values()), feeds)
+    sources = dict(zip(relu_inputs, exact[len(twins) :], strict=True))
+    return [
+        {"tensor": name, "op": ops[name], "db": round(_snr(signal, noisy, sources.get(name)), 2)} | stored.get(name, {})
+        for name, signal, noisy in zip(twins, exact[: len(twins)], lowered, strict=True)
+        if signal.dtype.kind == "f" and signal.shape == noisy.shape
+    ]
 
-    first, last = graph(before), graph(after)
-    made = {name for node in last.graph.node for name in node.output}
+
+def _twins(first: Any, last: Any) -> dict[str, str]:
+    """The tensors that nodes of ``first`` make and ``last`` has too, with their names there."""
+    made = {name for node in last.node for name in node.output}
     twins = {}
-    for node in first.graph.node:
+    for node in first.node:
         for name in node.output:
             twin = next((t for t in (f"{name}_dequantized", name) if t in made), None)
             if twin is not None:
                 twins[name] = twin
+    return twins
 
-    def run(model: Any, names: Sequence[str]) -> list[NDArray[Any]]:
-        present = {o.name for o in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what is wrong is raised
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # the graph's error, not this CPU's
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values: list[NDArray[Any]] = session.run(list(names), dict(feeds))
-        return values
 
-    ops = {name: node.op_type for node in first.graph.node for name in node.output}
-    # Of a rectifier that shuts nearly all, what it was given is the measure: of hardly any signal all noise is much.
-    given = {node.output[0]: node.input[0] for node in first.graph.node if node.op_type == "Relu"}
-    given = {name: source for name, source in given.items() if name in twins and source in ops}
-    stored = _stored(first.graph, last.graph)
-    exact, lowered = run(first, [*twins, *given.values()]), run(last, list(twins.values()))
-    sources = dict(zip(given, exact[len(twins) :], strict=True))
-
-    def rounded(name: str, signal: Batch, noisy: Batch) -> float:
-        return round(_snr(signal.astype(np.float32), noisy.astype(np.float32), sources.get(name)), 2)
-
-    return [
-        {"tensor": name, "op": ops[name], "db": rounded(name, a, b)} | stored.get(name, {})
-        for name, a, b in zip(twins, exact[: len(twins)], lowered, strict=True)
-        if a.dtype.kind == "f" and a.shape == b.shape
-    ]
+def _run(model: Any, names: Sequence[str], feeds: Feeds) -> list[NDArray[Any]]:
+    """The tensors ``names`` of a run in which quantisation is evaluated in float, free of this CPU's kernels."""
+    present = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, so nothing needs to be printed
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values: list[NDArray[Any]] = session.run(list(names), dict(feeds))
+    return values
 
 
 def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
-    """By the tensor that a layer with weights makes: how these are stored in the lowered graph."""
+    """How ``last`` stores the weights of the layers of ``first``, by the tensor that a layer makes."""
     sizes = {each.name: math.prod(each.dims) for each in first.initializer}
     constants = {each.name: each for each in last.initializer}
     makers = {name: node for node in last.node for name in node.output}
-    types = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
     found: dict[str, dict[str, Json]] = {}
     for node in first.node:
         if node.op_type not in _WEIGHTED or len(node.input) < 2 or node.input[1] not in sizes:
@@ -89,24 +90,27 @@ def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
         if maker is None or maker.op_type != node.op_type:
             continue
         source = maker.input[1]
-        if (dequantise := makers.get(source)) is not None and dequantise.op_type == "DequantizeLinear":
-            source = dequantise.input[0]
-        folds_packed_weights = makers.get(source)  # a few levels, by their codes
-        constant = constants.get(folds_packed_weights.input[0] if folds_packed_weights is not None else source)
-        if constant is None or constant.data_type not in types:
+        if (dequantize := makers.get(source)) is not None and dequantize.op_type == "DequantizeLinear":
+            source = dequantize.input[0]
+        gather = makers.get(source)  # of a packed weight: from the table of its values
+        constant = constants.get(gather.input[0] if gather is not None else source)
+        if constant is None or constant.data_type not in _TYPES:
             continue
-        kind = types[constant.data_type]
-        bits = (constant.dims[0] - 1).bit_length() if folds_packed_weights is not None else int(kind.lstrip("fpint"))
+        kind = _TYPES[constant.data_type]
+        bits = (constant.dims[0] - 1).bit_length() if gather is not None else int(kind.lstrip("fpint"))
         weight = node.input[1]
         found[name] = {"weight": weight, "elements": sizes[weight], "stored": kind, "bits": max(1, bits)}
     return found
 
 
-def _snr(signal: Batch, noisy: Batch, source: Batch | None = None) -> float:
-    """Signal-to-noise ratio in dB, at most 200; the signal is the stronger of ``signal`` and ``source``."""
-    def power(values: Batch) -> float:
-        return float(np.mean(np.square(values, dtype=np.float64)))
+def _snr(signal: NDArray[Any], noisy: NDArray[Any], source: NDArray[Any] | None = None) -> float:
+    """The signal-to-noise ratio in dB, at most 200; the signal is the stronger of ``signal`` and ``source``."""
+    signal, noisy = signal.astype(np.float32), noisy.astype(np.float32)
+    power, noise = _power(signal), _power(noisy - signal)
+    if source is not None:
+        power = max(power, _power(source))
+    return min(_MAX_DB, 10 * float(np.log10(max(power, 1e-30) / max(noise, 1e-30))))
 
-    noise = power(noisy - signal)
-    strongest = max(power(signal), 0.0 if source is None else power(source))
-    return min(200.0, 10 * float(np.log10(max(strongest, 1e-30) / max(noise, 1e-30))))
+
+def _power(values: NDArray[Any]) -> float:
+    return float(np.mean(np.square(values, dtype=np.float64)))

@@ -1,18 +1,18 @@
-"""Batch normalisations that never turn a channel's sign."""
+"""Batch normalisations whose scales are not negative."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx, nn
 
-__all__ = ["unsign"]
+__all__ = ["make_scales_positive"]
 
 
 def make_scales_positive(network: nn.Module) -> None:
-    """Make every normalisation behind a convolution multiply by no negative number; what is computed stays the same.
+    """Move the sign of every normalisation's scale into the convolution before it; the network computes the same.
 
-    The convolution takes the sign. A layer's weights, once its norm is folded into them, are then positive
-    multiples of what they were, channel by channel, and have no more distinct levels.
+    Once the normalisation is folded in, each channel of the convolution's weights is then a positive multiple of
+    what it was, and has no more distinct values. Changes ``network`` in place.
     """
     traced = fx.symbolic_trace(network)
     modules = dict(network.named_modules())

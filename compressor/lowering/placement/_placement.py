@@ -84,13 +84,20 @@ class Placement:
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the tensors that share quantisation parameters, in each group the one where it is quantised first.
+        """The names of the tensors that share quantisation parameters; a group's first is where it is quantised.
 
         Where ops that move values stay in float, every pair is a group of its own.
         """
         if not self._rules.passthrough_in_integers:
             return tuple((name,) for name in self.tensors)
         return tuple(tuple(m.name or "" for m in self._groups.members(root)) for root in self._quantised)
+
+    @property
+    def float_weights(self) -> frozenset[str]:
+        """The names of the constants that ops with weights read as their weight, and that stay float."""
+        nodes = (n for n in self._model.graph if n.op_type in WEIGHTED_OPS and not self._runs_in_integers(n))
+        weights = (node.inputs[1] for node in nodes if len(node.inputs) > 1)
+        return frozenset(w.name or "" for w in weights if w is not None and w.is_initializer())
 
     def apply(
         self,
@@ -229,7 +236,10 @@ class Placement:
         return dict(zip(node.outputs, twin.outputs, strict=True))
 
     def _dequantise(self, value: ir.Value, integer: ir.Value, qparams: QParams) -> None:
-        """Give the readers of the float ``value`` what its integers stand for; float readers of a float op, ``value``."""
+        """Give the readers of the float ``value`` what its integers stand for.
+
+        Nodes that stay in float by name read the float output of another such node as it is.
+        """
         graph, maker, producer = self._model.graph, integer.producer(), value.producer()
         assert maker is not None
         in_float = self._floats if producer is not None and producer.name in self._floats else frozenset()
