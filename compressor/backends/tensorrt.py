@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import ClassVar
 
 from compressor.backends import _tensorrt_recipe as recipe
-from compressor.backends._tensorrt_judge import judge
 from compressor.backends._tensorrt_open import open_engine
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
+from compressor.core import (
+    Engine,
+    Model,
+    OnnxModel,
+    QdqRules,
+    Session,
+    Target,
+    Unavailable,
+    UsageError,
+    VerificationFailed,
+)
+from compressor.legality import judge_for_tensorrt
 
 __all__ = ["Tensorrt"]
 
@@ -49,7 +59,7 @@ class Tensorrt:
         """On the device an engine; elsewhere the recipe for it, beside a graph that was judged."""
         from compressor.backends import _tensorrt_session
 
-        facts = judge(onnx.path.read_bytes(), _wanted(target))
+        facts = judge_for_tensorrt(onnx.path.read_bytes(), _wanted(target))
         facts["runtime_version"] = _wanted(target)
         if target.chip is not None and target.chip.accelerators:
             facts["accelerators"] = _accelerated(onnx.path, _wanted(target))

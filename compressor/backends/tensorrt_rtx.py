@@ -7,15 +7,25 @@ import importlib.metadata
 from pathlib import Path
 from typing import ClassVar
 
-from compressor.backends._tensorrt_judge import judge
 from compressor.backends._tensorrt_open import open_engine
-from compressor.backends._tensorrt_parser import PACKAGE
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target, Unavailable, UsageError, VerificationFailed
+from compressor.core import (
+    Engine,
+    Model,
+    OnnxModel,
+    QdqRules,
+    Session,
+    Target,
+    Unavailable,
+    UsageError,
+    VerificationFailed,
+)
+from compressor.legality import judge_for_tensorrt
 
 __all__ = ["TensorrtRtx"]
 
+_PACKAGE = "tensorrt-rtx"
 _LIKE = "11.4"
 """The TensorRT whose parser it shares (its operators and opsets are compared in ``tests/engines``)."""
 _MOST = 8
@@ -31,9 +41,9 @@ class TensorrtRtx:
 
     def version(self) -> str:
         try:
-            return importlib.metadata.version(PACKAGE)
+            return importlib.metadata.version(_PACKAGE)
         except importlib.metadata.PackageNotFoundError as error:
-            raise Unavailable("TensorRT for RTX is not installed", hint=f"pip install {PACKAGE}") from error
+            raise Unavailable("TensorRT for RTX is not installed", hint=f"pip install {_PACKAGE}") from error
 
     def rules(self, target: Target) -> QdqRules:
         """Networks are strongly typed: FP16 stands in the graph where the target computes in it."""
@@ -44,7 +54,7 @@ class TensorrtRtx:
         from compressor.backends import _tensorrt_session
 
         self.version()
-        facts = judge(onnx.path.read_bytes(), _LIKE)
+        facts = judge_for_tensorrt(onnx.path.read_bytes(), _LIKE)
         capability = target.chip.compute_capability if target.chip else None
         plan, said = _built(onnx.path, f"SM{(capability or '').replace('.', '')}")
         path = workdir / "model.plan"
