@@ -305,7 +305,7 @@ def test_ones_own_network_on_ones_own_images(own: Path) -> None:
     assert report["teacher"]["family"] == "own_tiny_net:tiny"
     assert report["input"] == [3, 8, 8]
     assert report["teacher"]["metric"]["samples"] == 8, "a fifth was held out"
-    assert json.loads((own / "bundle/manifest.json").read_text())["outputs"][0]["classes"] == ["blue", "red"]
+    assert json.loads((own / "bundle/manifest.json").read_text())["task"]["classes"] == ["blue", "red"]
 
 
 def test_the_resolved_plan_names_its_files_from_anywhere(own: Path, home: Path, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def with_golden(
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", kind, compresslevel=1) as archive:
             for name, data in members(bundle.parent).items():
-                archive.writestr(f"{name}.npy", data)
+                archive.writestr(f"{name}:{name}.npy", data)  # the input is called input, the output output
         replace(bundle, "golden.npz", out.getvalue())
 
     return tampered(change)
@@ -181,7 +181,8 @@ def with_golden(
 def asking(folder: Path) -> list[str]:
     arguments = with_model(asked())(folder)
     out = io.BytesIO()
-    np.savez(out, input=np.full((1, 1, 2, 2), 2.0**40, np.float32), output=np.zeros((1, 4), np.float32))
+    arrays = {"input:input": np.full((1, 1, 2, 2), 2.0**40, np.float32), "output:output": np.zeros((1, 4), np.float32)}
+    np.savez(out, **arrays)
     replace(folder / "bundle", "golden.npz", out.getvalue())
     return arguments
 

@@ -412,10 +412,10 @@ def test_a_runs_report_and_manifest(bundle: Path) -> None:
     page = (bundle / "report.html").read_text()
     assert page.count("difference of the two, 8x") >= 3
     manifest = json.loads((bundle / "bundle/manifest.json").read_text())
-    assert manifest["task"] == "super-resolution"
+    assert manifest["task"] == {"kind": "super-resolution", "upscale_factor": 2, "divisor": 1}
     assert manifest["input"]["shape"] == ["batch", 3, "height", "width"]
-    assert manifest["outputs"][0]["shape"] == ["batch", 3, "2 * height", "2 * width"]
-    assert manifest["outputs"][0]["enlarges"] == 2
+    assert manifest["outputs"][0]["shape"] == ["batch", 3, "2*height", "2*width"]
+    assert manifest["sizes"] == {"batch": 1, "height": 16, "width": 16}
 
 
 def test_upscale_takes_all_kinds_and_loses_nothing(bundle: Path, tmp_path: Path, compress: Callable[..., Any]) -> None:
