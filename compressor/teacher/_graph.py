@@ -102,7 +102,7 @@ def _found_sizes(
     reason = ""
     for sizes in _tries(signature, free):
         try:
-            session(random_feeds(signature, {**known, **sizes}, 1, 0))
+            session(random_feeds(signature, {**known, **sizes}, None, 0))
         except Exception as error:  # noqa: BLE001 - the runtime raises its own C++ types, all of them meaning "not of this size"
             reason = reason or str(error).strip().splitlines()[0]
             continue

@@ -52,7 +52,7 @@ def _with_task(
     from compressor.tasks import Evidence, find_task
 
     image = image_of(network.signature, network.sizes, layout)
-    made = network(random_feeds(network.signature, network.sizes, network.signature.samples or 1, 0))
+    made = network(random_feeds(network.signature, network.sizes, None, 0))
     shapes = tuple(array.shape for array in made.values())
     evidence = Evidence(network.signature, image, shapes, network, source, network.task, divisor=network.divisor)
     task = find_task(named, evidence)

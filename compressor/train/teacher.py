@@ -24,7 +24,7 @@ from compressor.train.distill_config import DistillConfig
 from compressor.train.distillation_data import DistillationData
 from compressor.train.live_targets import LiveTargets
 from compressor.train.patches import Patches
-from compressor.train.predictor import make_predictor
+from compressor.train.predictor import graph_predictor, make_predictor
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 

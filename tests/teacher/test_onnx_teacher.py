@@ -1,0 +1,127 @@
+"""ONNX files as teachers: any signature, the same outputs, a bundle that verifies itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import Done
+from networks import TWO, fixed_batch, no_batch, two_inputs
+from PIL import Image
+
+QUICK = ("--set", "measure.blocks=5", "--set", "measure.inferences=1", "--set", "verify.samples=16")
+
+ZOO = {
+    "text-angle": "--normalize symmetric --channels bgr",
+    "text-detector": "--normalize symmetric --channels bgr --input 3x320x320",
+    "gender": "--normalize raw",
+    "yunet": "--normalize raw --channels bgr",
+    "face-ssd": "--normalize 0.498,0.498,0.498/0.502,0.502,0.502",
+    "fastestdet": "--normalize unit --channels bgr",
+    "portrait-sinet": "--normalize unit",
+    "portrait-prisma": "--normalize unit",
+    "voice-activity": None,
+    "denoise-lstm": None,
+    "speech-stream": None,
+    "file-type": None,
+}
+"""How each of the zoo takes its images; None of those that take none."""
+QUICK_ZOO = ("gender", "voice-activity", "denoise-lstm")
+
+
+@pytest.mark.parametrize("make", [two_inputs, fixed_batch, no_batch])
+def test_any_signature_goes_through(
+    make: Callable[[], bytes], tmp_path: Path, compress: Callable[..., Done]
+) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(make())
+    done = compress("run", tmp_path / "teacher.onnx", "--target", "host", *QUICK, "-o", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["teacher"]["family"] == "onnx"
+    _check_same(tmp_path / "teacher.onnx", tmp_path / "run" / "bundle")
+    assert compress("verify", tmp_path / "run").code == 0
+
+
+def test_inspect_tells_the_signature(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(two_inputs())
+    told = json.loads(compress("inspect", tmp_path / "teacher.onnx", "--json").out)
+    assert told["inputs"] == [str(spec) for spec in TWO.inputs]
+    assert (told["family"], told["task"]) == ("onnx", "generic")
+
+
+def test_images_do_not_fit_a_network_without(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(two_inputs())
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    done = compress("run", tmp_path / "teacher.onnx", "--target", "host", "--data", tmp_path / "images")
+    assert done.code == 2
+    assert "holds images, and the network takes features" in done.err
+
+
+def test_arch_is_for_checkpoints(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(fixed_batch())
+    done = compress("run", tmp_path / "teacher.onnx", "--target", "host", "--arch", "a:b")
+    assert done.code == 2
+    assert "--arch is for checkpoints" in done.err
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK_ZOO else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+)
+def test_the_zoo_in_float(name: str, shared_data: Path, tmp_path: Path, compress: Callable[..., Done]) -> None:
+    """Networks as their makers exported them: verified, and within 1e-4 of the original."""
+    file = shared_data / "zoo" / f"{name}.onnx"
+    done = compress("run", file, "--target", "host", "--profile", "float", *QUICK, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    _check_same(file, tmp_path / "run" / "bundle")
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gender", "fastestdet"])
+def test_the_zoo_in_int8(name: str, shared_data: Path, tmp_path: Path, compress: Callable[..., Done]) -> None:
+    """Calibrated on unlabelled photographs; the report has the parity of each output."""
+    file, flags = shared_data / "zoo" / f"{name}.onnx", str(ZOO[name]).split()
+    done = compress(
+        "run", file, "--target", "host", "--profile", "ptq", "--data", shared_data / "photos", *flags, *QUICK,
+        "-o", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    rung = next(p for p in report["passes"] if p["kind"] == "verify")["metrics"]["ladder"][-1]
+    assert (rung["from"], rung["to"]) == ("fp32", "int8")
+    assert rung["outputs"]
+    assert all(parity["db"] > 0 for parity in rung["outputs"].values())
+
+
+def _check_same(original: Path, bundle: Path) -> None:
+    """The bundle's graph gives what the original does for the golden inputs, and for others of its kind."""
+    golden = np.load(bundle / "golden.npz")
+    feeds = {name.removeprefix("input:"): golden[name] for name in golden.files if name.startswith("input:")}
+    sessions = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for path in (original, bundle / "model.onnx")
+    ]
+    for end in sessions[0].get_inputs():  # one run's worth of the golden samples
+        array = feeds[end.name]
+        if array.ndim > len(end.shape):
+            feeds[end.name] = np.asarray(array[0])
+        elif end.shape and isinstance(end.shape[0], int) and end.shape[0] > 0:
+            feeds[end.name] = array[: end.shape[0]]
+    generator = np.random.default_rng(1)
+    other = {
+        name: np.asarray(generator.random(array.shape, np.float32)) if array.dtype == np.float32 else array
+        for name, array in feeds.items()
+    }
+    names = [end.name for end in sessions[0].get_outputs()]
+    assert names == [end.name for end in sessions[1].get_outputs()]
+    for given in (feeds, other):
+        wanted, got = (session.run(names, given) for session in sessions)
+        for a, b in zip(wanted, got, strict=True):
+            assert np.abs(a - b).max(initial=0) <= 1e-4 * max(1.0, float(np.abs(a).max(initial=0)))
