@@ -85,13 +85,25 @@ def compress(
         device=device,
         board=board,
     )
+    return _run(model, options, output, trust, fresh, _watcher(progress))
+
+
+def _run(
+    model: str | Path | nn.Module,
+    options: Options,
+    output: str | Path | None,
+    trust: bool,
+    fresh: bool,
+    watcher: Watcher,
+) -> Compressed:
+    """Plan and run, from the model's file or from a file of the network's weights."""
     with _file(model) as path:
         plan = make_plan(path, options, default_target="host", trust=trust)
         folder = plan.folder if output is None else Path(output)
         if not isinstance(model, str | Path):
             _check_rebuilt(model, plan, folder, fresh)
             path = folder / "teacher" / "model.safetensors"
-        return pipeline.run(plan, folder, _command(path, plan, options, folder), _watcher(progress), fresh=fresh)
+        return pipeline.run(plan, folder, _command(path, plan, options, folder), watcher, fresh=fresh)
 
 
 # -- arguments as the command line takes them ------------------------------------------------------
@@ -172,13 +184,14 @@ def _file(model: str | Path | nn.Module) -> Iterator[Path]:
     from torch import Tensor, nn
 
     from compressor.frontend import save_weights
+    from compressor.modules import state_dict
 
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"a model is a file or a torch.nn.Module, not {type(model).__name__}",
             hint="save a dict of weights with torch.save(weights, path), and give the path",
         )
-    state = model.state_dict()
+    state = state_dict(model)
     if odd := [key for key, value in state.items() if not isinstance(value, Tensor) or nn.parameter.is_lazy(value)]:
         raise UsageError(
             f"{_name(model)} has lazy layers, or state that is not a tensor: {odd[0]}",
@@ -198,6 +211,7 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
     from torch.utils._pytree import tree_leaves
 
     from compressor.feeds import random_feeds
+    from compressor.modules import tame
 
     name = _name(model)
     try:
@@ -208,7 +222,9 @@ def _check_rebuilt(model: nn.Module, plan: Plan, folder: Path, fresh: bool) -> N
     feeds = random_feeds(network.signature, network.sizes, network.signature.samples or 2, 0)
     rebuilt = network(feeds)
     with torch.inference_mode():
-        own = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        own = tame(copy.deepcopy(model), name)
+        own.to("cpu", torch.float32)
+        own.eval()
         given = [tensor.numpy() for tensor in tree_leaves(own(*map(torch.from_numpy, feeds.values())))]
     if len(given) != len(rebuilt) or not all(map(_alike, given, rebuilt.values())):
         raise UsageError(

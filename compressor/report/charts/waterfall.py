@@ -33,15 +33,7 @@ def waterfall(
     drawn together, as the last.
     """
     result = steps[-1][1] if steps else teacher
-    changes = [
-        (label, after - before)
-        for (label, after), before in zip(steps, (teacher, *(s[1] for s in steps)), strict=False)
-    ]
-    changes = [(label, change) for label, change in changes if change]
-    if len(changes) > _ROWS:
-        large = sorted(range(len(changes)), key=lambda i: -abs(changes[i][1]))[: _ROWS - 1]
-        others = [changes[i][1] for i in range(len(changes)) if i not in set(large)]
-        changes = [changes[i] for i in sorted(large)] + [(f"{len(others)} smaller steps", sum(others))]
+    changes = _changes(teacher, steps)
     reached = [teacher]
     for _, change in changes:
         reached.append(reached[-1] + change)
@@ -79,6 +71,20 @@ def waterfall(
         axes.grid(axis="y", visible=False)
         description = ", ".join(f"{label} {text}" for label, text in zip(labels, texts, strict=True))
         return chart.svg(f"{name}: {description}")
+
+
+def _changes(teacher: float, steps: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """What each step changes, without those that change nothing; the smallest of many are summed up as the last."""
+    changes = [
+        (label, after - before)
+        for (label, after), before in zip(steps, (teacher, *(s[1] for s in steps)), strict=False)
+        if after != before
+    ]
+    if len(changes) <= _ROWS:
+        return changes
+    large = sorted(range(len(changes)), key=lambda i: -abs(changes[i][1]))[: _ROWS - 1]
+    others = [changes[i][1] for i in range(len(changes)) if i not in set(large)]
+    return [changes[i] for i in sorted(large)] + [(f"{len(others)} smaller steps", sum(others))]
 
 
 def _few() -> object:
