@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from compressor import catalog
-from compressor.bench.judgement import judgement
 from compressor.core import Context, Json, Model, OnnxModel, QdqRules, Session
-from compressor.lowering.clip import clip_output
-from compressor.lowering.save import save
 from compressor.frontend import load_network, save_weights
 from compressor.losses import Objective, Outputs, objective
-from compressor.quant.choosing import choose
-from compressor.quant.fake import FakeQuantised
+from compressor.lowering.clip import clip_output
 from compressor.lowering.lower import finish_quantized
-from compressor.quant.levels import BitAllocation, WeightQuantSpec
-from compressor.quant.mixed_precision import attention, decibels
+from compressor.lowering.save import save
+from compressor.machine import judgement
+from compressor.models.common.deployed import deployed
+from compressor.quant.allocate import allocate
+from compressor.quant.fake_quant import FakeQuantised
+from compressor.quant.float_layers import attention_nodes
 from compressor.quant.positive_scales import make_scales_positive
+from compressor.quant.psnr import psnr
+from compressor.quant.weight_spec import BitAllocation, WeightQuantSpec
 from compressor.train import workers
 from compressor.train.distill_config import DistillConfig
 from compressor.train.distillation_data import DistillationData
@@ -64,19 +66,23 @@ def train_quantized(
     assert context.data is not None
     prepared = prepare_teacher(settings, teacher, context)
     rules = catalog.find("backends", context.target.backend)().rules(context.target)
-    fake, levels = _fake_quantized(settings, samples, spec, result, prepared.data, rules, context)
-    key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits, dataclasses.asdict(levels)]
+    fake, allocation = _fake_quantized(settings, samples, spec, result, prepared.data, rules, context)
+    key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits, dataclasses.asdict(allocation)]
     steps, curve = fit_with_checkpoints(settings, fake.module, prepared, key, context, "qat")
     fake.recalibrate(_plain_batches(prepared.data.samples, _NORM_SAMPLES, context.seed))
-    network = load_network(result)
+    trained = load_network(result)
+    network = deployed(trained)
     network.load_state_dict(fake.weights(network))
     weights = context.workdir / "quantised.safetensors"
     model = result.with_weights(weights, save_weights(network.state_dict(), weights))
+    if network is not trained:  # the weights are those of the deployed form
+        source = dataclasses.replace(model.torch, settings={**model.torch.settings, "deployed": True})
+        model = dataclasses.replace(model, source=source)
     context.progress("lower", 0, 1)
-    onnx, packed = _lower(fake, network, spec, levels, result, rules, context)
-    metrics = {**prepared.metrics, **training_metrics(settings, steps, curve), **spec.told(rules.weight_bits)}
-    if levels.bits or levels.points:
-        metrics |= {"bits": dict(levels.bits), "points": dict(levels.points), "packed": packed}
+    onnx, packed = _lower(fake, network, spec, allocation, result, rules, context)
+    metrics = {**prepared.metrics, **training_metrics(settings, steps, curve), **spec.describe(rules.weight_bits)}
+    if allocation.bits or allocation.points:
+        metrics |= {"bits": dict(allocation.bits), "points": dict(allocation.points), "packed": packed}
     if (cost := fake.projection_db()) is not None:
         metrics["projection_db"] = cost
     if workers.is_main_process() and context.task.mixed_precision:
@@ -111,26 +117,25 @@ def _fake_quantized(
     context: Context,
 ) -> tuple[FakeQuantised, BitAllocation]:
     """The network with fake quantisers at the places that ``rules`` give, and the bits of its weights."""
-    network = load_network(result)
+    network = deployed(load_network(result))
     if spec.learned:
         make_scales_positive(network)
     batches = list(_plain_batches(data.samples, samples, context.seed))
     context.progress("choose bits", 0, 1)
     loss = batch_loss(network, data, objective(settings.losses), settings.batch, context.seed)
-    levels = choose(spec, network, rules, result.input, context.target.opset, torch.cat(batches), loss)
+    opset, signature, sizes = context.target.opset, result.signature, result.sizes
+    allocation = allocate(spec, network, rules, signature, sizes, opset, torch.cat(batches), loss)
     context.progress("place quantisers", 0, 1)
-    floats = attention if context.task.mixed_precision else None
-    fake = FakeQuantised(
-        network, rules, result.signature, result.sizes, context.target.opset, batches, levels, floats
-    )
-    return fake, levels
+    floats = attention_nodes if context.task.mixed_precision else None
+    fake = FakeQuantised(network, rules, signature, sizes, opset, batches, allocation, floats)
+    return fake, allocation
 
 
 def _lower(
     fake: FakeQuantised,
     network: nn.Module,
     spec: WeightQuantSpec,
-    levels: BitAllocation,
+    allocation: BitAllocation,
     result: Model,
     rules: QdqRules,
     context: Context,
@@ -142,7 +147,7 @@ def _lower(
     made_from = save(exact, context.workdir / "float.onnx", "fp32")
     return finish_quantized(
         graph, rules, context.workdir / "model.onnx", made_from,
-        packable=bool(levels.bits or levels.points), precision=spec.form.precision,
+        packable=bool(allocation.bits or allocation.points), precision=spec.format.precision,
     )  # fmt: skip
 
 
@@ -172,7 +177,7 @@ def _parity_db(fake: FakeQuantised, onnx: OnnxModel, context: Context) -> float:
         with torch.inference_mode():
             expected.append(fake.module(torch.from_numpy(images)).clamp(0, 1).numpy())
         computed.append(next(iter(session(feeds).values())))
-    return decibels(expected, computed)
+    return psnr(expected, computed)
 
 
 def _agreement(fake: FakeQuantised, onnx: OnnxModel, context: Context) -> float:
