@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 from places import ROOT, SHARED, TEACHER
-from runs import QUICK, Run, once
+from runs import QUICK, Run, run_once
 
 # -- which tests share a process ------------------------------------------------------------------
 #
@@ -46,14 +46,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def digits_ptq(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The demo's teacher in INT8 for this machine (``--profile ptq``, `QUICK`)."""
-    return once(tmp_path_factory, "digits-ptq", TEACHER, "--target", "host", "--profile", "ptq", *QUICK)
+    return run_once(tmp_path_factory, "digits-ptq", TEACHER, "--target", "host", "--profile", "ptq", *QUICK)
 
 
 @pytest.fixture(scope="session")
 def digits_student(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A student of the demo's teacher: searched, distilled, quantised in training, with every pass as short as goes."""
     profile = ROOT / "tests" / "student.toml"
-    return once(
+    return run_once(
         tmp_path_factory, "digits-student", TEACHER, "--data", "builtin:digits", "--target", "host",
         "--profile", profile, *QUICK,
     )  # fmt: skip

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,23 +42,33 @@ class Run(NamedTuple):
         return {done["kind"]: done["metrics"] for done in self.report["passes"]}
 
 
-def once(factory: pytest.TempPathFactory, name: str, *arguments: object) -> Run:
-    """The run ``compress run ARGUMENTS...``, made by whichever of pytest's processes asks for it first."""
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` fills, by whichever of pytest's processes asks for it first."""
     base = factory.getbasetemp()
     home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
     home.mkdir(exist_ok=True)
-    done = home / "done.json"
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
+        if not (home / "done").exists():
+            shutil.rmtree(home / "here", ignore_errors=True)  # of one that failed
             (home / "here").mkdir()
-            begun = time.monotonic()
-            ran = subprocess.run(
-                [sys.executable, "-m", "compressor", "run", *map(str, arguments), "-o", "run", "--json"],
-                capture_output=True, text=True, cwd=home / "here", timeout=600,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-            done.write_text(json.dumps([ran.returncode, ran.stdout, ran.stderr, time.monotonic() - begun]))
-    code, out, err, seconds = json.loads(done.read_text())
-    assert code == 0, err
-    return Run(home / "here" / "run", out, err, seconds)
+            make(home / "here")
+            (home / "done").touch()
+    return home / "here"
+
+
+def run_once(factory: pytest.TempPathFactory, name: str, *arguments: object) -> Run:
+    """The run ``compress run ARGUMENTS...`` in a process of its own, made once (`made_once`)."""
+
+    def make(here: Path) -> None:
+        begun = time.monotonic()
+        ran = subprocess.run(
+            [sys.executable, "-m", "compressor", "run", *map(str, arguments), "-o", "run", "--json"],
+            capture_output=True, text=True, cwd=here, timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        told = {"out": ran.stdout, "err": ran.stderr, "seconds": time.monotonic() - begun}
+        here.with_name("told.json").write_text(json.dumps(told))
+
+    here = made_once(factory, name, make)
+    return Run(here / "run", **json.loads(here.with_name("told.json").read_text()))

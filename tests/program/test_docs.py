@@ -24,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 from places import ROOT, TEACHER
+from runs import made_once
 
 from compressor.core import Target
 
@@ -81,15 +82,18 @@ def blocks(page: Path) -> list[Block]:
 # -- a project to run them in ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has: a three-channel teacher (the digits', its stem spread over the channels), and images.
 
     The pages' usual run, ``--profile ptq``, is made once: on each page the same command is answered from its cache.
     """
+    return made_once(tmp_path_factory, "belongings", _make_belongings)
+
+
+def _make_belongings(here: Path) -> None:
     from sklearn.datasets import load_digits
 
-    here = tmp_path_factory.mktemp("belongings")
     state = torch.load(TEACHER, weights_only=True)
     state["conv1.weight"] = state["conv1.weight"].repeat(1, 3, 1, 1) / 3
     torch.save(state, here / "model.pt")
@@ -101,10 +105,9 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{row:04}.png")
     shutil.copyfile(next((here / "images" / "3").iterdir()), here / "photo.png")
-    make = [sys.executable, "-m", "compressor", *"run model.pt --data images/ --target host --profile ptq".split()]
+    run = ("run", "model.pt", "--data", "images/", "--target", "host", "--profile", "ptq")
     paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(make, check=True, capture_output=True, cwd=here, env={**os.environ, **paths}, timeout=600)
-    return here
+    subprocess.run([sys.executable, "-m", "compressor", *run], check=True, capture_output=True, cwd=here, env={**os.environ, **paths}, timeout=600)
 
 
 @pytest.fixture
@@ -122,8 +125,19 @@ def project(belongings: Path, tmp_path: Path) -> Path:
     return here
 
 
+@pytest.fixture(scope="session")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy knows of the project already, from ``make check``, if that was run."""
+
+    def make(here: Path) -> None:
+        if (ROOT / ".mypy_cache").is_dir():
+            shutil.copytree(ROOT / ".mypy_cache", here, dirs_exist_ok=True)
+
+    return made_once(tmp_path_factory, "mypy", make)
+
+
 @pytest.fixture
-def environment(project: Path, tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
+def environment(project: Path, mypy_cache: Path, tmp_path: Path) -> dict[str, str]:
     """``compress`` and ``python`` are the project's; ``make`` only shows that it could, for CI runs it for real."""
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -135,8 +149,7 @@ def environment(project: Path, tmp_path: Path, request: pytest.FixtureRequest) -
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{command}\n")
         (tools / name).chmod(0o755)
-    cache = request.config.cache.mkdir("mypy") if request.config.cache else tmp_path / "mypy"
-    paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(project), "MYPY_CACHE_DIR": str(cache)}
+    paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(project), "MYPY_CACHE_DIR": str(mypy_cache)}
     paths["OMP_NUM_THREADS"] = "1"  # threads that wait for each other make small trainings slow on a busy machine
     return {**os.environ, **paths}
 
