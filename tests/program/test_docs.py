@@ -107,7 +107,8 @@ def _make_belongings(here: Path) -> None:
     shutil.copyfile(next((here / "images" / "3").iterdir()), here / "photo.png")
     run = ("run", "model.pt", "--data", "images/", "--target", "host", "--profile", "ptq")
     paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "compressor", *run], check=True, capture_output=True, cwd=here, env={**os.environ, **paths}, timeout=600)
+    command = [sys.executable, "-m", "compressor", *run]
+    subprocess.run(command, check=True, capture_output=True, cwd=here, env={**os.environ, **paths}, timeout=600)
 
 
 @pytest.fixture
