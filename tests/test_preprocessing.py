@@ -27,6 +27,7 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def test_named(name: str) -> None:
     assert parse_normalization(name, 3) == NORMALIZATIONS[name]
 
+
 def test_one_channel() -> None:
     assert [n.name for n in candidates(1)] == ["mnist", "unit", "symmetric", "raw"]
     assert [n.name for n in candidates(3)] == ["imagenet", "cifar10", "unit", "symmetric", "raw"]

@@ -53,7 +53,9 @@ class OnnxRuntime:
         return QdqRules(
             quantizable_ops=integer,
             quantize_outputs=integer,
-            passthrough_ops=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
+            passthrough_ops=frozenset(
+                {"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}
+            ),
             activation_dtype="uint8",
             symmetric_activations=False,
             weight_bits=7 if "u8s8-saturates" in target.quirks else 8,

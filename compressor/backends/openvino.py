@@ -33,7 +33,9 @@ class OpenVino:
         return QdqRules(
             quantizable_ops=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "GlobalAveragePool", "AveragePool"}),
             quantize_outputs=frozenset(),
-            passthrough_ops=frozenset({"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}),
+            passthrough_ops=frozenset(
+                {"Slice", "Pad", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Split"}
+            ),
             passthrough_in_integers=False,
             activation_dtype="uint8",
             symmetric_activations=False,

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from compressor.cli._options import Against, AsJson, BoardUrl, InputSizes, MeasureAgain, Threads, TimedPath, parse_inputs
+from compressor.cli._options import (
+    Against,
+    AsJson,
+    BoardUrl,
+    InputSizes,
+    MeasureAgain,
+    Threads,
+    TimedPath,
+    parse_inputs,
+)
 from compressor.cli._printing import print_json, show_progress, stderr_console, stdout_console
 
 __all__ = ["bench"]

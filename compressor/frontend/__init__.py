@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from compressor.frontend._weights import save_weights
 
 __all__ = [
-    "LoadedNetwork", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file", "save_weights", "TorchSession", "tensors_of",
+    "LoadedNetwork", "TorchSession", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file",
+    "save_weights", "tensors_of",
 ]  # fmt: skip
 
 _HOMES = {
-    "LoadedNetwork": "_loader", "load_checkpoint": "_loader", "load_network": "_networks", "load_onnx": "_onnx",
-    "TorchSession": "_session", "tensors_of": "_session", "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
+    "LoadedNetwork": "_loader", "TorchSession": "_session", "load_checkpoint": "_loader", "load_network": "_networks",
+    "load_onnx": "_onnx", "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
+    "tensors_of": "_session",
 }  # fmt: skip
 
 

@@ -15,11 +15,13 @@ from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from compressor.core import CompressError, UnsafeInput, UsageError
+from compressor.frontend._candidates import candidates
 from compressor.frontend._memory import memory_limit
 from compressor.frontend._scan import COPY_AGAIN
-from compressor.frontend._weights import Weights, packed, unwrap
+from compressor.frontend._weights import Weights, packed
 
 __all__ = ["main", "read_weights"]
 
@@ -41,9 +43,9 @@ def main(path: str, descriptor: str, kept: str) -> None:
         allowed = _MEMORY + _COPIES * size
         try:
             with memory_limit(allowed), contextlib.redirect_stdout(sys.stderr):
-                weights = read_weights(file, Path(path))
-                weights_file.write(packed(weights.state))
-            answer = {"keys": list(weights.state), "notes": weights.notes}
+                found = read_weights(file, Path(path))
+                state, answer = _numbered(found)
+                weights_file.write(packed(state))
         except CompressError as error:
             answer = {"code": error.code, "what": error.what, "hint": error.hint}
         except MemoryError:
@@ -52,8 +54,8 @@ def main(path: str, descriptor: str, kept: str) -> None:
     print(json.dumps(answer))
 
 
-def read_weights(file: BinaryIO, path: Path) -> Weights:
-    """The named tensors of a scanned file. Raises UsageError, UnsafeInput or MemoryError."""
+def read_weights(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
+    """The groups of named tensors of a scanned file. Raises UsageError, UnsafeInput or MemoryError."""
     file.seek(0)
     try:
         if file.read(9)[8:] == b"{":
@@ -70,7 +72,22 @@ def read_weights(file: BinaryIO, path: Path) -> Weights:
         if "allocate memory" in str(error):
             raise MemoryError from error
         raise UsageError(f"{path} is truncated or corrupt", hint=COPY_AGAIN) from error
-    return unwrap(content, path)
+    return candidates(content, path)
+
+
+def _numbered(found: tuple[Weights, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Each tensor once, by a number, and what the other process makes the groups from."""
+    numbers: dict[tuple[Any, ...], str] = {}
+    state: dict[str, Tensor] = {}
+    groups = []
+    for weights in found:
+        keys = {}
+        for key, t in weights.state.items():
+            view = (t.data_ptr(), t.dtype, t.shape, t.stride()) if t.numel() else (id(t),)
+            keys[key] = numbers.setdefault(view, str(len(numbers)))
+            state[keys[key]] = t
+        groups.append({"keys": keys, "notes": weights.notes, "place": weights.place})
+    return state, {"groups": groups}
 
 
 def _limit(size: int) -> None:

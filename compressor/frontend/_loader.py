@@ -63,10 +63,10 @@ def load_checkpoint(path: Path, *, arch: str | None = None, trust: bool = False)
     with open_model_file(path) as file:
         contents = scan(file, path)  # which needs no torch: what is refused here is refused at once
         if contents.code is None:
-            weights = read(file, path)
+            found = read(file, path)
             from compressor.frontend._networks import given, recognised
 
-            return recognised(weights, path) if arch is None else given(weights, arch)
+            return recognised(found, path) if arch is None else given(found, arch)
         if not trust:
             raise UnsafeInput(f"{path} {contents.code}", hint=_CODE)
         _log.warning("--trust: running the code in %s, with your rights", path)

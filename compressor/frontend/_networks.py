@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -13,92 +14,156 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import Json, Model, UsageError
+from compressor.frontend._fit import expected, fit
 from compressor.frontend._loader import LoadedNetwork
-from compressor.frontend._weights import Weights, fit, some
+from compressor.frontend._prefixes import best_spelling, spellings
+from compressor.frontend._weights import Weights, some
+from compressor.models.common.deployed import deployed
 from compressor.models.common.family import Family
 from compressor.models.common.headed import architecture
+from compressor.modules import named_modules, state_dict, tame
 from compressor.user_code import call
 
-__all__ = ["given", "load", "make", "recognised"]
+__all__ = ["channels", "given", "load_network", "make", "recognised", "settled"]
 
 _ARCH = "--arch package.module:callable"
+_DEPLOYED = "deployed"
+"""The setting of a network that was trained in its deployed form: its weights have that form's names."""
 
 
 def load_network(model: Model) -> nn.Module:
     """The network of an artifact, in eval mode. Raises UsageError where its weights cannot be read."""
     source = model.torch
-    module = make(source.family, source.settings)
-    reference = module.state_dict()
+
+    def build() -> nn.Module:
+        return make(source.family, source.settings)
+
+    module = build()
     try:
         state = safetensors.torch.load_file(source.weights)
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"cannot read {source.weights}: {error}", hint="start over: --fresh") from error
-    module.load_state_dict(fit(Weights(state), reference, source.family).state)
+    module.load_state_dict(fit(Weights(state), expected(module, build), source.family).state)
     return module
 
 
-def recognised(weights: Weights, path: Path) -> LoadedNetwork:
-    """The family of ``models/`` whose keys and shapes these are. Raises UsageError where there is none."""
-    weights = _spellings(weights)[-1]
-    known = catalog.names("models")
+def recognised(found: Sequence[Weights], path: Path) -> LoadedNetwork:
+    """The family of ``models/`` whose keys and shapes one of the groups of weights has; the first such group.
+
+    Raises UsageError where there is none.
+    """
     misfit: UsageError | None = None
-    for name in known:
-        family: type[Family] = catalog.find("models", name)
-        renamed = {family.rename(key): tensor for key, tensor in weights.state.items()}
+    known: list[tuple[Weights, LoadedNetwork]] = []
+    for weights in found:
         try:
-            known_as = family.recognise({key: tuple(t.shape) for key, t in renamed.items()})
-            if known_as is None or len(renamed) != len(weights.state):
-                continue
-            with torch.device("meta"):
-                reference = known_as.build().state_dict()
-            fitted = fit(Weights(renamed, weights.notes), reference, f"{name}, which they look like")
+            if (network := _of_a_family(weights)) is not None:
+                known.append((weights, network))
         except UsageError as error:
             misfit = misfit or error
-            continue
-        settings = dataclasses.asdict(known_as)  # type: ignore[call-overload]
-        return LoadedNetwork(name, settings, fitted.state, known_as.channels, known_as.outputs, fitted.notes)
+    if known:
+        return _first(known)
     raise misfit or UsageError(
-        f"{path}: the architecture is not recognised (keys such as {some(list(weights.state))}); "
-        f"known families: {', '.join(known)}",
+        f"{path}: the architecture is not recognised (keys such as {some(list(found[0].state))}); "
+        f"known families: {', '.join(catalog.names('models'))}",
         hint=f"give the code that builds it: {_ARCH}",
     )
 
 
-def given(weights: Weights, arch: str) -> LoadedNetwork:
-    """The user's own architecture: of the key spellings, the one that fits its module best."""
+def _of_a_family(weights: Weights) -> LoadedNetwork | None:
+    """The network of a known family; None where no family has such keys. Raises UsageError for a near miss."""
+    misfit: UsageError | None = None
+    for spelled in spellings(weights):
+        for name in catalog.names("models"):
+            family: type[Family] = catalog.find("models", name)
+            renamed = {family.rename(key): tensor for key, tensor in spelled.state.items()}
+            try:
+                known_as = family.recognise({key: tuple(t.shape) for key, t in renamed.items()})
+                if known_as is None or len(renamed) != len(spelled.state):
+                    continue
+                with torch.device("meta"):
+                    wanted = expected(known_as.build(), known_as.build)
+                fitted = fit(replace(spelled, state=renamed), wanted, f"{name}, which they look like")
+            except UsageError as error:
+                misfit = misfit or error
+                continue
+            settings = dataclasses.asdict(known_as)  # type: ignore[call-overload]
+            return LoadedNetwork(name, settings, fitted.state, known_as.channels, known_as.outputs, fitted.notes)
+    if misfit is not None:
+        raise misfit
+    return None
+
+
+def given(found: Sequence[Weights], arch: str) -> LoadedNetwork:
+    """The user's own architecture, with the group of weights that fits its module; the first of several such groups.
+
+    Raises UsageError where none fits, saying what the group lacks of which most weights do.
+    """
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", arch):
         raise UsageError(f"not a callable's name: {arch!r}", hint=f"write {_ARCH}")
-    module = make(arch, {})
-    reference = module.state_dict()
-    best = max(_spellings(weights), key=lambda version: len(version.state.keys() & reference.keys()))
-    fitted = fit(best, reference, arch)
-    return LoadedNetwork(arch, {}, fitted.state, channels(module), None, fitted.notes)
+
+    def build() -> nn.Module:
+        return make(arch, {})
+
+    module = build()
+    wanted = expected(module, build)
+    spelled = sorted((best_spelling(weights, wanted.state) for weights in found), key=lambda each: -each[1])
+    known: list[tuple[Weights, LoadedNetwork]] = []
+    misfit: UsageError | None = None
+    for weights, _ in spelled:
+        try:
+            fitted = fit(weights, wanted, arch)
+        except UsageError as error:
+            misfit = misfit or error
+            continue
+        known.append((weights, LoadedNetwork(arch, {}, fitted.state, channels(module), None, fitted.notes)))
+    if not known:
+        assert misfit is not None
+        raise misfit
+    order = [weights.place for weights in found]
+    return _first(sorted(known, key=lambda each: order.index(each[0].place)))
+
+
+def _first(known: Sequence[tuple[Weights, LoadedNetwork]]) -> LoadedNetwork:
+    """The first network, its notes naming the other groups of the file that would do."""
+    _, network = known[0]
+    others = [".".join(weights.place) or "the outermost dict" for weights, _ in known[1:]]
+    notes = (f"others that fit, and were not taken: {some(others)}",) if others else ()
+    return replace(network, notes=(*network.notes, *notes))
 
 
 def channels(module: nn.Module) -> int | None:
     """Those that its first convolution takes."""
-    return next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    return next((m.in_channels for _, m in named_modules(module) if isinstance(m, nn.Conv2d)), None)
 
 
 def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
     """A network in eval mode: of a known family, of the user's own code, or of a file that was trusted before."""
+    own = {key: value for key, value in settings.items() if key != _DEPLOYED}
     if ":" not in family:
-        return architecture(family, settings).build().eval()
-    if settings:
+        module = architecture(family, own).build().eval()
+    elif own:
         from compressor.frontend._trusted import again
 
-        return again(family.partition(":")[2], settings)
-    return settled(_own(family), family)
+        module = again(family.partition(":")[2], own)
+    else:
+        module = settled(_own(family), family)
+    return deployed(module) if settings.get(_DEPLOYED) else module
 
 
 def settled(module: nn.Module, whose: str) -> nn.Module:
-    """A module in float32 on the CPU, in eval mode. Raises UsageError where its state is not all tensors."""
-    if any(not isinstance(t, Tensor) or nn.parameter.is_lazy(t) for t in module.state_dict().values()):
+    """A module in float32 on the CPU, in eval mode, on which torch's own functions work.
+
+    Raises UsageError where its state is not all tensors, or an attribute stands in a method's place.
+    """
+    tame(module, whose)
+    if any(not isinstance(t, Tensor) or nn.parameter.is_lazy(t) for t in state_dict(module).values()):
         raise UsageError(
             f"{whose} has lazy layers, or state that is no tensor",
             hint="give its layers their input sizes, and keep what is no tensor out of its state dict",
         )
-    return module.to("cpu", torch.float32).eval()
+    module.to("cpu", torch.float32)
+    module.eval()
+    return module
 
 
 def _own(family: str) -> nn.Module:
@@ -108,11 +173,3 @@ def _own(family: str) -> nn.Module:
             f"{family} returned {type(module).__name__}, not a torch.nn.Module", hint="return the network itself"
         )
     return module
-
-
-def _spellings(weights: Weights) -> list[Weights]:
-    """The weights as they are, and with one prefix after the other stripped."""
-    versions = [weights]
-    while (stripped := versions[-1].stripped()) is not None:
-        versions.append(stripped)
-    return versions

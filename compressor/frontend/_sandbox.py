@@ -28,8 +28,8 @@ _PER_SECOND = 4 << 20
 _MEND = "read it only if you know who made it; weights saved as safetensors are the safest"
 
 
-def read(file: BinaryIO, path: Path) -> Weights:
-    """The named tensors of a scanned file. Raises UsageError or UnsafeInput.
+def read(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
+    """The groups of named tensors of a scanned file, the likeliest weights first. Raises UsageError or UnsafeInput.
 
     The process is another Python, not a fork: it may be asked for from any thread, notebook or program.
     """
@@ -69,7 +69,10 @@ def read(file: BinaryIO, path: Path) -> Weights:
             kinds = {kind.code: kind for kind in (UsageError, UnsafeInput)}
             raise kinds.get(answer["code"], CompressError)(answer["what"], hint=answer["hint"])
         state = safetensors.torch.load_file(f"/proc/self/fd/{kept.fileno()}")
-        return Weights({key: state[key] for key in answer["keys"]}, tuple(answer["notes"]))
+        return tuple(
+            Weights({key: state[n] for key, n in each["keys"].items()}, tuple(each["notes"]), tuple(each["place"]))
+            for each in answer["groups"]
+        )
 
 
 def _import_path() -> list[str]:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import Json, UsageError
+from compressor.frontend._candidates import USUAL, candidates
 from compressor.frontend._exported import input_of, network
 from compressor.frontend._file import open_model_file
 from compressor.frontend._loader import LoadedNetwork
 from compressor.frontend._networks import channels, given, recognised, settled
-from compressor.frontend._weights import NESTS, Weights, unwrap
+from compressor.frontend._weights import Weights, is_averaged
+from compressor.modules import state_dict
 from compressor.user_code import importing_from_here
 
 __all__ = ["again", "trusted"]
@@ -33,13 +35,15 @@ def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> Lo
     """
     made = _run(file, path, form)
     module = _module(made, path)
-    state = made if module is None else module.state_dict()
-    weights = unwrap(state, path) if state or module is None else Weights({})
-    weights = replace(weights, notes=(f"loaded with --trust: the code in {path} was run", *weights.notes))
+    state = made if module is None else state_dict(module)
+    found = candidates(state, path) if state or module is None else (Weights({}),)
+    said = f"loaded with --trust: the code in {path} was run"
+    found = tuple(replace(weights, notes=(said, *weights.notes)) for weights in found)
     if arch is not None:
-        return given(weights, arch)
+        return given(found, arch)
     if module is None:
-        return recognised(weights, path)
+        return recognised(found, path)
+    (weights,) = found
     input = input_of(made, path) if isinstance(made, torch.export.ExportedProgram) else None
     if (known := _known(module, weights, path)) is not None:
         return known
@@ -88,7 +92,9 @@ def _module(made: Any, path: Path) -> nn.Module | None:
     if isinstance(made, torch.export.ExportedProgram):
         made = network(made, path)
     elif isinstance(made, Mapping):
-        made = next((made[name] for name in NESTS if isinstance(made.get(name), nn.Module)), None)
+        held = {name: value for name, value in made.items() if isinstance(value, nn.Module)}
+        usual = sorted(held, key=lambda name: (not is_averaged(str(name)), name not in USUAL))
+        made = held[usual[0]] if usual else None
     if isinstance(made, nn.DataParallel):
         made = made.module
     return settled(made, str(path)) if isinstance(made, nn.Module) else None
@@ -97,7 +103,7 @@ def _module(made: Any, path: Path) -> nn.Module | None:
 def _known(module: nn.Module, weights: Weights, path: Path) -> LoadedNetwork | None:
     """The known family that the module belongs to; None where it has other keys, or computes something else."""
     try:
-        known = recognised(weights, path)
+        known = recognised((weights,), path)
         side = catalog.find("models", known.family).input_size
         samples = torch.randn(2, known.channels or 3, side, side, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():

@@ -29,9 +29,7 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
-            raise UsageError(
-                f"cross-entropy.smoothing = {self.smoothing}", hint="give a share: 0 or more, below 1"
-            )
+            raise UsageError(f"cross-entropy.smoothing = {self.smoothing}", hint="give a share: 0 or more, below 1")
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F

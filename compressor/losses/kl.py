@@ -29,9 +29,7 @@ class KullbackLeibler:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
-            raise UsageError(
-                f"kl.temperature = {self.temperature}", hint="give a number above 0, such as 4.0"
-            )
+            raise UsageError(f"kl.temperature = {self.temperature}", hint="give a number above 0, such as 4.0")
 
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F

@@ -114,11 +114,12 @@ def _check_batch(graph: ir.Graph) -> None:
 
 
 def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opset: int) -> list[ir.Model]:
-    """Export modules, each with the shape of its one input (batch included, static), as graphs of their own.
+    """Export the deployed forms of modules as graphs of their own.
 
-    One call of the exporter does them all: most of what a call costs does not depend on what is exported.
+    Each module comes with the shape of its one input, batch included, which stays fixed. One call of the exporter
+    does them all: most of what a call costs does not depend on what is exported.
     """
-    together = _Beside([module for module, _ in modules]).eval()
+    together = deployed(_Beside([module for module, _ in modules]).eval())
     with _quiet():
         program = torch.onnx.export(
             together,

@@ -40,7 +40,13 @@ def lower_to_float(model: Model, task: Task, opset: int, module: nn.Module | Non
 
 
 def finish_quantized(
-    graph: ir.Model, rules: QdqRules, path: Path, made_from: OnnxModel | None, *, packable: bool, precision: str = "int8"
+    graph: ir.Model,
+    rules: QdqRules,
+    path: Path,
+    made_from: OnnxModel | None,
+    *,
+    packable: bool,
+    precision: str = "int8",
 ) -> tuple[OnnxModel, dict[str, int]]:
     """Take a graph with Q/DQ in place to its file: pack weights, convert the rest to FP16 where the rules say, save.
 

@@ -27,7 +27,7 @@ def quant_layer(module: nn.Module, rules: QdqRules, bits: int | None, format: We
     ``bits`` None are the rules' own. A transposed convolution has one scale for each channel of its weight's axis 1,
     which its groups share.
     """
-    op = _OPS.get(type(module))  # type: ignore[call-overload]
+    op = _OPS.get(type(module))
     if op is None or (format.integer_kernels and op not in rules.quantizable_ops):
         return None
     per_channel = op in rules.per_channel or not format.integer_kernels

@@ -266,7 +266,7 @@ class FakeQuantised:
         if weight in self._learned:
             codebook = Codebook(module.weight, self._learned[weight], self._format.bucket_size)  # type: ignore[arg-type]
             parametrize.register_parametrization(module, "weight", codebook)
-            module.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr,operator]
+            module.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr]
         elif weight in self._parametrised:
             bits, bucket_size = self._bits[weight], self._format.bucket_size
             quantizer = BucketQuantizer(bits, bucket_size, stochastic=self._format.stochastic)

@@ -105,7 +105,7 @@ class MixedPrecision:
         """
         kept = tuple(candidates)
         parities = {"any": self._parity(calibrated, (), expected), "kept": best}
-        for number, name in enumerate(reversed(candidates)):
+        for number, name in enumerate(reversed(kept)):
             self.progress("what to leave in float", number, len(candidates))
             fewer = tuple(each for each in kept if each != name)
             parities[name] = self._parity(calibrated, (candidates[each] for each in fewer), expected)
@@ -162,7 +162,7 @@ class _Calibrated:
 
     def place(self, rules: QdqRules, floats: frozenset[str]) -> ir.Model:
         """A copy of the graph with its quantisers, the nodes ``floats`` in float."""
-        graph = ir.from_proto(ir.to_proto(self.graph))
+        graph: ir.Model = ir.from_proto(ir.to_proto(self.graph))
         Placement(graph, rules, floats).apply(self.statistics.ranges, self.bits, means=self.statistics.means)
         return graph
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.core import InputSpec, Normalization, ImageSplit
+from compressor.core import ImageSplit, InputSpec, Normalization
 from compressor.preprocessing import normalize
 from compressor.train.augmentation import Augmentation
 

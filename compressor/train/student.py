@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -25,8 +24,8 @@ def distill_student(
 ) -> tuple[Model, dict[str, Json], dict[str, Json]]:
     """Train ``student`` as ``settings`` say; write its weights to the workdir.
 
-    With ``init = "teacher"`` the first weights are cut from the teacher's, where that is a torch network. Returns the trained student,
-    the metrics, and the values chosen for settings that were left open.
+    With ``init = "teacher"`` the first weights are cut from the teacher's, where that is a torch network. Returns
+    the trained student, the metrics, and the values chosen for settings that were left open.
     """
     prepared = prepare_teacher(settings, teacher, context)
     network = load_network(student)
@@ -37,7 +36,8 @@ def distill_student(
     weights = context.workdir / "student.safetensors"
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     trained = student.with_weights(weights, save_weights(state, weights))
-    metrics = {**prepared.metrics, "init": init if start is not None else "random", "inherited": inherited, **training_metrics(settings, steps, curve)}
+    begun = {"init": "random" if start is None else init, "inherited": inherited}
+    metrics = {**prepared.metrics, **begun, **training_metrics(settings, steps, curve)}
     return trained, metrics, {"steps": steps, **prepared.pinned}
 
 

@@ -20,16 +20,16 @@ from onnx import TensorProto, numpy_helper
 
 from compressor import catalog
 from compressor.backends import _tensorrt_recipe as optimizer_config
-from compressor.backends._tensorrt_parser import parse
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.bench.estimate import estimate
 from compressor.core import InputSpec, OnnxModel, UsageError, VerificationFailed
-from compressor.lowering.export import export
-from compressor.lowering.save import save
 from compressor.legality import tensorrt_faults
-from compressor.quant.audit import audit
+from compressor.legality._tensorrt_parser import parse
+from compressor.lowering.export import export
 from compressor.lowering.fp16 import convert_to_fp16, fp16_twin
 from compressor.lowering.placement import Placement
+from compressor.lowering.save import save
+from compressor.quant.audit import audit
 
 TEN = tensorrt_rules(integer_weights=True, half=False)
 HALF = tensorrt_rules(integer_weights=True, half=True)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from networks import two_inputs
 from onnx import TensorProto, helper, numpy_helper
 from places import TEACHER
 
@@ -28,8 +30,9 @@ from compressor.bench import remote_agent
 from compressor.bench.compare import Bench, bench
 from compressor.bench.ssh import Board
 from compressor.bench.timing import TimingConfig
-from compressor.bundle import write_bundle
-from compressor.core import CompressError, Exit, Unavailable, UsageError
+from compressor.bundle import Manifest, write_bundle
+from compressor.core import CompressError, Exit, GivenInput, Unavailable, UsageError
+from compressor.onnx_signature import onnx_signature
 
 pytestmark = pytest.mark.xdist_group("board")  # its sshd has a user of its own
 SIDE, CLASSES = 24, 3
@@ -220,14 +223,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = rng.standard_normal((3 * SIDE * SIDE, CLASSES)).astype(np.float32)
     (here / "source.onnx").write_bytes(_model(weights))
     batch = rng.standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
-    manifest = {
-        "target": "host",
-        "engine": {"status": "ready", "backend": "onnxruntime", "todo": None},
-        "input": {"name": "input", "shape": ["batch", 3, SIDE, SIDE], "range": [0, 1], "mean": [0] * 3, "std": [1] * 3},
-        "outputs": [{"name": "output", "shape": ["batch", CLASSES]}],
-    }
+    signature = onnx_signature(onnx.load_from_string(_model(weights)))
+    manifest = replace(Manifest.of_graph(signature, {"batch": 1}), target="host")
+    outputs = {"output": batch.reshape(2, -1) @ weights}
     return write_bundle(
-        here / "bundle", here / "source.onnx", manifest, (batch, batch.reshape(2, -1) @ weights), 1e-2
+        here / "bundle", here / "source.onnx", manifest, {"input": batch}, outputs, {"output": 1e-2}
     ).path
 
 
@@ -254,6 +254,17 @@ def test_bench_end_to_end(board: Loopback, bundle: Path, compress: Any) -> None:
     assert document["state"]["changed"] == []
     assert set(document["state"]["before"]) == set(document["state"]["after"])
     assert document["self_test"]["spread"] >= 0
+
+
+def test_a_network_of_several_inputs_is_timed_there(board: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "two.onnx").write_bytes(two_inputs())
+    plan = Bench.of(tmp_path / "two.onnx", inputs=GivenInput.parse_all(["tokens=6"]), board=board.url())
+    first, longer = (
+        bench(each, silent, QUICK)
+        for each in (plan, replace(plan, candidate=replace(plan.candidate, sizes={"batch": 1, "length": 60})))
+    )
+    assert first["models"]["candidate"]["latency_ms"]["samples"] == 20
+    assert (first["cached"], longer["cached"]) == (None, None)  # other sizes are another measurement
 
 
 def test_gate_end_to_end_with_its_exit_codes(board: Loopback, bundle: Path, compress: Any) -> None:
@@ -291,9 +302,9 @@ def test_a_shell_that_greets_does_no_harm(board: Loopback) -> None:
 
 def _target() -> str:
     from compressor import catalog
-    from compressor.machine import fits, machine
+    from compressor.machine import machine, target_mismatch
 
-    names = [name for name in ("x86-vnni", "x86-avx2") if fits(catalog.find_target(name), machine()) is None]
+    names = [name for name in ("x86-vnni", "x86-avx2") if target_mismatch(catalog.find_target(name), machine()) is None]
     if not names:
         pytest.skip("this machine is no target that a board of it could be")
     return names[0]
@@ -452,8 +463,8 @@ def _running(board: Loopback) -> None:
 def test_a_client_that_is_killed_in_the_middle(board: Loopback, bundle: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from compressor.bench.compare import *; "
-        "from compressor.bench.timing import Rounds; "
-        "bench(Bench.of(Path(sys.argv[1]), board=sys.argv[2]), lambda *_: None, Rounds(50000, 100, 0, 60.0))"
+        "from compressor.bench.timing import TimingConfig; "
+        "bench(Bench.of(Path(sys.argv[1]), board=sys.argv[2]), lambda *_: None, TimingConfig(50000, 100, 0, 60.0))"
     )
     client = subprocess.Popen([sys.executable, "-c", code, str(bundle), board.url()])
     try:
@@ -499,7 +510,7 @@ def test_a_bundle_that_computes_something_else_there(board: Loopback, bundle: Pa
             text + "\n_run = InferenceSession.run\n"
             "InferenceSession.run = lambda self, *given: [each + 1 for each in _run(self, *given)]\n"
         )
-    with refused(CompressError, Exit.VERIFICATION, "differ from golden.npz"):
+    with refused(CompressError, Exit.VERIFICATION, "differs from golden.npz"):
         bench(Bench.of(bundle, board=board.url(f"{broken}/bin/python3")), silent, QUICK)
 
 

@@ -6,10 +6,12 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 import xmlschema
 from onnx import TensorProto, helper, numpy_helper
@@ -21,8 +23,10 @@ from compressor.bench.device import TimingRun
 from compressor.bench.gate import Limits, judge
 from compressor.bench.statistics import detectable, enough, quantile
 from compressor.bench.timing import Blocks, TimingConfig
-from compressor.bundle import write_bundle
+from compressor.bundle import EngineEntry, ImageInput, Manifest, write_bundle
 from compressor.core import UsageError
+from compressor.machine import probe
+from compressor.onnx_signature import onnx_signature
 from compressor.report.github import annotate
 from compressor.report.junit import junit
 from compressor.report.markdown import markdown
@@ -40,7 +44,7 @@ def samples(scale: float, noise: float, seed: int, blocks: int = 15, inferences:
     return tuple(map(tuple, drawn.tolist()))
 
 
-def taken(ratio: float, noise: float = 0.01, after: Any = STATE, **more: Any) -> TimingRun:
+def timed(ratio: float, noise: float = 0.01, after: Any = STATE, **more: Any) -> TimingRun:
     both = {"baseline": samples(1.0, noise, 0, **more), "candidate": samples(ratio, noise, 1, **more)}
     return TimingRun(both, 1, (0,), "onnxruntime 1", STATE, after)
 
@@ -53,7 +57,7 @@ def taken(ratio: float, noise: float = 0.01, after: Any = STATE, **more: Any) ->
     [(1.0, 0.01, "pass"), (0.8, 0.5, "pass"), (1.03, 0.01, "pass"), (1.1, 0.01, "fail"), (1.05, 0.2, "inconclusive")],
 )
 def test_a_regression_has_three_verdicts(ratio: float, noise: float, verdict: str) -> None:
-    (check,) = judge(taken(ratio, noise), Limits(regression=0.05))
+    (check,) = judge(timed(ratio, noise), Limits(regression=0.05))
     assert (check.name, check.verdict) == ("regression", verdict)
     assert check.low is not None
     assert check.high is not None
@@ -63,31 +67,31 @@ def test_a_regression_has_three_verdicts(ratio: float, noise: float, verdict: st
 
 @pytest.mark.parametrize(("share", "verdict"), [(2.0, "pass"), (0.5, "fail"), (1.0, "inconclusive")])
 def test_a_percentile_has_three_verdicts(share: float, verdict: str) -> None:
-    seen = taken(1.0, 0.1)
+    seen = timed(1.0, 0.1)
     limit = share * quantile(seen.blocks["candidate"], 90).value
     (check,) = judge(seen, Limits(latency_ms=limit, percentile=90))
     assert (check.name, check.verdict) == ("latency p90", verdict)
 
 
 def test_too_few_samples_tell_nothing_of_a_percentile() -> None:
-    (check,) = judge(taken(1.0, blocks=5, inferences=8), Limits(latency_ms=100.0, percentile=99))
+    (check,) = judge(timed(1.0, blocks=5, inferences=8), Limits(latency_ms=100.0, percentile=99))
     assert check.verdict == "inconclusive"
     assert "too few samples" in check.why
 
 
 def test_what_the_device_changed_into_is_invalid_not_a_failure() -> None:
     for change in ({"power_mode": "15W"}, {"governors": ["powersave"]}, {"driver": "2"}, {"runtime": "other"}):
-        checks = judge(taken(2.0, after={**STATE, **change}), Limits(latency_ms=1.0, regression=0.05))
+        checks = judge(timed(2.0, after={**STATE, **change}), Limits(latency_ms=1.0, regression=0.05))
         assert [check.verdict for check in checks] == ["invalid", "invalid"]
         assert next(iter(change)).replace("_", " ") in checks[0].why
     warm = {"temperatures": {"0 cpu": 80.0}, "load": [9.0, 9.0, 9.0], "throttle_events": 3}
-    hot = taken(1.0, after={**STATE, **warm})
+    hot = timed(1.0, after={**STATE, **warm})
     assert judge(hot, Limits(regression=0.05))[0].verdict == "pass"
     assert hot.throttled
 
 
 def test_pooled_samples_are_judged_together() -> None:
-    first, more = taken(1.0), taken(1.0, blocks=30)
+    first, more = timed(1.0), timed(1.0, blocks=30)
     both = first.pooled(more)
     assert len(both.blocks["candidate"]) == 45
     assert both.blocks["candidate"][:15] == first.blocks["candidate"]
@@ -129,16 +133,16 @@ def test_the_smallest_change_that_can_be_told() -> None:
     assert detectable(0.05, 15) == pytest.approx(np.expm1(3.67 * 0.05 / np.sqrt(15)))
 
 
-def test_a_shelf_keeps_by_key_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = ResultCache(tmp_path / "shelf")
-    assert shelf.find("things", {"a": 1}) is None
-    shelf.put("things", {"a": 1}, [1.5])
-    assert shelf.find("things", {"a": 1})["value"] == [1.5]
-    assert shelf.find("things", {"a": 2}) is None
-    assert shelf.find("others", {"a": 1}) is None
-    for path in (tmp_path / "shelf" / "things").iterdir():
+def test_the_cache_finds_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ResultCache(tmp_path / "cache")
+    assert cache.find("things", {"a": 1}) is None
+    cache.put("things", {"a": 1}, [1.5])
+    assert cache.find("things", {"a": 1})["value"] == [1.5]
+    assert cache.find("things", {"a": 2}) is None
+    assert cache.find("others", {"a": 1}) is None
+    for path in (tmp_path / "cache" / "things").iterdir():
         path.write_text("{broken")
-    assert shelf.find("things", {"a": 1}) is None
+    assert cache.find("things", {"a": 1}) is None
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert ResultCache.of_user().folder == Path.home() / ".cache" / "compressor"
     ResultCache(Path("/dev/null/nowhere")).put("things", 1, 2)  # what cannot be kept is no failure
@@ -167,16 +171,22 @@ def make_bundle(folder: Path, top1: float, fingerprint: str = "abc", target: str
     folder.mkdir()
     (folder / "model.onnx").write_bytes(data)
     batch = np.random.default_rng(1).standard_normal((2, 3, 2, 2)).astype(np.float32)
-    metric = {"name": "top1", "value": top1, "samples": 100, "fingerprint": fingerprint, "source": "test"}
-    manifest = {
-        "target": target,
-        "engine": {"status": "ready", "backend": "onnxruntime", "todo": None},
-        "input": {"name": "input", "shape": ["batch", 3, 2, 2], "range": [0, 1], "mean": [0] * 3, "std": [1] * 3},
-        "outputs": [{"name": "output", "shape": ["batch", 3]}],
-        "evaluation": {"fingerprint": fingerprint, "metric": metric},
-    }
-    known = (batch, batch.reshape(2, -1) @ weights)
-    return write_bundle(folder / "bundle", folder / "model.onnx", manifest, known, 1e-3).path
+    metric = {"name": "top1", "value": top1, "samples": 100, "fingerprint": fingerprint, "source": "test", "unit": "%"}
+    manifest = Manifest(
+        task={"kind": "classification", "classes": []},
+        target=target,
+        precision={"realised": "fp32"},
+        opset=21,
+        signature=onnx_signature(onnx.load_from_string(data)),
+        sizes={"batch": 1},
+        engine=EngineEntry("ready", "onnxruntime", "model.onnx"),
+        image=ImageInput("input", (0.0, 1.0), (0.0,) * 3, (1.0,) * 3),
+        evaluation={"fingerprint": fingerprint, "metric": metric},
+    )
+    outputs = {"output": batch.reshape(2, -1) @ weights}
+    return write_bundle(
+        folder / "bundle", folder / "model.onnx", manifest, {"input": batch}, outputs, {"output": 1e-3}
+    ).path
 
 
 @pytest.fixture(scope="module")
@@ -196,21 +206,22 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             self.states: list[Any] = [STATE]
             self.calls: list[TimingConfig] = []
 
-        def take(self, runners: Any, rounds: TimingConfig, *, progress: Any) -> dict[str, Blocks]:
+        def take(self, runners: Any, config: TimingConfig, *, progress: Any) -> dict[str, Blocks]:
             """Blocks that are as far over as under what the ratio says, by up to the noise."""
             noise = self.noise if not self.quiet_after or len(self.calls) < self.quiet_after else 0.0
-            self.calls.append(rounds)
-            moved = np.exp(np.linspace(-noise, noise, rounds.blocks))
+            self.calls.append(config)
+            moved = np.exp(np.linspace(-noise, noise, config.blocks))
             scales = {"candidate": self.ratio * moved, "b": moved}
-            every = {name: scales.get(name, np.ones(rounds.blocks)) for name in runners}
-            return {name: tuple((float(each),) * rounds.inferences for each in of) for name, of in every.items()}
+            every = {name: scales.get(name, np.ones(config.blocks)) for name in runners}
+            return {name: tuple((float(each),) * config.inferences for each in of) for name, of in every.items()}
 
         def state(self, root: Path = Path("/")) -> Any:
             return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
     device = Device()
     monkeypatch.setattr(device_module, "interleave", device.take)
-    monkeypatch.setattr(device_module.probe, "state", device.state)
+    asked = {name: getattr(probe, name) for name in ("facts", "changed", "throttled")}
+    monkeypatch.setattr(device_module, "probe", SimpleNamespace(state=device.state, **asked))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return device
 
@@ -251,7 +262,7 @@ def test_exit_4_where_it_cannot_be_told_after_one_extension(pair: Any, device: A
     # The gate's own 15 blocks, the one extension, and the A/A run that says what the device could tell.
     assert [call.blocks for call in device.calls] == [15, 30, 15]
     assert len(document["samples_ms"]["candidate"]) == 45
-    assert "this device tells changes of" in document["checks"][0]["why"]
+    assert "this device resolves a change of" in document["checks"][0]["why"]
     assert document["self_test"]["when"] is None
     again = json.loads(compress("gate", pair[0], "--against", pair[1], "--max-regression", "5%", "--json").out)
     assert again["self_test"]["when"] is not None  # kept

@@ -1,15 +1,11 @@
-"""Timing, statistics and which machine may speak for which target."""
+"""Timing and statistics."""
 
-import dataclasses
 import gc
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compressor import catalog
-from compressor.bench.machine import Machine, fits, machine
 from compressor.bench.statistics import ratio, summarise
 from compressor.bench.timing import Blocks, TimingConfig, interleave
 from compressor.bundle import runner as bundled
@@ -159,67 +155,3 @@ def test_one_outlier_in_a_block_moves_nothing() -> None:
     calm = ((1.0, 1.0, 1.0),) * 9
     disturbed = (*calm[:8], (1.0, 1.0, 500.0))
     assert ratio(calm, disturbed, seed=0) == (1.0, (1.0, 1.0))
-
-
-# -- machines ---------------------------------------------------------------------------------
-
-PI = "processor\t: 0\nFeatures\t: fp asimd fphp asimdhp asimddp\nCPU part\t: 0xd0b\n\nprocessor\t: 1\n"
-ZEN3 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma avx avx2\n"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "proc/device-tree").mkdir(parents=True)
-    return tmp_path
-
-
-def here(root: Path, arch: str, cpuinfo: str, board: str = "") -> Machine:
-    (root / "proc/cpuinfo").write_text(cpuinfo)
-    if board:
-        (root / "proc/device-tree/model").write_text(board + "\0")
-    return dataclasses.replace(machine(root), arch=arch)
-
-
-def test_this_machine_is_read_without_a_hitch() -> None:
-    found = machine()
-    assert found.cores >= 1
-    assert found.memory_mb > 0
-    assert list(found.features) == sorted(found.features)
-
-
-def test_nothing_readable_is_no_failure(tmp_path: Path) -> None:
-    found = machine(tmp_path)
-    assert (found.board, found.cpu, found.features, found.governor) == (None, "unknown", (), None)
-
-
-def test_a_board_is_known_by_its_device_tree(root: Path) -> None:
-    found = here(root, "aarch64", PI, "Raspberry Pi 5 Model B Rev 1.0")
-    assert found.cpu == found.board == "Raspberry Pi 5 Model B Rev 1.0"
-    assert found.features == ("asimd", "asimddp", "asimdhp", "fp", "fphp")
-
-
-def test_the_host_always_fits(tmp_path: Path) -> None:
-    assert fits(catalog.find_target("host"), machine(tmp_path)) is None
-
-
-def test_cpu_features_decide_on_x86(root: Path) -> None:
-    zen3 = here(root, "x86_64", ZEN3)
-    assert fits(catalog.find_target("x86-avx2"), zen3) is None
-    reason = fits(catalog.find_target("x86-vnni"), zen3)
-    assert reason == "x86-64 with VNNI has avx512_vnni or avx_vnni, which this CPU (AMD EPYC) does not show."
-
-
-@pytest.mark.parametrize("spelling", ["avx512_vnni", "avx_vnni"])
-def test_one_of_two_spellings_is_enough(root: Path, spelling: str) -> None:
-    assert fits(catalog.find_target("x86-vnni"), here(root, "x86_64", ZEN3[:-1] + f" {spelling}\n")) is None
-
-
-def test_another_architecture_never_fits(root: Path) -> None:
-    reason = fits(catalog.find_target("raspberry-pi-5"), here(root, "x86_64", ZEN3))
-    assert reason == "Raspberry Pi 5 is aarch64, and this machine is x86_64."
-
-
-def test_an_arm_machine_with_the_same_features_is_not_yet_a_board(root: Path) -> None:
-    target = catalog.find_target("raspberry-pi-5")
-    assert "was not at hand" in (fits(target, here(root, "aarch64", PI)) or "")
-    assert fits(target, here(root, "aarch64", PI, "Raspberry Pi 5 Model B Rev 1.0")) is None

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import fixed_batch, no_batch, two_inputs
 from onnx import TensorProto, helper
 
 from compressor.bench import trtexec
 from compressor.bench.bench_model import BenchModel
-from compressor.bench.remote import _runtime
+from compressor.bench.remote import _runtime, _shapes
 from compressor.bench.ssh import Done
 from compressor.bench.timing import TimingConfig
-from compressor.core import Unavailable, VerificationFailed
+from compressor.core import GivenInput, Unavailable, VerificationFailed
 
 V86 = """\
 &&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec --loadEngine=candidate/model.engine --useCudaGraph
@@ -158,7 +159,7 @@ class Jetson:
 
 
 @pytest.fixture
-def subjects(tmp_path: Path) -> dict[str, BenchModel]:
+def models(tmp_path: Path) -> dict[str, BenchModel]:
     def tensor(name: str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 4, 4])
 
@@ -173,13 +174,19 @@ def silent(message: str, done: int, total: int) -> None:
 
 
 @pytest.mark.parametrize(("printed", "version"), [(V86, "8.6.2"), (V103, "10.3.0"), (V11, "11.2.1")])
-def test_engines_are_built_and_take_turns(subjects: dict[str, BenchModel], printed: str, version: str) -> None:
+def test_engines_are_built_and_take_turns(models: dict[str, BenchModel], printed: str, version: str) -> None:
     board = Jetson(printed)
-    runtime = _runtime(board, subjects, 1)  # type: ignore[arg-type]
+    runtime = _runtime(board, models, 1)  # type: ignore[arg-type]
     assert runtime.name == f"tensorrt {version}"
     runtime.prepare(silent)
     assert set(board.files) == {"baseline/model.onnx", "candidate/model.onnx"}
     blocks, _ = runtime.take(TimingConfig(blocks=6, inferences=20, seed=3), silent)
+    (build,) = {
+        tuple(word for word in words if "Shapes" in word)
+        for words in board.commands
+        if words[1:2] and "--onnx" in words[1]
+    }
+    assert build == tuple(f"--{which}Shapes=input:1x3x4x4" for which in ("min", "opt", "max"))
     turns = [words[1] for words in board.commands if words[1:2] and words[1].startswith("--loadEngine")]
     assert turns.count("--loadEngine=candidate/model.engine") == turns.count("--loadEngine=baseline/model.engine") == 6
     assert turns != sorted(turns)
@@ -188,13 +195,23 @@ def test_engines_are_built_and_take_turns(subjects: dict[str, BenchModel], print
     assert float(np.median(blocks["candidate"][0])) == pytest.approx(1.695)
 
 
-def test_without_a_file_of_times_the_summary_is_a_block(subjects: dict[str, BenchModel]) -> None:
+def test_without_a_file_of_times_the_summary_is_a_block(models: dict[str, BenchModel]) -> None:
     board = Jetson(V103, times="")
-    runtime = _runtime(board, subjects, 1)  # type: ignore[arg-type]
+    runtime = _runtime(board, models, 1)  # type: ignore[arg-type]
     assert runtime.take(TimingConfig(5, 20), silent)[0]["candidate"] == ((3.14062,),) * 5
 
 
-def test_a_graph_that_the_board_refuses(subjects: dict[str, BenchModel]) -> None:
+def test_a_graph_that_the_board_refuses(models: dict[str, BenchModel]) -> None:
     board = Jetson(FAILED)
     with pytest.raises(VerificationFailed, match="Failed to parse"):
-        _runtime(board, subjects, 1).prepare(silent)  # type: ignore[arg-type]
+        _runtime(board, models, 1).prepare(silent)  # type: ignore[arg-type]
+
+
+def test_shapes_are_those_of_inputs_with_free_axes(tmp_path: Path) -> None:
+    for name, content, given, shapes in (
+        ("two.onnx", two_inputs, ("tokens=7",), "features:1x4,tokens:1x7"),
+        ("fixed.onnx", fixed_batch, (), ""),
+        ("none.onnx", no_batch, (), ""),
+    ):
+        (tmp_path / name).write_bytes(content())
+        assert _shapes(BenchModel.read(tmp_path / name, GivenInput.parse_all(given))) == shapes

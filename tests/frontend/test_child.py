@@ -43,7 +43,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     with path.open("rb") as file:
-        return dict(_sandbox.read(file, path).state)
+        (weights,) = _sandbox.read(file, path)
+        return dict(weights.state)
 
 
 def test_weights_come_back_as_they_were(path: Path) -> None:
@@ -53,10 +54,24 @@ def test_weights_come_back_as_they_were(path: Path) -> None:
 
 
 def test_errors_come_back_as_they_were(path: Path) -> None:
-    torch.save({"w": torch.tensor([float("nan")])}, path)
-    with pytest.raises(UsageError, match=r"model\.pt: w has values that are not finite") as caught:
+    torch.save({"w": torch.zeros(2).to_sparse()}, path)
+    with pytest.raises(UsageError, match=r"model\.pt: w is not a dense tensor of real numbers") as caught:
         read(path)
-    assert caught.value.hint == "give a checkpoint from before the training diverged"
+    assert caught.value.hint == "give the float checkpoint, before any quantisation or sparsification"
+
+
+def test_all_groups_come_back_and_shared_tensors_once(path: Path) -> None:
+    state = torch.load(path)
+    masked = {**state, "mask": torch.full((2, 2), -torch.inf)}
+    torch.save({"epoch": 3, "model": state, "ema": {**masked, "conv1.weight": state["conv1.weight"] + 1}}, path)
+    with path.open("rb") as file:
+        averaged, plain = _sandbox.read(file, path)
+    assert (averaged.place, plain.place) == (("ema",), ("model",))
+    assert averaged.notes == ("nested under 'ema'",)
+    assert torch.equal(averaged.state["conv1.weight"], state["conv1.weight"] + 1)
+    assert averaged.state["mask"].isneginf().all()
+    assert all(torch.equal(plain.state[key], tensor) for key, tensor in state.items())
+    assert averaged.state["bn1.weight"] is plain.state["bn1.weight"]
 
 
 def test_from_a_thread_in_a_folder_of_modules(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

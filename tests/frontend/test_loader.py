@@ -24,7 +24,7 @@ from hostile.models import archive, legacy
 from places import TEACHER
 from torch import Tensor, nn
 
-from compressor.core import CompressError, Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
+from compressor.core import CompressError, Exit, InputSpec, Model, TorchSource, UnsafeInput, UsageError, image_signature
 from compressor.frontend import LoadedNetwork, load_checkpoint, load_network, save_weights
 from compressor.frontend._child import read_weights
 from compressor.frontend._claims import CALLS, CONSTANTS, STORAGES
@@ -541,8 +541,8 @@ def test_a_broken_module(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def artifact(family: str, settings: Any, weights: Path) -> Model:
-    normalization = Normalization("unit", 1 / 255, (0.0,), (1.0,))
-    return Model(family, settings, weights, "", 0, 0, 5, InputSpec(1, 8, 8), normalization)
+    signature, sizes = image_signature(InputSpec(1, 8, 8), 5)
+    return Model(TorchSource(family, settings, weights), None, "", 0, 0, signature, sizes)
 
 
 def test_saved_weights_load_again(network: nn.Module, state: dict[str, Tensor], path: Path, tmp_path: Path) -> None:
@@ -681,7 +681,7 @@ def test_weights_from_python_2(old: bool, path: Path) -> None:
     path.write_bytes(legacy(pickled, keys) if old else archive(pickled))
     with path.open("rb") as file:
         assert scan(file, path) == Contents("checkpoint")
-        assert read_weights(file, path).state["w"].shape == (1,)
+        assert read_weights(file, path)[0].state["w"].shape == (1,)
 
 
 def test_a_name_is_as_good_as_its_case(path: Path) -> None:

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.core import Exit, InputSpec, Model, Normalization, UnsafeInput, UsageError
-from compressor.lowering.export import export
+from compressor.core import Exit, InputSpec, Model, TorchSource, UnsafeInput, UsageError, image_signature
 from compressor.frontend import load_checkpoint, load_network, save_weights
 from compressor.frontend._child import read_weights
+from compressor.lowering.export import export
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.common.cost import cost
 from compressor.options import Options
@@ -98,8 +98,8 @@ def artifact(path: Path, folder: Path) -> Model:
     loaded = load_checkpoint(path, trust=True)
     kept = folder / "kept.safetensors"
     sha256 = save_weights(loaded.state, kept)
-    raw = Normalization("raw", 1.0, (0.0,), (1.0,))
-    return Model(loaded.family, loaded.settings, kept, sha256, 0, 0, 10, SMALL, raw)
+    signature, sizes = image_signature(SMALL, 10)
+    return Model(TorchSource(loaded.family, loaded.settings, kept), None, sha256, 0, 0, signature, sizes)
 
 
 def refused(path: Path, code: Exit = Exit.USAGE, **options: Any) -> str:
@@ -154,7 +154,7 @@ def test_a_network_of_unknown_architecture(form: str, net: nn.Module, path: Path
     # Freezing folds the normalisation into the convolution.
     assert counted.params == parameters - (16 if form == "frozen" else 0)
 
-    graph = ir.to_proto(export(again, SMALL, 21)).SerializeToString()
+    graph = ir.to_proto(export(again, *image_signature(SMALL, 10), 21)).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for n in (1, 2, 5):
         (got,) = session.run(None, {"input": x[:n].numpy()})
@@ -263,7 +263,7 @@ def test_torchscript_that_cannot_be_lowered(zoo: Any, path: Path) -> None:
     torch.jit.script(zoo.Looping()).save(path)
     module = load_checkpoint(path, trust=True).build()
     with pytest.raises(UsageError, match="TorchScript program cannot be lowered") as caught:
-        export(module, SMALL, 21)
+        export(module, *image_signature(SMALL, 10), 21)
     assert "--arch" in str(caught.value.hint)
 
 

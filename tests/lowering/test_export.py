@@ -171,7 +171,7 @@ def _slice(source: str, out: str, axis: int, start: int, end: int, step: int, co
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     """Clean, and compare with the original, output by output."""
     graph = ir.from_proto(model)
-    proto = ir.to_proto(clean(graph))
+    proto = ir.to_proto(tidy(graph))
     onnx.checker.check_model(proto, full_check=True)
     assert [o.name for o in proto.graph.output] == [o.name for o in model.graph.output]
     batch = np.random.default_rng(0).standard_normal((3, 2, 9, 9)).astype(np.float32)

@@ -18,7 +18,6 @@ import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
-from compressor.quant.fake import FakeQuantised
 from places import TEACHER
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -36,6 +35,7 @@ from compressor.models.common.imdb import ContrastAttention
 from compressor.models.common.layers import count, layers, parts
 from compressor.models.common.space import Space
 from compressor.plan import with_machine_quirks
+from compressor.quant.fake_quant import FakeQuantised
 from compressor.quant.positive_scales import make_scales_positive
 from compressor.quant.ranges import activation_ranges
 from compressor.scores.common.probe import Batch, Probe, View, gaussian

@@ -95,11 +95,7 @@ def test_every_value_has_its_source(name: str) -> None:
     blank = {f.name: f.default for f in dataclasses.fields(Target)}
     stated = {key for key in blank if getattr(target, key) not in (blank[key], (), {})}
     on_gpu = target.backend.startswith("tensorrt")
-    needed = (
-        stated - UNSOURCED
-        if on_gpu
-        else stated & {"requires", "opset", "chip", "width_multiple", "runtime"}
-    )
+    needed = stated - UNSOURCED if on_gpu else stated & {"requires", "opset", "chip", "width_multiple", "runtime"}
     assert needed <= set(target.sources), needed - set(target.sources)
     assert all(len(text) > 10 for text in target.sources.values())
 

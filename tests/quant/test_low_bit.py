@@ -26,24 +26,26 @@ from torch import Tensor
 from compressor import catalog
 from compressor.bundle import runner
 from compressor.bundle.storage import stored
-from compressor.core import BudgetMissed, InputSpec
+from compressor.core import BudgetMissed, InputSpec, image_signature
 from compressor.lowering.export import export
+from compressor.lowering.packing import pack_weights
+from compressor.lowering.placement import Placement
 from compressor.lowering.save import save
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.plan import with_machine_quirks
-from compressor.quant.allocation import allocate, redistribute
-from compressor.quant.buckets import Buckets
-from compressor.quant.choosing import choose
+from compressor.quant.allocate import allocate
+from compressor.quant.bucket_quantizer import BucketQuantizer
 from compressor.quant.codebook import Codebook
-from compressor.quant.coded import code, coded
-from compressor.quant.fake import FakeQuantised
+from compressor.quant.fake_quant import FakeQuantised
 from compressor.quant.huffman import encode, lengths
-from compressor.quant.levels import BitAllocation, Form, WeightQuantSpec, fitting, inner, shared
-from compressor.lowering.packing import pack
-from compressor.lowering.placement import Placement
+from compressor.quant.knapsack import share_points, solve_knapsack
 from compressor.quant.positive_scales import make_scales_positive
+from compressor.quant.sensitivity import bits_within, inner_weights, points_by_gradient
+from compressor.quant.weight_only import index_weight, store_indexed
+from compressor.quant.weight_spec import BitAllocation, WeightFormat, WeightQuantSpec
 
 SLOW = pytest.mark.slow
+SIGNATURE, SIZES = image_signature(InputSpec(1, 16, 16), 10)
 SHAPES = [(4, 3, 3, 3), (16, 16, 3, 3), (10, 37), (300,)]
 
 
@@ -70,14 +72,14 @@ def test_a_bucket_is_rounded_as_the_paper_says(shape: tuple[int, ...], bits: int
         alpha = max(values) - beta
         for v in values:
             expected.append(alpha * round((v - beta) / alpha * (s - 1)) / (s - 1) + beta if alpha else beta)
-    got = Buckets(bits, bucket)(weight)
+    got = BucketQuantizer(bits, bucket)(weight)
     assert torch.allclose(got.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-12)
 
 
 def test_gradients_go_straight_through() -> None:
     weight = weights((8, 5, 3, 3)).requires_grad_()
     upstream = weights((8, 5, 3, 3), 1)
-    (Buckets(2)(weight) * upstream).sum().backward()
+    (BucketQuantizer(2)(weight) * upstream).sum().backward()
     assert weight.grad is not None
     assert torch.equal(weight.grad, upstream)
 
@@ -85,11 +87,11 @@ def test_gradients_go_straight_through() -> None:
 def test_stochastic_rounding_is_right_on_average() -> None:
     torch.manual_seed(0)
     weight = weights((64,))
-    quantiser = Buckets(2, stochastic=True).train()
+    quantiser = BucketQuantizer(2, stochastic=True).train()
     mean = torch.stack([quantiser(weight) for _ in range(4000)]).mean(0)
     step = (weight.max() - weight.min()) / 3
     assert (mean - weight).abs().max() < 4 * step / 2 / math.sqrt(4000)
-    assert torch.equal(quantiser.eval()(weight), Buckets(2)(weight))
+    assert torch.equal(quantiser.eval()(weight), BucketQuantizer(2)(weight))
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,7 +102,7 @@ def test_stochastic_rounding_is_right_on_average() -> None:
 )
 def test_no_weight_moves_further_than_half_a_step(values: list[float], bits: int, bucket: int | None) -> None:
     weight = torch.tensor(values, dtype=torch.float64).reshape(1, -1)
-    got = Buckets(bits, bucket)(weight).flatten().tolist()
+    got = BucketQuantizer(bits, bucket)(weight).flatten().tolist()
     expected = buckets_of(values, (1,), bucket)
     for group, rounded in zip(expected, buckets_of(got, (1,), bucket), strict=True):
         span = max(group) - min(group)
@@ -152,7 +154,7 @@ def test_points_that_cross_are_put_in_order() -> None:
     with torch.no_grad():
         book.points.copy_(book.points.flip(0))
     assert torch.equal(book(weight), before)
-    codes, points = book.codes(weight)
+    codes, points = book.assign(weight)
     assert points.tolist() == sorted(points.tolist())
     assert int(codes.max()) == 3
 
@@ -177,17 +179,17 @@ def test_training_a_codebook_brings_it_nearer() -> None:
 
 
 def test_points_follow_the_gradients() -> None:
-    assert redistribute([1.0, 1.0, 1.0], 16) == (16, 16, 16)
-    assert redistribute([0.0, 0.0], 4) == (4, 4)
+    assert share_points([1.0, 1.0, 1.0], 16) == (16, 16, 16)
+    assert share_points([0.0, 0.0], 4) == (4, 4)
     # Half of 3 x 8 alike: 4 each; the other 12 as 1 : 2 : 3.
-    assert redistribute([1.0, 2.0, 3.0], 8) == (6, 8, 10)
-    assert redistribute([1.0, 0.0], 2) == (3, 1 + 1)
+    assert share_points([1.0, 2.0, 3.0], 8) == (6, 8, 10)
+    assert share_points([1.0, 0.0], 2) == (3, 1 + 1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20), st.integers(4, 64))
 def test_no_point_is_lost(norms: list[float], points: int) -> None:
-    given_out = redistribute(norms, points)
+    given_out = share_points(norms, points)
     if max(given_out) < 256:
         assert sum(given_out) == points * len(norms)
     assert min(given_out) >= points // 2
@@ -206,7 +208,7 @@ def test_bits_are_shared_out_as_well_as_can_be(data: st.DataObject) -> None:
         for options in itertools.product(range(3), repeat=tensors)
         if sum(sizes[t][o] for t, o in enumerate(options)) <= limit
     ]
-    chosen = allocate(losses, sizes, limit)
+    chosen = solve_knapsack(losses, sizes, limit)
     if not fitting:
         assert chosen is None
         return
@@ -258,11 +260,15 @@ def test_bytes_that_end_early() -> None:
 def exported() -> Any:
     torch.manual_seed(0)
     network = CifarResNet((1, 1, 1), (16, 16, 32), channels=1).build().eval()
-    return ir.to_proto(export(network, InputSpec(1, 16, 16), 21))
+    return ir.to_proto(export(network, SIGNATURE, SIZES, 21))
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+    return catalog.find("backends", "onnxruntime")().open(path, threads=1)({"input": images})["output"]
 
 
 def quantised(bits: int) -> ir.Model:
-    """A small network on int8 kernels, its weights on a symmetric grid of so many bits."""
+    """A small network on int8 kernels, its weights symmetric, of so many bits."""
     rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
     graph = ir.from_proto(exported())
     placement = Placement(graph, dataclasses.replace(rules, weight_bits=bits))
@@ -276,20 +282,19 @@ def test_a_packed_graph_computes_the_same(bits: int, stored: int, opset: int, tm
     plain = quantised(bits)
     plain.graph.opset_imports[""] = opset
     packed = ir.from_proto(ir.to_proto(plain))
-    said = pack(packed)
+    said = pack_weights(packed)
     assert set(said.values()) == {stored}
     one = save(plain, tmp_path / "plain.onnx", "int8")
     other = save(packed, tmp_path / "packed.onnx", "int8")
     images = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype(np.float32)
-    backend = catalog.find("backends", "onnxruntime")()
-    assert np.array_equal(backend.open(one.path, threads=1)(images), backend.open(other.path, threads=1)(images))
+    assert np.array_equal(run(one.path, images), run(other.path, images))
     weights = sum(plain.graph.initializers[name].const_value.size for name in said)
     saved = one.path.stat().st_size - other.path.stat().st_size
     assert saved > weights * (1 - stored / 8) - 600 * len(said)
 
 
 def fake(
-    bits: dict[str, int], points: dict[str, int], form: Form | None = None
+    bits: dict[str, int], points: dict[str, int], format: WeightFormat | None = None
 ) -> tuple[FakeQuantised, torch.nn.Module]:
     torch.manual_seed(0)
     rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
@@ -301,7 +306,7 @@ def fake(
                 module.weight[3] = 0
     batches = [torch.randn(16, 1, 16, 16) for _ in range(3)]
     return FakeQuantised(
-        network, rules, InputSpec(1, 16, 16), 21, batches, BitAllocation(bits, points, form or Form())
+        network, rules, SIGNATURE, SIZES, 21, batches, BitAllocation(bits, points, format or WeightFormat())
     ), network
 
 
@@ -336,12 +341,12 @@ def test_the_runtime_computes_what_few_levels_were_trained_to(
     made, network = fake(bits, points)
     trained(made, network)
     _, graph = made.lowered(network)
-    assert set(pack(graph).values()) == {stored}
+    assert set(pack_weights(graph).values()) == {stored}
     path = save(graph, tmp_path / "packed.onnx", "int8").path
     images = torch.randn(64, 1, 16, 16)
     with torch.inference_mode():
         wanted = made.module(images).numpy()
-    got = catalog.find("backends", "onnxruntime")().open(path, threads=1)(images.numpy())
+    got = run(path, images.numpy())
     assert np.abs(got - wanted).max() <= 0.06 * np.ptp(wanted)
     assert np.mean(got.argmax(1) == wanted.argmax(1)) > 0.95
 
@@ -362,12 +367,12 @@ EDGES = ["conv1.weight", "linear.weight"]
         pytest.param(8, 16, 100, False, marks=SLOW),
     ],
 )
-def test_weights_alone_come_back_from_their_codes(
+def test_weights_alone_come_back_from_their_indices(
     bits: int, points: int, bucket: int | None, stochastic: bool, tmp_path: Path
 ) -> None:
     learned = dict.fromkeys(INNER, points) if points else {}
     made, network = fake(dict.fromkeys(EDGES, 8) | ({} if points else dict.fromkeys(INNER, bits)), learned,
-                         Form(False, bucket, stochastic))  # fmt: skip
+                         WeightFormat(False, bucket, stochastic))  # fmt: skip
     trained(made, network)
     exact, graph = made.lowered(network)
     float_bytes = save(exact, tmp_path / "float.onnx", "fp32").path.stat().st_size
@@ -376,19 +381,19 @@ def test_weights_alone_come_back_from_their_codes(
     with torch.inference_mode():
         wanted = made.module(images).numpy()
     backend = catalog.find("backends", "onnxruntime")()
-    assert np.abs(backend.open(path, threads=1)(images.numpy()) - wanted).max() <= 1e-4
+    assert np.abs(run(path, images.numpy()) - wanted).max() <= 1e-4
     stored = {2: 2, 3: 3, 4: 4, 8: 8}[bits] if not points else {4: 2, 7: 3, 16: 4}[points]
     weights = sum(network.get_parameter(name).numel() for name in INNER)
     assert path.stat().st_size < float_bytes - weights * (4 - stored / 8 - (8 / 100 if bucket else 0)) + 9_000
-    assert backend.memory(path) == pytest.approx(backend.memory(tmp_path / "float.onnx"), rel=0.01), "unfolded at load"
+    assert backend.memory(path) == pytest.approx(backend.memory(tmp_path / "float.onnx"), rel=0.01), "unpacked at load"
 
 
-def test_rounding_after_training_is_the_grid_that_training_starts_from() -> None:
-    made, network = fake(dict.fromkeys([*EDGES, *INNER], 4), {}, Form(False, 256))
-    graph = export(network, InputSpec(1, 16, 16), 21)
+def test_rounding_after_training_gives_what_training_starts_from() -> None:
+    made, network = fake(dict.fromkeys([*EDGES, *INNER], 4), {}, WeightFormat(False, 256))
+    graph = export(network, SIGNATURE, SIZES, 21)
     weights = network.state_dict()
     names = [*EDGES, *INNER]
-    code(graph, {n: coded(weights[n], 4, 256) for n in names}, {n: weights[n].numpy() for n in names})
+    store_indexed(graph, {n: index_weight(weights[n], 4, 256) for n in names}, {n: weights[n].numpy() for n in names})
     images = torch.randn(8, 1, 16, 16)
     session = _session(graph)
     with torch.inference_mode():
@@ -403,7 +408,7 @@ def _session(graph: ir.Model) -> Any:
 
 
 def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
-    made, _ = fake(dict.fromkeys(INNER, 3), {}, Form(stochastic=True))
+    made, _ = fake(dict.fromkeys(INNER, 3), {}, WeightFormat(stochastic=True))
     images = torch.randn(8, 1, 16, 16)
     made.module.train()
     with torch.no_grad():
@@ -419,7 +424,7 @@ def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
         assert torch.equal(made.module(images), made.module(images))
 
 
-def test_what_points_lose_on_the_grid_of_integers() -> None:
+def test_what_points_lose_as_integers() -> None:
     made, network = fake({}, dict.fromkeys(INNER, 4))
     cost = made.projection_db()
     assert cost is not None
@@ -427,7 +432,7 @@ def test_what_points_lose_on_the_grid_of_integers() -> None:
     limit = 2 ** (made.rules.weight_bits - 1) - 1
     for name in INNER:
         book = Codebook(network.get_parameter(name).detach(), 4, None)
-        codes, points = book.codes(network.get_parameter(name).detach())
+        codes, points = book.assign(network.get_parameter(name).detach())
         for point, count in enumerate(torch.bincount(codes.flatten(), minlength=4).tolist()):
             value, unit = float(points[point]), float(points[codes.unique()].abs().max()) / limit
             signal += count * value**2
@@ -450,15 +455,17 @@ def test_signs_go_into_the_convolutions() -> None:
 def test_bits_go_where_they_are_missed() -> None:
     _, network = fake({}, {})
     images = torch.randn(32, 1, 16, 16)
-    names = inner(network, convolutions=False)
+    names = inner_weights(network, convolutions=False)
     assert names == tuple(INNER)
     sizes = {name: dict(network.named_parameters())[name].numel() for name in names}
     whole = sum(sizes.values())
     for learned in (False, True):
-        assert fitting(network, names, whole // 4 - 1, images, learned=learned) is None
-        assert set((fitting(network, names, whole // 4 + len(names), images, learned=learned) or {}).values()) == {2}
-        assert set((fitting(network, names, whole, images, learned=learned) or {}).values()) == {8}
-        some = fitting(network, names, 7 * whole // 16, images, learned=learned)
+        assert bits_within(network, names, whole // 4 - 1, images, learned=learned) is None
+        assert set((bits_within(network, names, whole // 4 + len(names), images, learned=learned) or {}).values()) == {
+            2
+        }
+        assert set((bits_within(network, names, whole, images, learned=learned) or {}).values()) == {8}
+        some = bits_within(network, names, 7 * whole // 16, images, learned=learned)
         assert some is not None
         assert sum(sizes[name] * bits / 8 for name, bits in some.items()) <= 7 * whole // 16
         assert len(set(some.values())) > 1
@@ -467,7 +474,7 @@ def test_bits_go_where_they_are_missed() -> None:
         torch.manual_seed(number)
         return network(torch.randn(16, 1, 16, 16)).square().mean()
 
-    points = shared(network, names, 16, loss)
+    points = points_by_gradient(network, names, 16, loss)
     assert sum(points.values()) == 16 * len(names)
     assert min(points.values()) >= 8
 
@@ -484,7 +491,7 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
 
     def chosen(limit: int | None, bits: int = 8) -> BitAllocation:
         asked = WeightQuantSpec(bits, 8, learned, limit)
-        return choose(asked, network, made.rules, made.input, 21, images)
+        return allocate(asked, network, made.rules, made.signature, made.sizes, 21, images)
 
     assert chosen(None) == BitAllocation({}, {})
     some = chosen(None, 3)
@@ -500,11 +507,11 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
     ("learned", "bucket"),
     [pytest.param(False, None, marks=SLOW), (True, 256)],
 )
-def test_codes_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_path: Path) -> None:
+def test_indices_for_float_kernels_fit_too(learned: bool, bucket: int | None, tmp_path: Path) -> None:
     made, network = fake({}, {})
-    asked = WeightQuantSpec(8, 8, learned, 26_000, form=Form(False, bucket))
-    levels = choose(asked, network, made.rules, made.input, 21, torch.randn(64, 1, 16, 16))
-    again = FakeQuantised(network, made.rules, made.input, 21, [], levels)
+    asked = WeightQuantSpec(8, 8, learned, 26_000, format=WeightFormat(False, bucket))
+    levels = allocate(asked, network, made.rules, made.signature, made.sizes, 21, torch.randn(64, 1, 16, 16))
+    again = FakeQuantised(network, made.rules, made.signature, made.sizes, 21, [], levels)
     _, graph = again.lowered(network)
     assert save(graph, tmp_path / "model.onnx", "fp32").path.stat().st_size <= 26_000
     assert set(levels.bits) | set(levels.points) == {*EDGES, *INNER}
@@ -518,8 +525,8 @@ def test_points_are_redistributed_where_that_is_asked() -> None:
         return network(torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(number))).square().mean()
 
     asked = WeightQuantSpec(4, 8, learned=True, redistributed=True)
-    levels = choose(asked, network, made.rules, made.input, 21, torch.empty(0), loss)
-    assert levels.points == shared(network, tuple(INNER), 16, loss)
+    levels = allocate(asked, network, made.rules, made.signature, made.sizes, 21, torch.empty(0), loss)
+    assert levels.points == points_by_gradient(network, tuple(INNER), 16, loss)
     assert len(set(levels.points.values())) > 1
 
 
@@ -573,7 +580,7 @@ def test_fewer_bits_in_a_run(
 def test_a_stored_model_comes_back(bits: int, opset: int, tmp_path: Path) -> None:
     graph = quantised(bits)
     graph.graph.opset_imports[""] = opset
-    pack(graph)
+    pack_weights(graph)
     model = save(graph, tmp_path / "model.onnx", "int8").path.read_bytes()
     packed = stored(model)
     assert runner.unpack(packed) == model

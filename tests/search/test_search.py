@@ -268,18 +268,20 @@ def test_bounds_of_a_search_space_are_no_bounds_of_rank(space: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("blocks", "last", "says"),
+    ("blocks", "says"),
     [
-        ([[64, 4096, 1, 1]] * 2, 8, "entry 1: the network has 2,"),
-        ([[64, 2048, 1, 1]], 8, "entry 1: a feature map has"),
-        ([[1, 20_000, 1, 1]], 8, "entry 1: mobilenetv2: blocks[0], width, has 20000"),
+        ([[64, 4096, 1, 1]] * 2, "entry 1: the network has 2,"),
+        ([[1, 48, 1, 1], [64, 16, 1, 1]], "entry 1: a feature map has 12,582,912 values"),
+        ([[1, 20_000, 1, 1]], "entry 1: mobilenetv2: blocks[0], width, has 20000"),
     ],
 )
-def test_rank_refuses_what_would_fill_memory(tmp_path: Path, blocks: list[list[int]], last: int, says: str) -> None:
-    small = {"blocks": [[1, 16, 1, 1]], "last": 8}
-    (tmp_path / "archs.json").write_text(json.dumps([small, {"blocks": blocks, "last": last}]))
+def test_rank_refuses_what_would_fill_memory(tmp_path: Path, blocks: list[list[int]], says: str) -> None:
+    listed = [{"blocks": each, "last": 8} for each in ([[1, 16, 1, 1]], blocks)]
+    (tmp_path / "archs.json").write_text(json.dumps(listed))
+    images = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "data.npz", x=images, y=np.arange(10) % 2)
     with pytest.raises(UsageError, match=re.escape(says)) as caught:
-        rank(tmp_path / "archs.json", "mobilenetv2", "builtin:digits", progress=quiet)
+        rank(tmp_path / "archs.json", "mobilenetv2", str(tmp_path / "data.npz"), progress=quiet)
     assert caught.value.hint
 
 

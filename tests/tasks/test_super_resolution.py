@@ -22,16 +22,16 @@ from compressor import catalog
 from compressor.bundle.runner import Model, cropped
 from compressor.core import InputSpec, PlanContext, UsageError
 from compressor.data import PhotographSource, PreparedPhotographs, load_data
-from compressor.lowering.export import export
 from compressor.frontend import save_weights
 from compressor.losses import Outputs, objective
 from compressor.losses.target_l1 import TargetL1
+from compressor.lowering.export import export
 from compressor.models.common.imdb import IMDB, SLOPE
 from compressor.models.imdn import IMDN
 from compressor.plan import with_machine_quirks
 from compressor.preprocessing import NORMALIZATIONS
-from compressor.quant.equalise import equalise
-from compressor.quant.fake import FakeQuantised
+from compressor.quant.cross_layer_equalization import equalize_channels
+from compressor.quant.fake_quant import FakeQuantised
 from compressor.quant.mixed_precision import attention, decibels, parts, restored
 from compressor.tasks.super_resolution import SuperResolution, psnr, ssim
 from compressor.train.distill_config import DistillConfig
@@ -272,9 +272,7 @@ def test_losses_of_the_other_task_are_refused_before_any_work() -> None:
 
 
 def test_adam_takes_its_rate_as_it_is() -> None:
-    assert OptimizerConfig(optimizer="adam", batch=16, lr=1e-3, schedule="cosine").lr_at(0, 100) == pytest.approx(
-        1e-3
-    )
+    assert OptimizerConfig(optimizer="adam", batch=16, lr=1e-3, schedule="cosine").lr_at(0, 100) == pytest.approx(1e-3)
     assert OptimizerConfig(batch=16, lr=0.1, schedule="cosine").lr_at(0, 100) == pytest.approx(0.0125)
 
 
@@ -304,7 +302,7 @@ def test_equalising_changes_no_output() -> None:
             for parameter in network.parameters():
                 parameter.mul_(torch.rand_like(parameter) + 0.5)
             before = network(x)
-            assert equalise(network, [x]) == arch.blocks
+            assert equalize_channels(network, [x]) == arch.blocks
             torch.testing.assert_close(network(x), before, atol=1e-5, rtol=1e-4)
 
 
@@ -320,7 +318,7 @@ def test_equalising_brings_channels_together() -> None:
         return float(made.max() / made.min())
 
     before = spread()
-    equalise(network, [x], share=1.0)
+    equalize_channels(network, [x], share=1.0)
     assert spread() < min(before, 1.01)
 
 

@@ -34,9 +34,7 @@ QUICK_ZOO = ("gender", "voice-activity", "denoise-lstm")
 
 
 @pytest.mark.parametrize("make", [two_inputs, fixed_batch, no_batch])
-def test_any_signature_goes_through(
-    make: Callable[[], bytes], tmp_path: Path, compress: Callable[..., Done]
-) -> None:
+def test_any_signature_goes_through(make: Callable[[], bytes], tmp_path: Path, compress: Callable[..., Done]) -> None:
     (tmp_path / "teacher.onnx").write_bytes(make())
     done = compress("run", tmp_path / "teacher.onnx", "--target", "host", *QUICK, "-o", tmp_path / "run", "--json")
     assert done.code == 0, done.err

@@ -53,7 +53,7 @@ class WeightRewriter:
             integers, scale = self._integers(node, array, axis, bits, points)
             if node.op_type == "Conv" and node.inputs[0] is not None and (read := node.inputs[0].name) in means:
                 column = scale if axis is None else scale.reshape(-1, *[1] * (array.ndim - 1))
-                error: NDArray[np.float64] = integers * column.astype(np.float64) - array
+                error = np.asarray(integers * column.astype(np.float64) - array, np.float64)
                 self._correct_bias(node, error, means[read or ""])
             key = (weight.name or "", axis, scale.tobytes())
             if key not in stored:
@@ -66,14 +66,15 @@ class WeightRewriter:
         """Make the bias of each node of ``scales`` int32, at the scale of its products, where the rules ask for it."""
         for node, weight_scale in scales.items():
             tensor, qparams = bias_tensor(node), self.input_qparams(node)
-            if node.op_type not in self.rules.integer_bias or tensor is None or qparams is None:
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            if node.op_type not in self.rules.integer_bias or bias is None or tensor is None or qparams is None:
                 continue
             if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
                 continue
             groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" and weight_scale.ndim else 1
             scale = np.asarray(qparams.step * np.tile(weight_scale, groups), dtype=np.float32)
             integers = np.rint(tensor.numpy() / scale.astype(np.float64)).astype(np.int32)
-            node.replace_input_with(2, self._store(node.inputs[2], integers, scale, integers.ndim - 1, before=node))
+            node.replace_input_with(2, self._store(bias, integers, scale, integers.ndim - 1, before=node))
 
     def _integers(
         self,

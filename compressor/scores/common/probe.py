@@ -16,7 +16,11 @@ from compressor.models.common.layers import Layer, count, layers
 
 
 class Score(Protocol):
-    """A frozen dataclass; its fields are its settings."""
+    """A frozen dataclass; its fields are its settings.
+
+    Two class variables may be left out: ``needs_labels`` (False), whether it reads the batch's labels, and
+    ``for_images`` (True), whether it applies to networks that make images.
+    """
 
     needs_teacher: ClassVar[bool]
     """Whether the score compares the student with a teacher."""

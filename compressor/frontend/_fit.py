@@ -1,0 +1,138 @@
+"""Fitting weights to a module: which of its entries must be there, and which it makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compressor.core import UsageError
+from compressor.frontend._weights import Weights, some
+from compressor.modules import named_parameters, state_dict
+
+__all__ = ["Expected", "expected", "fit"]
+
+_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_var")
+"""Buffers that are learned: what a normalisation counted during the training."""
+_CONSTANTS = {
+    "anchor_grid", "anchors", "attn_mask", "attention_mask", "causal_mask", "cos_cached", "freqs_cis", "inv_freq",
+    "mask", "masked_bias", "relative_coords_table", "sin_cached", "stride", "total_ops", "total_params",
+}  # fmt: skip
+"""Last parts of the names of float buffers that libraries compute from the settings of a layer, and not from data."""
+_SCALARS = {"scale"}
+"""The same, where the tensor has one element."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a module's state dict holds, in its order."""
+
+    state: Mapping[str, Tensor]
+    """Values matter for tensors that share memory; shapes and types for all."""
+    parameters: frozenset[str]
+    """The names among them that are parameters; the others are buffers."""
+    build: Callable[[], nn.Module]
+    """Makes the module anew, with fresh buffers."""
+
+    def learned(self, name: str) -> bool:
+        """Whether an entry comes from training, and no new module has it."""
+        return name in self.parameters or name.rpartition(".")[2] in _STATISTICS
+
+
+def expected(module: nn.Module, build: Callable[[], nn.Module]) -> Expected:
+    """What ``module``, which ``build`` makes anew, expects of its weights."""
+    return Expected(state_dict(module), frozenset(name for name, _ in named_parameters(module)), build)
+
+
+def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
+    """The weights in the order and the types of a module's own state dict.
+
+    Buffers that are missing and not learned are as the module makes them; entries that look like such buffers of
+    another version of its library, and are not the module's, are left aside. The notes say so.
+    Raises UsageError with the first keys where the two differ (``whose`` names the module), and for values that are
+    not finite: NaN anywhere, infinity in what is learned.
+    """
+    state, reference = dict(weights.state), wanted.state
+    notes = list(weights.notes)
+    if aside := [key for key in state if key not in reference and _is_constant(key, state[key])]:
+        notes.append(f"left aside, being constants that the network lacks: {some(aside)}")
+        state = {key: tensor for key, tensor in state.items() if key not in aside}
+    tied = {key: _twin(key, reference, state) for key in reference if key not in state}
+    state |= {key: state[twin] for key, twin in tied.items() if twin is not None}
+    if absent := [key for key in reference if key not in state and not wanted.learned(key)]:
+        fresh = _constants(wanted, absent)
+        state |= fresh
+        if fresh:
+            notes.append(f"not in the file, and as the network makes them: {some(list(fresh))}")
+    for key, want in reference.items():  # position_ids of 1 x N or N, a counter of 1 or no axes
+        if key in state and key not in wanted.parameters and state[key].numel() == want.numel():
+            state[key] = state[key].reshape(want.shape)
+    _check_fit(state, wanted, whose)
+    ordered = {k: state[k] if want.is_floating_point() else state[k].to(want.dtype) for k, want in reference.items()}
+    _check_finite(ordered, wanted)
+    return Weights(ordered, tuple(notes), weights.place)
+
+
+def _is_constant(key: str, tensor: Tensor) -> bool:
+    """Whether an entry that the module lacks is a buffer of another version of its library, rather than a weight."""
+    last = key.rpartition(".")[2]
+    if last in _STATISTICS:
+        return False
+    return not tensor.is_floating_point() or last in _CONSTANTS or (last in _SCALARS and tensor.numel() == 1)
+
+
+def _twin(key: str, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """The name under which the file has what the module has under both: safetensors files hold tied weights once."""
+    want = reference[key]
+    if want.is_meta or want.numel() == 0:
+        return None
+    same = (name for name, t in reference.items() if name in state and t.data_ptr() == want.data_ptr())
+    return next((name for name in same if reference[name].shape == want.shape), None)
+
+
+def _constants(wanted: Expected, names: list[str]) -> dict[str, Tensor]:
+    """Those of the buffers that are the same whenever the module is made: no data and no chance is in them."""
+    one, other = (state_dict(wanted.build()) for _ in range(2))
+    return {
+        name: one[name].detach().clone()
+        for name in names
+        if name in one and name in other and torch.equal(one[name], other[name])
+    }
+
+
+def _check_fit(state: Mapping[str, Tensor], wanted: Expected, whose: str) -> None:
+    reference = wanted.state
+    differences = {
+        "missing": [key for key in reference if key not in state],
+        "unexpected": [key for key in state if key not in reference],
+        "mis-shaped": [
+            f"{key} {list(state[key].shape)} for {list(want.shape)}"
+            for key, want in reference.items()
+            if key in state and state[key].shape != want.shape
+        ],
+        "mis-typed": [
+            f"{key} {state[key].dtype} for {want.dtype}".replace("torch.", "")
+            for key, want in reference.items()
+            if key in state and want.is_floating_point() and not state[key].is_floating_point()
+        ],
+    }
+    if any(differences.values()):
+        told = "; ".join(f"{what}: {some(keys)}" for what, keys in differences.items() if keys)
+        raise UsageError(
+            f"the weights do not fit {whose}: {told}",
+            hint="name the code that these weights were saved from: --arch package.module:callable",
+        )
+
+
+def _check_finite(state: Mapping[str, Tensor], wanted: Expected) -> None:
+    """A mask may hold -inf; a weight may not."""
+    for key, tensor in state.items():
+        if not tensor.is_floating_point():
+            continue
+        if tensor.isnan().any() or (wanted.learned(key) and tensor.isinf().any()):
+            raise UsageError(
+                f"the weights have values that are not finite (NaN or infinity): {key}",
+                hint="give a checkpoint from before the training diverged",
+            )
