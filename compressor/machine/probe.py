@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List, Optional
 
 __all__ = ["changed", "facts", "state", "throttled"]
 
@@ -20,7 +20,7 @@ _CPUS = {"x86": ("x86_64", "i686", "i386"), "aarch64": ("aarch64", "armv8l", "ar
 _SMI = "driver_version,pstate,clocks.sm,temperature.gpu,clocks_throttle_reasons.active"
 
 
-def facts(root: Path = Path("/")) -> dict[str, Any]:
+def facts(root: Path = Path("/")) -> Dict[str, Any]:
     """What of a machine decides a latency and does not change by itself, and what tells it from its like."""
     first = _first_core(_text(root / "proc/cpuinfo"))
     board = _text(root / "proc/device-tree/model")
@@ -39,7 +39,7 @@ def facts(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
-def state(root: Path = Path("/")) -> dict[str, Any]:
+def state(root: Path = Path("/")) -> Dict[str, Any]:
     """What of a machine changes: power mode, clocks and their limits, temperatures, throttling, load, driver.
 
     And the CPU that another one is emulated on, if it is: no latency means anything there. Clocks in MHz, temperatures
@@ -71,7 +71,7 @@ def state(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
-def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
     """What became another between two states, or was there all along, and makes what was timed invalid, in words."""
     emulated = [f"the CPU is emulated on {after['emulated_on']}"] if after.get("emulated_on") else []
     return emulated + [
@@ -81,7 +81,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def throttled(before: dict[str, Any], after: dict[str, Any]) -> bool:
+def throttled(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
     """Whether the device slowed itself down in between, for heat or for want of current."""
     bits = int(after.get("throttled_now") or "0", 0) & 0xF  # the Raspberry Pi's bits of this very moment
     return bool(bits) or after.get("throttle_events", 0) > before.get("throttle_events", 0)
@@ -110,7 +110,7 @@ def _gpu(root: Path) -> str | None:
     return None
 
 
-def _temperatures(root: Path) -> dict[str, float]:
+def _temperatures(root: Path) -> Dict[str, float]:
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         text = _text(zone / "temp")
@@ -150,7 +150,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _first_core(text: str) -> dict[str, str]:
+def _first_core(text: str) -> Dict[str, str]:
     found = {}  # type: Dict[str, str]
     for line in text.splitlines():
         key, _, value = line.partition(":")
