@@ -87,13 +87,13 @@ def throttled(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
     return bool(bits) or after.get("throttle_events", 0) > before.get("throttle_events", 0)
 
 
-def _emulated_on(root: Path) -> str | None:
+def _emulated_on(root: Path) -> Optional[str]:
     """Emulators of programs alone, such as QEMU's user mode, show them the files of the real machine."""
     kind = _text(root / "sys/devices/system/cpu/modalias").replace(",", ":").split(":")[2:3]
     return next((each for each in kind if platform.machine() not in _CPUS.get(each, (platform.machine(),))), None)
 
 
-def _power_mode() -> str | None:
+def _power_mode() -> Optional[str]:
     """Jetson's power mode by its name: ``NV Power Mode: MAXN``, and its number a line below."""
     for line in (_said("nvpmodel", "-q") or "").splitlines():
         if "Power Mode:" in line:
@@ -101,7 +101,7 @@ def _power_mode() -> str | None:
     return None
 
 
-def _gpu(root: Path) -> str | None:
+def _gpu(root: Path) -> Optional[str]:
     """The first NVIDIA GPU, as its driver calls it."""
     for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
         for line in _text(path).splitlines():
@@ -128,11 +128,11 @@ def _throttle_events(root: Path) -> int:
     return sum(int(text) for text in map(_text, counters) if text.isdigit())
 
 
-def _mhz(*paths: Path, per: int = 1000) -> list[int]:
+def _mhz(*paths: Path, per: int = 1000) -> List[int]:
     return [int(text) // per for text in map(_text, paths) if text.isdigit()]
 
 
-def _said(*command: str) -> str | None:
+def _said(*command: str) -> Optional[str]:
     """What a small tool prints; None where there is none, or it has nothing to say."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
