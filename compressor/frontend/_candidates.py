@@ -16,7 +16,7 @@ from compressor.frontend._weights import Weights, is_averaged, some
 __all__ = ["USUAL", "candidates", "is_training_state"]
 
 USUAL = ("state_dict", "model", "model_state_dict", "net")
-"""Where training scripts keep the weights among other things, the most usual first."""
+"""Keys under which training scripts keep the weights, the most usual first."""
 
 _OPTIMISER = {
     "acc_delta", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "gradients", "grads", "max_exp_avg_sq",
@@ -26,17 +26,17 @@ _OPTIMISER = {
 
 _DEEPEST = 8
 _MOST = 16
-"""Groups of one file that are looked at, those of the most tensors."""
+"""Most groups of one file; those with the most tensors are kept."""
 _TYING = 4
-"""Tied weights make a checkpoint claim more bytes than it holds; never this many times as many."""
+"""Most times that a group may claim the bytes it holds: tied weights share theirs."""
 
 
 def candidates(content: Any, path: Path) -> tuple[Weights, ...]:
-    """All named tensors inside what a file holds, by the dict that they lie in; the likeliest weights first.
+    """Return all named tensors in what a file holds, grouped by the dict that they lie in, the likeliest weights first.
 
-    All of them are dense, floats are float32, and none is an optimiser's. Averaged weights come first, then those
-    under the usual keys, then in the file's order.
-    Raises UsageError where there are none or none is dense, UnsafeInput where they lie about their size.
+    All tensors are dense, floats are float32, and no group is an optimiser's state. Averaged weights come first, then
+    the usual keys, then the group with the most tensors.
+    Raises UsageError where there is no group of dense tensors, UnsafeInput where a group claims more than it holds.
     """
     found = list(_groups(content, (), set()))
     if not found:
@@ -59,7 +59,7 @@ def candidates(content: Any, path: Path) -> tuple[Weights, ...]:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a key is one of an optimiser's, or of its schedule's."""
+    """Tell whether a key is of an optimiser or of a learning-rate schedule."""
     tokens = re.split(r"[^a-z]+", name.lower())
     return name in _OPTIMISER or any(t in ("opt", "opts") or t.startswith(("optim", "sched")) for t in tokens)
 
@@ -67,7 +67,7 @@ def is_training_state(name: str) -> bool:
 def _groups(
     content: Any, place: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Dicts that hold tensors by name, each with the keys that lead to it."""
+    """Yield each dict that holds tensors by name, with the keys that lead to it."""
     if not isinstance(content, Mapping) or id(content) in seen or len(place) > _DEEPEST:
         return
     seen.add(id(content))  # a pickled dict may hold itself
@@ -89,7 +89,7 @@ def _rank(place: tuple[str, ...]) -> tuple[bool, int, int]:
 
 
 def _weights(place: tuple[str, ...], group: Mapping[Any, Any], path: Path) -> Weights:
-    """One group, checked. Raises UsageError for what is no dense tensor of real numbers, UnsafeInput for a lie."""
+    """Check one group and return it. Raises UsageError for a tensor that is not dense, UnsafeInput as `candidates`."""
     state = {key: tensor.detach() for key, tensor in _tensors(group).items()}
     _check(state, path)
     notes = [f"nested under {'.'.join(place)!r}"] if place else []

@@ -1,4 +1,4 @@
-"""The process that reads a model file: a file can at worst end this one, and not even fill the memory."""
+"""The process that reads a model file. A hostile file can end this process, and cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from compressor.frontend._weights import Weights, packed
 __all__ = ["main", "read_weights"]
 
 _MEMORY = 256 << 20
-"""Bytes, beside the file's own: they are held as read, as float32, and as what is written."""
+"""Bytes of memory that reading may take, beside `_COPIES` for each byte of the file."""
 _COPIES = 24
 _SECONDS = 3
-"""Of computing, beside one for every so many bytes."""
+"""Seconds of computing that reading may take, beside one for each `_PER_SECOND` bytes of the file."""
 _PER_SECOND = 32 << 20
 
 
 def main(path: str, descriptor: str, kept: str) -> None:
-    """Read an open file's weights; write them to another as safetensors, and what is to be said of them to stdout."""
+    """Read the weights of an open file, write them to another as safetensors, and their names and notes to stdout."""
     torch.set_num_threads(1)
     answer: dict[str, Any]
     with os.fdopen(int(descriptor), "rb") as file, os.fdopen(int(kept), "wb") as weights_file:
@@ -55,7 +55,7 @@ def main(path: str, descriptor: str, kept: str) -> None:
 
 
 def read_weights(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
-    """The groups of named tensors of a scanned file. Raises UsageError, UnsafeInput or MemoryError."""
+    """Return the groups of named tensors of a scanned file. Raises UsageError, UnsafeInput or MemoryError."""
     file.seek(0)
     try:
         if file.read(9)[8:] == b"{":
@@ -76,7 +76,7 @@ def read_weights(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
 
 
 def _numbered(found: tuple[Weights, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Each tensor once, by a number, and what the other process makes the groups from."""
+    """Return each tensor once, under a number, and the groups with these numbers in place of the tensors."""
     numbers: dict[tuple[Any, ...], str] = {}
     state: dict[str, Tensor] = {}
     groups = []
@@ -91,7 +91,7 @@ def _numbered(found: tuple[Weights, ...]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _limit(size: int) -> None:
-    """What this process may take from here on; memory apart."""
+    """Limit the computing, file sizes and open files of this process."""
     seconds = math.ceil(time.process_time()) + _SECONDS + size // _PER_SECOND
     room = _MEMORY + _COPIES * size
     for kind, soft, hard in (
@@ -100,6 +100,6 @@ def _limit(size: int) -> None:
         (resource.RLIMIT_FSIZE, room, room),
         (resource.RLIMIT_NOFILE, 64, 64),
     ):
-        # Whoever started the program may have set lower ones.
+        # Lower limits that are set already stay.
         ceilings = [limit for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY]
         resource.setrlimit(kind, (min([soft, *ceilings]), min([hard, *ceilings])))

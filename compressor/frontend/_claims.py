@@ -1,4 +1,4 @@
-"""What a pickle of weights may name, and what each call may ask for: a short list; nothing is imported."""
+"""The classes and functions that a pickle of weights may name, and checks of their arguments. None is imported."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CALLS", "CONSTANTS", "OPAQUE", "STORAGES", "Broken", "Lie", "Named", "Storage", "Table", "built"]
+__all__ = ["CALLS", "CONSTANTS", "OPAQUE", "STORAGES", "Broken", "FalseClaim", "Named", "Storage", "Table", "built"]
 
 _LARGEST = 2**63 - 1
 _PLAIN = (str, bytes, int, float, type(None))
 
 
 class Broken(Exception):
-    """The file does not hold together: truncated, corrupt, or something else."""
+    """The file is truncated, corrupt, or of another format."""
 
 
-class Lie(Exception):
-    """The file asks for what weights never ask for; the message says what, after the file's name."""
+class FalseClaim(Exception):
+    """The file claims what no honest checkpoint claims. The message is a predicate of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Numbers that tensors are laid over: how many, and the bytes of one."""
+    """A torch storage: how many numbers it has, and the bytes of one."""
 
     count: int
     width: int
@@ -39,20 +39,20 @@ class Storage:
 
 @dataclass(slots=True)
 class Table:
-    """A dict, as far as it matters: its keys."""
+    """A dict, of which only the keys are kept."""
 
     keys: list[Any] = field(default_factory=list)
 
     def add(self, key: Any) -> None:
-        """Raises Lie for keys that can be made to take for ever to hash, or to collide."""
+        """Add a key. Raises FalseClaim for a key whose hash can be made slow, or to collide."""
         for part in key if isinstance(key, tuple) and len(key) <= 8 else (key,):
             if not isinstance(part, _PLAIN) or (isinstance(part, int) and part.bit_length() > 60):
-                raise Lie("has dict keys that are no plain names or numbers")
+                raise FalseClaim("has dict keys that are no plain names or numbers")
         self.keys.append(key)
 
 
 OPAQUE = object()
-"""Anything else that was made."""
+"""Stands for any other object."""
 
 
 def _names(table: dict[int, str], pattern: str) -> dict[str, int]:
@@ -92,23 +92,23 @@ _CLASSES = frozenset(name for name in _names(_WIDTHS, "torch.{}Tensor") if "Comp
 }
 
 
-# -- the checks: each takes what the function would, and returns what stands for its result -------------
+# -- checks: each takes a function's arguments and returns what stands for its result -------------------
 
 
 def _laid(storage: Any, offset: Any, size: Any, stride: Any, width: int | None = None) -> Any:
-    """A tensor: all of it must lie inside its storage, and be no larger. Raises Lie where it is not."""
+    """Check that a tensor lies inside its storage. Raises FalseClaim where it does not."""
     if not (isinstance(storage, Storage) and isinstance(size, tuple) and isinstance(stride, tuple)):
         raise Broken
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or any(type(n) is not int for n in numbers):
         raise Broken
     if len(size) > 64 or any(not 0 <= n <= _LARGEST for n in numbers):
-        raise Lie("claims a tensor of a negative or impossible size, stride or offset")
+        raise FalseClaim("claims a tensor of a negative or impossible size, stride or offset")
     count = math.prod(size)
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if count else 0
     held = storage.count * storage.width // (width or storage.width)
     if (claimed := min(max(count, reach), _LARGEST)) > held:
-        raise Lie(f"claims a tensor of {claimed:,} numbers over a storage of {held:,}")
+        raise FalseClaim(f"claims a tensor of {claimed:,} numbers over a storage of {held:,}")
     return OPAQUE
 
 
@@ -126,21 +126,21 @@ def _tensor_of_type(
 
 def _tensor_of_class(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     if not isinstance(function, Named) or not function.name.startswith("torch._utils._rebuild_"):
-        raise Lie("rebuilds tensors with something else than torch's own functions")
+        raise FalseClaim("rebuilds tensors with something else than torch's own functions")
     if not isinstance(kind, Named) or kind.name not in _CLASSES:
         raise Broken
     return CALLS[function.name](*arguments)
 
 
 def _class(*arguments: Any) -> Any:
-    """A tensor's class was called with nothing before torch 0.4 (what follows is `built`), or around a tensor."""
+    """Check the call of a tensor's class: without arguments before torch 0.4 (`built` follows), or around a tensor."""
     if arguments and arguments[0] is not OPAQUE:
-        raise Lie("makes tensors out of nothing")
+        raise FalseClaim("makes tensors out of nothing")
     return OPAQUE
 
 
 def _ordered(pairs: Any = ()) -> Table:
-    """Python 2 gave the pairs as arguments."""
+    """Return the dict of these pairs, which Python 2 gave as arguments."""
     table = Table()
     for key, _ in _items(pairs):
         table.add(key)
@@ -171,9 +171,9 @@ def _shape(value: Any = ()) -> Any:
 
 
 def _bytes(text: Any = "", encoding: Any = "latin1") -> Any:
-    """How protocol 2 spells bytes. Other codecs can be slow; a bytearray of a number is that long."""
+    """Return bytes as protocol 2 spells them. Refuses slow codecs, and numbers, which make a bytearray that long."""
     if not isinstance(text, str | bytes) or encoding not in ("latin1", "latin-1"):
-        raise Lie("makes bytes out of something else than text")
+        raise FalseClaim("makes bytes out of something else than text")
     return text if isinstance(text, bytes) else text.encode("latin1", "replace")
 
 
@@ -211,9 +211,9 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 
 def built(thing: Any, state: Any) -> None:
-    """Check what an object is given once it is made: a dict's attributes, or an old tensor's storage."""
+    """Check the state that a made object is given: a dict's attributes, or an old tensor's storage."""
     if isinstance(thing, Table):
         if not isinstance(state, Table) or any(not isinstance(k, str) or hasattr(OrderedDict, k) for k in state.keys):
-            raise Lie("replaces the methods of a dict")
+            raise FalseClaim("replaces the methods of a dict")
     elif isinstance(state, tuple) and any(isinstance(part, Storage) for part in state):
         _laid(*state)

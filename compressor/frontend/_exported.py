@@ -18,13 +18,13 @@ _EXPANDS = (torch.ops.aten.expand.default,)
 
 
 def input_of(program: ExportedProgram, path: Path) -> InputSpec | None:
-    """The one size of sample that it takes; None where it takes several."""
+    """Return the size of sample that the program takes; None where it takes several."""
     shape = _input(program, path).shape[1:]
     return InputSpec(*shape) if all(type(n) is int for n in shape) else None
 
 
 def network(program: ExportedProgram, path: Path) -> nn.Module:
-    """The program as a module. A batch that was fixed when it was exported is set free.
+    """Return the program as a module, whose batch is free even where it was exported with a fixed one.
 
     Raises UsageError where that cannot be done, or where one sample's output depends on the others.
     """
@@ -60,7 +60,7 @@ def _bound(path: Path, fixed: int | None) -> UsageError:
 
 
 def _input(program: ExportedProgram, path: Path) -> Any:
-    """What stands for its one input, with its shape."""
+    """Return the placeholder tensor of its only input."""
     names = program.graph_signature.user_inputs
     values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     value = values[0] if len(values) == 1 else None
@@ -73,7 +73,7 @@ def _input(program: ExportedProgram, path: Path) -> Any:
 
 
 def _free(graph: fx.Graph, batch: int) -> None:
-    """Let the batch of the input take the place of the number ``batch`` wherever a tensor is given a shape."""
+    """Replace the number ``batch`` by the input's batch size wherever a tensor is given a shape."""
     input = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(input):
         size = graph.call_function(torch.ops.aten.sym_size.int, (input, 0))

@@ -1,4 +1,4 @@
-"""The file itself: a regular one, of a size that this machine can take."""
+"""Model files: regular ones, of a size that this machine can hold."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _KINDS = {
 
 @contextmanager
 def open_model_file(path: Path) -> Iterator[BufferedReader]:
-    """A regular file, open for reading. Raises UsageError for anything else, at once."""
+    """Open a regular file for reading. Raises UsageError for anything else, without waiting for it."""
     try:
         _check(path, path.stat())
-        # Not to wait for a writer, should a pipe have taken the file's place meanwhile.
+        # O_NONBLOCK: a pipe may have taken the file's place meanwhile, and would wait for a writer.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         _check(path, os.fstat(file.fileno()))
     except (FileNotFoundError, NotADirectoryError) as error:

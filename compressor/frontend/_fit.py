@@ -1,4 +1,4 @@
-"""Fitting weights to a module: which of its entries must be there, and which it makes itself."""
+"""Weights made to fit a module: which entries of its state dict must be there, and which it makes itself."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from compressor.modules import named_parameters, state_dict
 __all__ = ["Expected", "expected", "fit"]
 
 _STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_var")
-"""Buffers that are learned: what a normalisation counted during the training."""
+"""Last parts of the names of buffers that are learned: the statistics of a normalisation."""
 _CONSTANTS = {
     "anchor_grid", "anchors", "attn_mask", "attention_mask", "causal_mask", "cos_cached", "freqs_cis", "inv_freq",
     "mask", "masked_bias", "relative_coords_table", "sin_cached", "stride", "total_ops", "total_params",
 }  # fmt: skip
-"""Last parts of the names of float buffers that libraries compute from the settings of a layer, and not from data."""
+"""Last parts of the names of float buffers that libraries compute from the settings of a layer, not from data."""
 _SCALARS = {"scale"}
-"""The same, where the tensor has one element."""
+"""As `_CONSTANTS`, where the tensor has one element."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,27 @@ class Expected:
     """What a module's state dict holds, in its order."""
 
     state: Mapping[str, Tensor]
-    """Values matter for tensors that share memory; shapes and types for all."""
+    """Tensors of the right shapes and types; tied ones share memory. Their values are not used."""
     parameters: frozenset[str]
     """The names among them that are parameters; the others are buffers."""
     build: Callable[[], nn.Module]
-    """Makes the module anew, with fresh buffers."""
+    """Makes a fresh module."""
 
     def learned(self, name: str) -> bool:
-        """Whether an entry comes from training, and no new module has it."""
+        """Tell whether an entry comes from training, so that a fresh module does not have it."""
         return name in self.parameters or name.rpartition(".")[2] in _STATISTICS
 
 
 def expected(module: nn.Module, build: Callable[[], nn.Module]) -> Expected:
-    """What ``module``, which ``build`` makes anew, expects of its weights."""
+    """Return what ``module`` expects of its weights; ``build`` makes a fresh one."""
     return Expected(state_dict(module), frozenset(name for name, _ in named_parameters(module)), build)
 
 
 def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
-    """The weights in the order and the types of a module's own state dict.
+    """Return the weights in the order and the types of a module's own state dict.
 
-    Buffers that are missing and not learned are as the module makes them; entries that look like such buffers of
-    another version of its library, and are not the module's, are left aside. The notes say so.
+    A missing buffer that is not learned is taken from a fresh module. An entry that the module lacks and that looks
+    like such a buffer (of another version of a library) is left out. The notes say both.
     Raises UsageError with the first keys where the two differ (``whose`` names the module), and for values that are
     not finite: NaN anywhere, infinity in what is learned.
     """
@@ -76,7 +76,7 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
 
 
 def _is_constant(key: str, tensor: Tensor) -> bool:
-    """Whether an entry that the module lacks is a buffer of another version of its library, rather than a weight."""
+    """Tell whether an entry that the module lacks looks like a constant buffer rather than a weight."""
     last = key.rpartition(".")[2]
     if last in _STATISTICS:
         return False
@@ -84,7 +84,7 @@ def _is_constant(key: str, tensor: Tensor) -> bool:
 
 
 def _twin(key: str, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
-    """The name under which the file has what the module has under both: safetensors files hold tied weights once."""
+    """Return the name in the file of the tensor that is tied to ``key``: safetensors files hold tied weights once."""
     want = reference[key]
     if want.is_meta or want.numel() == 0:
         return None
@@ -93,7 +93,7 @@ def _twin(key: str, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]
 
 
 def _constants(wanted: Expected, names: list[str]) -> dict[str, Tensor]:
-    """Those of the buffers that are the same whenever the module is made: no data and no chance is in them."""
+    """Return those of the buffers that two fresh modules have in common: they are constants, and not random."""
     one, other = (state_dict(wanted.build()) for _ in range(2))
     return {
         name: one[name].detach().clone()
@@ -127,7 +127,7 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Expected, whose: str) -> Non
 
 
 def _check_finite(state: Mapping[str, Tensor], wanted: Expected) -> None:
-    """A mask may hold -inf; a weight may not."""
+    """Raise UsageError for NaN anywhere and for infinity in what is learned; a mask may hold -inf."""
     for key, tensor in state.items():
         if not tensor.is_floating_point():
             continue

@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any, BinaryIO
 
-from compressor.frontend._claims import Broken, Lie
+from compressor.frontend._claims import Broken, FalseClaim
 
 __all__ = ["check_header"]
 
 _LONGEST = 8_000_000
-"""Bytes of JSON, some hundred a tensor."""
+"""Most bytes of the JSON; a tensor takes some hundred."""
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
     "U16": 16, "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -20,13 +20,14 @@ _BITS = {
 
 
 def check_header(file: BinaryIO, size: int) -> None:
-    """Raises Broken where the file is cut off or is no such file, and Lie where its tensors are not what they claim."""
+    """Check the header. Raises Broken where the file is truncated or of another format, FalseClaim where its tensors do
+    not lie in it as they claim."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > size - 8:
         raise Broken
     if length > _LONGEST:
-        raise Lie(f"has a header of {length:,} bytes")
+        raise FalseClaim(f"has a header of {length:,} bytes")
     try:
         header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -38,7 +39,7 @@ def check_header(file: BinaryIO, size: int) -> None:
     end = 0
     for begin, stop, name in spans:
         if begin < end:
-            raise Lie(f"has tensors that overlap ({name!r})")
+            raise FalseClaim(f"has tensors that overlap ({name!r})")
         end = stop
     if end > size - 8 - length:
         raise Broken
@@ -47,21 +48,21 @@ def check_header(file: BinaryIO, size: int) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise Lie("names a tensor twice")
+        raise FalseClaim("names a tensor twice")
     return table
 
 
 def _span(name: str, entry: Any) -> tuple[int, int, str]:
-    """Where a tensor's bytes begin and end; they must be as many as its shape and type take."""
+    """Return where a tensor's bytes begin and end, having checked that its shape and type take as many."""
     if not isinstance(entry, dict):
         raise Broken
     type, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if type not in _BITS or not isinstance(shape, list) or not isinstance(span, list) or len(span) != 2:
         raise Broken
     if len(shape) > 64 or any(not isinstance(n, int) or not 0 <= n < 2**63 for n in (*shape, *span)):
-        raise Lie(f"claims an impossible shape or place of a tensor ({name!r})")
+        raise FalseClaim(f"claims an impossible shape or place of a tensor ({name!r})")
     begin, stop = span
     claimed = math.prod(shape) * _BITS[type] // 8
     if claimed != stop - begin:
-        raise Lie(f"claims {min(claimed, 2**63):,} bytes for a tensor ({name!r}) in {stop - begin:,}")
+        raise FalseClaim(f"claims {min(claimed, 2**63):,} bytes for a tensor ({name!r}) in {stop - begin:,}")
     return begin, stop, name

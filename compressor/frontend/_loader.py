@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
-    """A model that has entered: what builds it, and weights that fit it exactly."""
+    """A network that was loaded: what builds it, and weights that fit it exactly."""
 
     family: str
     """A file of ``models/``, the user's own ``package.module:callable``, or ``trusted:FORM``."""
@@ -41,10 +41,10 @@ class LoadedNetwork:
     notes: tuple[str, ...]
     """How the weights were found in the file, for people."""
     input: InputSpec | None = None
-    """The only input that it takes, where its file says so."""
+    """The only size of input that it takes, where its file says so."""
 
     def build(self) -> nn.Module:
-        """The network with these weights, in eval mode."""
+        """Return the network with these weights, in eval mode."""
         from compressor.frontend._networks import make
 
         module = make(self.family, self.settings)
@@ -64,12 +64,12 @@ def load_checkpoint(path: Path, *, arch: str | None = None, trust: bool = False)
         contents = scan(file, path)  # which needs no torch: what is refused here is refused at once
         if contents.code is None:
             found = read(file, path)
-            from compressor.frontend._networks import given, recognised
+            from compressor.frontend._networks import fit_arch, recognise
 
-            return recognised(found, path) if arch is None else given(found, arch)
+            return recognise(found, path) if arch is None else fit_arch(found, arch)
         if not trust:
             raise UnsafeInput(f"{path} {contents.code}", hint=_CODE)
         _log.warning("--trust: running the code in %s, with your rights", path)
-        from compressor.frontend._trusted import trusted
+        from compressor.frontend._trusted import load_trusted
 
-        return trusted(file, path, contents.form, arch)
+        return load_trusted(file, path, contents.form, arch)

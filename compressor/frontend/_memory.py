@@ -1,4 +1,4 @@
-"""A ceiling on memory while something from outside is read or run."""
+"""A limit on memory while a foreign file is read or run."""
 
 from __future__ import annotations
 

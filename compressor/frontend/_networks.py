@@ -1,4 +1,4 @@
-"""From weights to the network that they are of, and from an artifact to its network."""
+"""Networks: found from their weights, and built again from an artifact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from compressor.models.common.headed import architecture
 from compressor.modules import named_modules, state_dict, tame
 from compressor.user_code import call
 
-__all__ = ["channels", "given", "load_network", "make", "recognised", "settled"]
+__all__ = ["channels", "fit_arch", "load_network", "make", "prepare", "recognise"]
 
 _ARCH = "--arch package.module:callable"
 _DEPLOYED = "deployed"
@@ -32,7 +32,7 @@ _DEPLOYED = "deployed"
 
 
 def load_network(model: Model) -> nn.Module:
-    """The network of an artifact, in eval mode. Raises UsageError where its weights cannot be read."""
+    """Return the network of an artifact, in eval mode. Raises UsageError where its weights cannot be read."""
     source = model.torch
 
     def build() -> nn.Module:
@@ -47,8 +47,8 @@ def load_network(model: Model) -> nn.Module:
     return module
 
 
-def recognised(found: Sequence[Weights], path: Path) -> LoadedNetwork:
-    """The family of ``models/`` whose keys and shapes one of the groups of weights has; the first such group.
+def recognise(found: Sequence[Weights], path: Path) -> LoadedNetwork:
+    """Recognise the family of ``models/`` from the keys and shapes of the first group of weights that has a family's.
 
     Raises UsageError where there is none.
     """
@@ -70,7 +70,7 @@ def recognised(found: Sequence[Weights], path: Path) -> LoadedNetwork:
 
 
 def _of_a_family(weights: Weights) -> LoadedNetwork | None:
-    """The network of a known family; None where no family has such keys. Raises UsageError for a near miss."""
+    """Return the network of a known family; None where no family has such keys. Raises UsageError for a near miss."""
     misfit: UsageError | None = None
     for spelled in spellings(weights):
         for name in catalog.names("models"):
@@ -93,10 +93,10 @@ def _of_a_family(weights: Weights) -> LoadedNetwork | None:
     return None
 
 
-def given(found: Sequence[Weights], arch: str) -> LoadedNetwork:
-    """The user's own architecture, with the group of weights that fits its module; the first of several such groups.
+def fit_arch(found: Sequence[Weights], arch: str) -> LoadedNetwork:
+    """Build the user's own architecture, with the first group of weights that fits its module.
 
-    Raises UsageError where none fits, saying what the group lacks of which most weights do.
+    Raises UsageError where none fits: what the group lacks of which most tensors fit.
     """
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", arch):
         raise UsageError(f"not a callable's name: {arch!r}", hint=f"write {_ARCH}")
@@ -124,7 +124,7 @@ def given(found: Sequence[Weights], arch: str) -> LoadedNetwork:
 
 
 def _first(known: Sequence[tuple[Weights, LoadedNetwork]]) -> LoadedNetwork:
-    """The first network, its notes naming the other groups of the file that would do."""
+    """Return the first network; its notes name the other groups that fit."""
     _, network = known[0]
     others = [".".join(weights.place) or "the outermost dict" for weights, _ in known[1:]]
     notes = (f"others that fit, and were not taken: {some(others)}",) if others else ()
@@ -132,26 +132,26 @@ def _first(known: Sequence[tuple[Weights, LoadedNetwork]]) -> LoadedNetwork:
 
 
 def channels(module: nn.Module) -> int | None:
-    """Those that its first convolution takes."""
+    """Return the input channels of the first convolution; None where there is none."""
     return next((m.in_channels for _, m in named_modules(module) if isinstance(m, nn.Conv2d)), None)
 
 
 def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
-    """A network in eval mode: of a known family, of the user's own code, or of a file that was trusted before."""
+    """Build a network in eval mode: of a known family, of the user's own code, or of a file that was trusted before."""
     own = {key: value for key, value in settings.items() if key != _DEPLOYED}
     if ":" not in family:
         module = architecture(family, own).build().eval()
     elif own:
-        from compressor.frontend._trusted import again
+        from compressor.frontend._trusted import reload_trusted
 
-        module = again(family.partition(":")[2], own)
+        module = reload_trusted(family.partition(":")[2], own)
     else:
-        module = settled(_own(family), family)
+        module = prepare(_own(family), family)
     return deployed(module) if settings.get(_DEPLOYED) else module
 
 
-def settled(module: nn.Module, whose: str) -> nn.Module:
-    """A module in float32 on the CPU, in eval mode, on which torch's own functions work.
+def prepare(module: nn.Module, whose: str) -> nn.Module:
+    """Bring a module to the CPU, to float32 and to eval mode, and make torch's own functions work on it.
 
     Raises UsageError where its state is not all tensors, or an attribute stands in a method's place.
     """

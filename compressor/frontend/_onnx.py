@@ -1,4 +1,4 @@
-"""Reading an ONNX file that may be hostile: nothing of it is resolved, allocated or run before it is judged here."""
+"""The reader of ONNX files, which may be hostile: nothing is resolved, allocated or run before it is checked here."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from compressor.frontend._onnx_sizes import check_sizes
 from compressor.frontend._onnx_tensors import check_tensor, tensors, with_outside_data
 
 _LARGEST = (2 << 30) - 1
-"""Protobuf has no larger messages, and ONNX Runtime takes none from memory."""
+"""Most bytes of a file: a protobuf message has no more, nor does ONNX Runtime take more from memory."""
 _STRUCTURE = 256 << 20
-"""What a parsed graph may take beside its weights; a network of a hundred thousand nodes takes less."""
+"""Bytes that a parsed graph may take beside its weights; a network of a hundred thousand nodes takes less."""
 _NODES = 100_000
 _DEEPEST = 8
 
@@ -31,18 +31,18 @@ _CONTRIB = frozenset(
         *("QuickGelu", "BiasGelu", "SkipLayerNormalization"),
     }
 )
-"""Of ONNX Runtime's own operators those that its quantiser and its optimiser write into a graph.
+"""Operators of ONNX Runtime's own domain that its quantiser and its optimiser write into a graph.
 
 Others of that domain hold compiled blobs (EPContext) or call Python (PythonOp).
 """
 _ENDLESS = frozenset({"Loop", "Scan", "SequenceMap"})
-"""Operators that run for as long as they like."""
+"""Operators whose running time has no bound."""
 
 _EXPORT_AGAIN = "export the model again, with its weights inside the file"
 
 
 def load_onnx(path: Path, content: bytes | None = None) -> ModelProto:
-    """The model of an ONNX file, its weights inside, once it is known to be harmless.
+    """Read an ONNX file, its weights inside, and check that it is harmless.
 
     ``content`` is what ``path`` was found to hold, where that is known: then no file is opened, and weights that lie
     in other files are refused. A runtime is given this model's bytes: of the file's own it would look for weights
@@ -104,7 +104,7 @@ def _no_model(path: Path) -> UsageError:
 
 
 def _check(model: ModelProto, path: Path) -> None:
-    """What can be told without a look at the weights."""
+    """Check everything that does not need the weights."""
     if model.training_info or model.functions:
         what = "a training graph" if model.training_info else f"functions ({model.functions[0].name!r})"
         raise UnsafeInput(f"{path} brings {what} of its own", hint="export it for inference, with functions inlined")
@@ -119,7 +119,7 @@ def _check(model: ModelProto, path: Path) -> None:
 
 
 def _graphs(graph: GraphProto, path: Path, depth: int = 0) -> Iterator[GraphProto]:
-    """A graph and all that its nodes hold."""
+    """Yield a graph and the graphs inside its nodes."""
     if depth > _DEEPEST:
         raise UnsafeInput(f"{path} nests graphs more than {_DEEPEST} deep", hint="export it without control flow")
     yield graph
@@ -130,7 +130,7 @@ def _graphs(graph: GraphProto, path: Path, depth: int = 0) -> Iterator[GraphProt
 
 
 def _check_names(graph: GraphProto, path: Path) -> None:
-    """Of two values with one name, one reader may take the first and another the second."""
+    """Check that no two values have one name: readers could take either."""
     made = [name for node in graph.node for name in node.output if name]
     kept = [tensor.name for tensor in graph.initializer]
     # An initialiser may be an input too: its default.

@@ -1,4 +1,4 @@
-"""What an ONNX graph would make of memory, found from shapes alone, before any runtime computes with it."""
+"""The memory that an ONNX graph would take, found from shapes alone before a runtime computes with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALL = 1024
 """Elements of a tensor that may be a shape, an axis or an index, rather than a weight."""
 _CONSTANTS = 256 << 20
 _PER_BYTE = 16
-"""What is made of constants alone: bytes in any graph, and more for each byte of weights, which may be unpacked."""
+"""Bytes that may be computed from constants alone: `_CONSTANTS`, and this many more for each byte of the file."""
 _VALUE = 2 << 30
 """Bytes of one value for one sample; a picture of 64 channels at 4K is no larger."""
 
@@ -23,7 +23,7 @@ Graphs = Callable[[GraphProto, Path], Iterator[GraphProto]]
 
 
 def check_sizes(model: ModelProto, graphs: Graphs, held: int, path: Path) -> None:
-    """Raises UnsafeInput where a value is huge (free axes count as 1), UsageError where the graph is not valid.
+    """Check sizes. Raises UnsafeInput for a huge value (free axes count as 1), UsageError where the graph is not valid.
 
     ``graphs`` walks a graph and those inside of it, ``held`` is the model's size in bytes. Sizes that depend on the
     input's values are not known here.
@@ -54,7 +54,7 @@ def check_sizes(model: ModelProto, graphs: Graphs, held: int, path: Path) -> Non
 
 
 def _without_weights(model: ModelProto) -> ModelProto:
-    """The same graph for one sample; large weights are inputs, of which only the shapes matter."""
+    """Return the same graph for one sample, with large weights as inputs, as only their shapes are needed."""
     graph = GraphProto(name=model.graph.name or "graph", node=model.graph.node)
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
@@ -73,7 +73,7 @@ def _without_weights(model: ModelProto) -> ModelProto:
 
 
 def _constants(graph: GraphProto, given: Set[str]) -> Iterator[ValueInfoProto]:
-    """The values of a graph that do not depend on the inputs ``given``, those that it holds left out."""
+    """Yield the computed values of a graph that do not depend on the inputs ``given``."""
     shapes = {value.name: value for value in (*graph.value_info, *graph.output)}
     dynamic = set(given)
     for node in graph.node:

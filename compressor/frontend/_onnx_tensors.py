@@ -1,4 +1,4 @@
-"""The tensors inside an ONNX file: that their values are all there, and in which file."""
+"""Checks that the tensors of an ONNX file have all their values, and in which file."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _BITS = {
     **dict.fromkeys((TensorProto.UINT64, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.COMPLEX64), 64),
     TensorProto.COMPLEX128: 128,
 }
-"""Bits of one element; a string counts as one byte, of which there are as many as strings."""
+"""Bits of one element; a string counts as one byte."""
 
 _INSIDE = "save it as one file: onnx.save(onnx.load(path), new_path)"
 
 
 def value_bytes(type: int, dims: list[int]) -> int:
-    """The bytes of a tensor of this type (eight each where it is not known) and shape."""
+    """Return the bytes of a tensor of this type and shape; elements of an unknown type count as eight."""
     return -(-prod(dims) * _BITS.get(type, 64) // 8)
 
 
 def tensors(graph: GraphProto, path: Path) -> Iterator[TensorProto]:
-    """Every tensor that one graph holds, those inside of its nodes' own graphs left out.
+    """Yield each tensor of one graph, without those of graphs inside its nodes.
 
     Raises UnsafeInput for sparse ones: they claim far more than they hold by their nature.
     """
@@ -53,7 +53,8 @@ def tensors(graph: GraphProto, path: Path) -> Iterator[TensorProto]:
 
 
 def check_tensor(tensor: TensorProto, path: Path) -> None:
-    """Raises UnsafeInput where a tensor's values are fewer than its shape says or elsewhere, UsageError where more."""
+    """Check one tensor. Raises UnsafeInput where it has fewer values than its shape says or they lie in another file,
+    UsageError where it has more."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise UnsafeInput(f"{path}: {tensor.name!r} lies in another file", hint=_INSIDE)
     bits = _BITS.get(tensor.data_type)
@@ -75,7 +76,7 @@ def check_tensor(tensor: TensorProto, path: Path) -> None:
 
 
 def with_outside_data(graph: GraphProto, path: Path, beside: Path | None) -> int:
-    """Read into ``graph`` those of its weights that lie in other files of the folder ``beside``; the bytes read.
+    """Read into ``graph`` the weights that lie in other files of the folder ``beside``, and return how many bytes.
 
     Raises UnsafeInput for any of them where ``beside`` is None, and for whatever is no regular file inside of that
     folder, has another name elsewhere (a hard link) or is shorter than claimed; UsageError where one is missing.

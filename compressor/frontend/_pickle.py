@@ -1,4 +1,4 @@
-"""Reading a pickle without unpickling it: its instructions are followed, and nothing is made or imported."""
+"""A reader of pickles that follows their instructions without making or importing anything."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
-from compressor.frontend._claims import CALLS, CONSTANTS, OPAQUE, STORAGES, Broken, Lie, Named, Storage, Table, built
+from compressor.frontend._claims import (
+    CALLS,
+    CONSTANTS,
+    OPAQUE,
+    STORAGES,
+    Broken,
+    FalseClaim,
+    Named,
+    Storage,
+    Table,
+    built,
+)
 
 __all__ = ["Reader"]
 
 _MOST = 500_000
-"""Instructions: those of some twenty thousand tensors."""
+"""Most instructions; some twenty thousand tensors take as many."""
 
 _READ = frozenset(
     "PROTO STOP MARK TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE EMPTY_LIST EMPTY_DICT NONE NEWFALSE NEWTRUE "  # noqa: SIM905
@@ -27,7 +38,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
-        """By the key under which the file has their numbers."""
+        """Storages by the key under which the file has their numbers."""
         self.code: str | None = None
         """The first class or function named that weights do not need."""
         self.unread: str | None = None
@@ -35,9 +46,9 @@ class Reader:
         self._steps = 0
 
     def read(self, stream: IO[bytes]) -> Any:
-        """What stands for the object of the pickle that starts here; the stream is left behind it.
+        """Read the pickle that starts here, and return what stands for its object.
 
-        Raises Broken where it does not hold together, and Lie where it asks for too much.
+        Raises Broken for a damaged pickle, FalseClaim for one that claims too much.
         """
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
@@ -46,7 +57,7 @@ class Reader:
             for opcode, argument, _ in pickletools.genops(stream):
                 self._steps += 1
                 if self._steps > _MOST:
-                    raise Lie(f"has a pickle of more than {_MOST:,} instructions")
+                    raise FalseClaim(f"has a pickle of more than {_MOST:,} instructions")
                 if opcode.name not in _READ:
                     self.unread = self.unread or opcode.name
                 if opcode.name in _STEPS:
@@ -54,7 +65,7 @@ class Reader:
                 else:
                     self._other(opcode, argument)
             return self._stack.pop()
-        except Lie:
+        except FalseClaim:
             raise
         except Exception as error:  # pickletools, and a stack that is not as it should be, raise all kinds
             raise Broken from error
@@ -62,7 +73,7 @@ class Reader:
     # -- instructions -----------------------------------------------------------------------------
 
     def _other(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """An instruction that puts a value on the stack, or one that weights do not use: followed for its names."""
+        """Follow an instruction that puts a value on the stack, or one that weights do not use."""
         if opcode.arg is not None and not opcode.stack_before and len(opcode.stack_after) == 1:
             self._stack.append(argument)
             return
@@ -92,7 +103,7 @@ class Reader:
 
     def _put(self, index: int) -> None:
         if index > _MOST:
-            raise Lie(f"remembers an object as number {index:,}")
+            raise FalseClaim(f"remembers an object as number {index:,}")
         self._memo[index] = self._stack[-1]
 
     def _global(self, argument: str) -> None:
@@ -128,7 +139,7 @@ class Reader:
         if not isinstance(function, Named) or not isinstance(arguments, tuple):
             raise Broken
         if function.name not in CALLS:
-            raise Lie(f"calls {function.name}, which weights never do")
+            raise FalseClaim(f"calls {function.name}, which weights never do")
         self._push(CALLS[function.name](*arguments))
 
     def _build(self, _: Any) -> None:
@@ -157,7 +168,7 @@ class Reader:
         self._set([key, value])
 
     def _persistent(self, _: Any) -> None:
-        """A storage, whose numbers are elsewhere in the file; or, before 2017, a module's class."""
+        """Follow the reference to a storage, whose numbers lie elsewhere, or (before 2017) to a module's class."""
         kind, *named = self._stack.pop()
         if kind in ("module", b"module"):
             self.code = self.code or "a module's source"
@@ -170,14 +181,14 @@ class Reader:
             raise Broken
         storage = Storage(count, STORAGES[type.name])
         if not 0 <= count < 2**60:
-            raise Lie("claims a storage of a negative or impossible size")
+            raise FalseClaim("claims a storage of a negative or impossible size")
         if self.storages.setdefault(str(key), storage) != storage:
-            raise Lie(f"claims one storage ({key!r:.50}) in two sizes")
+            raise FalseClaim(f"claims one storage ({key!r:.50}) in two sizes")
         self._push(self._view(storage, *view[0]) if view and view[0] is not None else storage)
 
     def _view(self, storage: Storage, _: Any, offset: Any, count: Any) -> Storage:
         if not 0 <= offset <= offset + count <= storage.count:
-            raise Lie(f"claims numbers {offset} to {offset + count} of a storage of {storage.count:,}")
+            raise FalseClaim(f"claims numbers {offset} to {offset + count} of a storage of {storage.count:,}")
         return Storage(count, storage.width)
 
 

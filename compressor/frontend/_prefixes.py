@@ -18,7 +18,7 @@ _COMPILED = "_orig_mod."
 
 
 def best_spelling(weights: Weights, reference: Mapping[str, Tensor]) -> tuple[Weights, int]:
-    """The weights with the prefix taken off, or put on, with which most fit ``reference``; and how many do.
+    """Take the prefix off, or put it on, with which most weights fit ``reference``; return them, and how many fit.
 
     A weight fits where ``reference`` has its name with as many elements.
     """
@@ -42,9 +42,9 @@ def best_spelling(weights: Weights, reference: Mapping[str, Tensor]) -> tuple[We
 
 
 def spellings(weights: Weights) -> Iterator[Weights]:
-    """The weights as they are, and with one prefix after another taken off that most of their names begin with.
+    """Yield the weights as they are, then with one prefix after another taken off that most names begin with.
 
-    Averaged weights beside others of the same dict come before those.
+    A prefix of averaged weights is preferred.
     """
     weights = _uncompiled(weights)
     while True:
@@ -60,7 +60,7 @@ def spellings(weights: Weights) -> Iterator[Weights]:
 
 
 def _prefixes(key: str) -> Iterator[str]:
-    """Each beginning of a name that ends with a dot, the empty one first; none of an optimiser's."""
+    """Yield each beginning of a name that ends with a dot, the empty one first, up to an optimiser's key."""
     parts = key.split(".")
     prefix = ""
     for part in parts:
@@ -71,7 +71,7 @@ def _prefixes(key: str) -> Iterator[str]:
 
 
 def _common(reference: Mapping[str, Tensor]) -> str:
-    """The first part of all names: of a module that only wraps another; empty where there is none."""
+    """Return the first part that all names share, as in a module that wraps another; empty where there is none."""
     first = {key.partition(".")[0] for key in reference if "." in key}
     return f"{first.pop()}." if len(first) == 1 and all("." in key for key in reference) else ""
 
@@ -84,7 +84,7 @@ def _uncompiled(weights: Weights) -> Weights:
 
 
 def _stripped(weights: Weights, prefix: str) -> Weights:
-    """Those whose names begin with ``prefix``, without it."""
+    """Return the weights whose names begin with ``prefix``, without it."""
     kept = {key.removeprefix(prefix): t for key, t in weights.state.items() if key.startswith(prefix)}
     notes = (*weights.notes, f"prefix {prefix!r} stripped")
     if aside := [key for key in weights.state if not key.startswith(prefix)]:

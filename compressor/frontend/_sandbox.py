@@ -1,4 +1,4 @@
-"""Having a model file read by a process of its own, and taking back what it made of it."""
+"""The starter of the process that reads a model file, and the reader of its answer."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _START = (
     "from compressor.frontend._child import main; main(*sys.argv[2:])"
 )
 _SECONDS = 120
-"""Of waiting, beside one for every so many bytes: a slow disk is no attack."""
+"""Seconds that the process may take, beside one for each `_PER_SECOND` bytes of the file: disks may be slow."""
 _PER_SECOND = 4 << 20
-_MEND = "read it only if you know who made it; weights saved as safetensors are the safest"
+_HINT = "read it only if you know who made it; weights saved as safetensors are the safest"
 
 
 def read(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
-    """The groups of named tensors of a scanned file, the likeliest weights first. Raises UsageError or UnsafeInput.
+    """Return the groups of named tensors of a scanned file, the likeliest weights first.
 
-    The process is another Python, not a fork: it may be asked for from any thread, notebook or program.
+    Raises UsageError or UnsafeInput.
+    The process is a new Python, not a fork, so that any thread, notebook or program can start it.
     """
     # In memory: of a process that is killed no temporary file stays, and a full /tmp stops nobody.
     with os.fdopen(os.memfd_create("weights"), "rb") as kept:
@@ -56,11 +57,11 @@ def read(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
 
                 told, errors = child.communicate(timeout=allowed)
             except subprocess.TimeoutExpired as error:
-                raise UnsafeInput(f"{path} takes more than {allowed} seconds to read", hint=_MEND) from error
+                raise UnsafeInput(f"{path} takes more than {allowed} seconds to read", hint=_HINT) from error
             finally:
                 child.kill()
         if child.returncode < 0:
-            raise UnsafeInput(f"{path} {_ended(-child.returncode)}", hint=_MEND)
+            raise UnsafeInput(f"{path} {_ended(-child.returncode)}", hint=_HINT)
         if child.returncode > 0:
             last = errors.decode(errors="replace").strip().splitlines()[-1:]
             raise CompressError(f"the process that reads {path} failed: {''.join(last)}", hint="compress doctor")
@@ -76,7 +77,7 @@ def read(file: BinaryIO, path: Path) -> tuple[Weights, ...]:
 
 
 def _import_path() -> list[str]:
-    """Where this process imports from, without the working directory: it may hold a torch.py."""
+    """Return this process's import path without the working directory, which may hold a torch.py."""
     return [*filter(_elsewhere, sys.path), str(_ROOT)]
 
 

@@ -1,4 +1,4 @@
-"""What a model file is, seen before torch is imported, let alone opens it. Standard library only."""
+"""The scan of a model file, before torch is imported or opens it. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 from compressor.core import UnsafeInput, UsageError
 from compressor.frontend._archive import Member, members
-from compressor.frontend._claims import Broken, Lie
+from compressor.frontend._claims import Broken, FalseClaim
 from compressor.frontend._header import check_header
 from compressor.frontend._pickle import Reader
 
@@ -20,35 +20,35 @@ COPY_AGAIN = "copy or download it again, and compare its size and checksum with 
 _SAVE_AGAIN = "save the weights alone: torch.save(model.state_dict(), path), or as safetensors"
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-"""The first pickle of a file of torch before 1.6."""
+"""The first pickle in a file of torch before 1.6."""
 _LARGEST = 1 << 40
-"""Bytes of a storage."""
+"""Most bytes of a storage."""
 _LONGEST = 64 << 20
-"""Bytes of a file's pickles; and to which a program's compressed sources may unpack."""
+"""Most bytes of the pickles in a file, and of a program's sources once unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """How to open a file, and what would be run by it."""
+    """How to open a file, and what code it holds."""
 
     form: Literal["safetensors", "checkpoint", "torchscript", "export"]
     code: str | None = None
-    """The code in it, as a predicate of the file; None where it holds weights and plain values alone."""
+    """The code in it, as a predicate of the file; None where it holds only weights and plain values."""
 
 
 class _Code(Exception):
-    """The pickle names what weights do not need."""
+    """The pickle names a class or function that weights do not need."""
 
 
 def scan(file: BinaryIO, path: Path) -> Contents:
-    """Read a file's claims and none of its numbers.
+    """Tell what a file is from its claims, without reading its numbers.
 
     Raises UnsafeInput for a file that claims more than it holds, and UsageError for one that is no checkpoint.
     """
     if path.suffix == ".onnx":
         raise UsageError(
-            f"{path} is an ONNX file: compression starts from PyTorch",
-            hint="give the checkpoint it was exported from; `compress bench` takes ONNX files",
+            f"{path} is an ONNX graph, and a PyTorch network is needed here",
+            hint="give the checkpoint it was exported from; `compress run` and `compress bench` take ONNX files",
         )
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -65,15 +65,15 @@ def scan(file: BinaryIO, path: Path) -> Contents:
         _bare(file)
     except _Code as code:
         return Contents("checkpoint", f"holds code: pickled Python objects ({code})")
-    except Lie as lie:
-        raise UnsafeInput(f"{path} {lie}", hint=_SAVE_AGAIN) from lie
+    except FalseClaim as claim:
+        raise UnsafeInput(f"{path} {claim}", hint=_SAVE_AGAIN) from claim
     except Broken as error:
         raise UsageError(f"{path} is truncated or corrupt", hint=COPY_AGAIN) from error
-    raise _stranger(head, path)
+    raise _not_a_checkpoint(head, path)
 
 
 def _archive(file: BinaryIO, size: int, path: Path) -> Contents:
-    """torch's format since 1.6: a zip archive with a pickle, and a member for each storage's numbers."""
+    """Scan torch's format since 1.6: a zip archive with a pickle, and a member for the numbers of each storage."""
     found = members(file, size)
     folder = next(iter(found)).partition("/")[0] + "/"
     inside = {name.removeprefix(folder): member for name, member in found.items() if name.startswith(folder)}
@@ -87,10 +87,10 @@ def _archive(file: BinaryIO, size: int, path: Path) -> Contents:
         raise UsageError(f"{path} is a zip archive, but not a PyTorch checkpoint", hint=_SAVE_AGAIN)
     odd = [n for n in found if not n.startswith(folder) or "\\" in n or {"", ".", ".."} & set(n.rstrip("/").split("/"))]
     if odd:
-        raise Lie(f"is an archive with a member outside its folder ({odd[0][:100]!r})")
+        raise FalseClaim(f"is an archive with a member outside its folder ({odd[0][:100]!r})")
     packed = sum(member.size for member in found.values() if member.packed)
     if packed > (0 if kind.form == "checkpoint" else _LONGEST):
-        raise Lie("is a compressed archive, which torch never writes")
+        raise FalseClaim("is a compressed archive, which torch never writes")
     if kind.form == "checkpoint":
         reader = Reader()
         _value(reader, _stream(file, inside["data.pkl"]))
@@ -101,7 +101,7 @@ def _archive(file: BinaryIO, size: int, path: Path) -> Contents:
 
 def _stream(file: BinaryIO, member: Member) -> BinaryIO:
     if member.size > _LONGEST:
-        raise Lie(f"has a pickle of {member.size:,} bytes")
+        raise FalseClaim(f"has a pickle of {member.size:,} bytes")
     file.seek(member.begin)
     return io.BytesIO(file.read(member.size))
 
@@ -111,11 +111,11 @@ def _check_members(reader: Reader, inside: Mapping[str, Member]) -> None:
         if (member := inside.get(f"data/{key}")) is None:
             raise Broken
         if (claimed := storage.count * storage.width) > member.size:
-            raise Lie(f"claims {claimed:,} bytes for a storage that has {member.size:,}")
+            raise FalseClaim(f"claims {claimed:,} bytes for a storage that has {member.size:,}")
 
 
 def _pickles(file: BinaryIO, size: int, path: Path) -> Contents:
-    """The format before: pickles of a magic number, a protocol, a machine, the content and keys; then all numbers."""
+    """Scan torch's older format: pickles of a magic number, protocol, machine, content and keys, then the numbers."""
     reader, stream = Reader(), io.BytesIO(file.read(_LONGEST))
     if _value(reader, stream) != _MAGIC:
         raise UsageError(f"{path} is a pickle, but not a PyTorch checkpoint", hint=_SAVE_AGAIN)
@@ -128,11 +128,11 @@ def _pickles(file: BinaryIO, size: int, path: Path) -> Contents:
         storage = reader.storages[str(key)]
         file.seek(at)
         if (count := int.from_bytes(file.read(8), "little")) != storage.count:
-            raise Lie(f"claims a storage of {storage.count:,} numbers that has {count:,}")
+            raise FalseClaim(f"claims a storage of {storage.count:,} numbers that has {count:,}")
         at += 8
         claimed, left = count * storage.width, size - at
         if claimed > max(left, _LARGEST):  # no file is that much: it is not broken off, but lies
-            raise Lie(f"claims {claimed:,} bytes for a storage, and has {left:,} left")
+            raise FalseClaim(f"claims {claimed:,} bytes for a storage, and has {left:,} left")
         if claimed > left:
             raise Broken
         at += claimed
@@ -142,7 +142,7 @@ def _pickles(file: BinaryIO, size: int, path: Path) -> Contents:
 def _value(reader: Reader, stream: BinaryIO) -> Any:
     try:
         value = reader.read(stream)
-    except (Broken, Lie):
+    except (Broken, FalseClaim):
         if reader.code is None:
             raise
     if reader.code is not None:
@@ -151,11 +151,11 @@ def _value(reader: Reader, stream: BinaryIO) -> Any:
 
 
 def _bare(file: BinaryIO) -> None:
-    """Text may look like a pickle of protocol 0 for a while: it is one if it is whole."""
+    """Raise for a bare pickle with code. Text can begin like a pickle of protocol 0; only a whole pickle is one."""
     reader = Reader()
     try:
         reader.read(io.BytesIO(file.read(_LONGEST)))
-    except (Broken, Lie):
+    except (Broken, FalseClaim):
         return
     if reader.code is not None:
         raise _Code(reader.code[:100])
@@ -170,8 +170,8 @@ def _check_known(reader: Reader, path: Path) -> None:
         )
 
 
-def _stranger(head: bytes, path: Path) -> UsageError:
-    """What people give by mistake, named."""
+def _not_a_checkpoint(head: bytes, path: Path) -> UsageError:
+    """Return an error that names what the file is instead."""
     if not head:
         return UsageError(f"{path} is empty", hint=COPY_AGAIN)
     if head.startswith(b"version https://git-lfs"):

@@ -29,7 +29,7 @@ class TorchSession:
 
 
 def tensors_of(made: Any) -> list[Tensor]:
-    """The tensors in what a forward returned, in order. Raises UsageError where there is none, or something else."""
+    """Return the tensors that a forward returned, in order. Raises UsageError where there is none."""
     leaves = [leaf for leaf in tree_leaves(made) if leaf is not None]
     if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
         found = next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)), "nothing")

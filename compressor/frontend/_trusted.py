@@ -1,4 +1,4 @@
-"""Running the code in a model file, because the user said so."""
+"""Model files whose code is run, because the user gave ``--trust``."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from compressor.frontend._candidates import USUAL, candidates
 from compressor.frontend._exported import input_of, network
 from compressor.frontend._file import open_model_file
 from compressor.frontend._loader import LoadedNetwork
-from compressor.frontend._networks import channels, given, recognised, settled
+from compressor.frontend._networks import channels, fit_arch, prepare, recognise
 from compressor.frontend._weights import Weights, is_averaged
 from compressor.modules import state_dict
 from compressor.user_code import importing_from_here
 
-__all__ = ["again", "trusted"]
+__all__ = ["load_trusted", "reload_trusted"]
 
 
-def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> LoadedNetwork:
-    """Run a scanned file and take what it makes: weights, or a whole module.
+def load_trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> LoadedNetwork:
+    """Run a scanned file and load what it makes: weights, or a whole module.
 
     A module that is one of a known family, by its keys and by what it computes, is taken as that: its
     file is not needed again. Raises UsageError for what cannot be loaded, or is no network.
@@ -40,9 +40,9 @@ def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> Lo
     said = f"loaded with --trust: the code in {path} was run"
     found = tuple(replace(weights, notes=(said, *weights.notes)) for weights in found)
     if arch is not None:
-        return given(found, arch)
+        return fit_arch(found, arch)
     if module is None:
-        return recognised(found, path)
+        return recognise(found, path)
     (weights,) = found
     input = input_of(made, path) if isinstance(made, torch.export.ExportedProgram) else None
     if (known := _known(module, weights, path)) is not None:
@@ -52,8 +52,8 @@ def trusted(file: BufferedReader, path: Path, form: str, arch: str | None) -> Lo
     return LoadedNetwork(f"trusted:{form}", settings, weights.state, first, None, weights.notes, input)
 
 
-def again(form: str, settings: Mapping[str, Json]) -> nn.Module:
-    """The module of a file that was trusted in this run. Raises UsageError where the file is another by now."""
+def reload_trusted(form: str, settings: Mapping[str, Json]) -> nn.Module:
+    """Return the module of a file that was trusted in this run. Raises UsageError where the file has changed."""
     path = Path(settings["path"])
     with open_model_file(path) as file:
         if _sha256(file) != settings["sha256"]:
@@ -69,7 +69,7 @@ def _sha256(file: BufferedReader) -> str:
 
 
 def _run(file: BufferedReader, path: Path, form: str) -> Any:
-    """Whatever the file holds, its code run here."""
+    """Return what the file holds; its code runs here."""
     file.seek(0)
     try:
         with importing_from_here(), warnings.catch_warnings():
@@ -88,7 +88,7 @@ def _run(file: BufferedReader, path: Path, form: str) -> Any:
 
 
 def _module(made: Any, path: Path) -> nn.Module | None:
-    """The network among what was made; None where there is none."""
+    """Return the network in what was made; None where there is none."""
     if isinstance(made, torch.export.ExportedProgram):
         made = network(made, path)
     elif isinstance(made, Mapping):
@@ -97,13 +97,13 @@ def _module(made: Any, path: Path) -> nn.Module | None:
         made = held[usual[0]] if usual else None
     if isinstance(made, nn.DataParallel):
         made = made.module
-    return settled(made, str(path)) if isinstance(made, nn.Module) else None
+    return prepare(made, str(path)) if isinstance(made, nn.Module) else None
 
 
 def _known(module: nn.Module, weights: Weights, path: Path) -> LoadedNetwork | None:
-    """The known family that the module belongs to; None where it has other keys, or computes something else."""
+    """Return the network of a known family where the module has its keys and computes the same; else None."""
     try:
-        known = recognised((weights,), path)
+        known = recognise((weights,), path)
         side = catalog.find("models", known.family).input_size
         samples = torch.randn(2, known.channels or 3, side, side, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Weights by name, and how they are kept."""
+"""Weights by name, and their files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Weights:
 
 
 def is_averaged(name: str) -> bool:
-    """Whether a key says that what it holds is averaged over the training: ``ema``, ``params_ema``, ``model_ema``."""
+    """Tell whether a key is of weights averaged over the training: ``ema``, ``params_ema``, ``model_ema``."""
     return not _AVERAGED.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
 def some(names: list[str]) -> str:
-    """The first few of a list, fit for a terminal, and how many more there are."""
+    """Return the first three names, printable, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join((name if name.isprintable() else repr(name))[:100] for name in names[:3]) + more
 
 
 def packed(state: Mapping[str, Tensor]) -> bytes:
-    """Weights as a safetensors file has them; the same weights give the same bytes."""
+    """Return the bytes of a safetensors file; the same weights give the same bytes."""
     # Clones, because safetensors refuses tensors that share memory.
     plain = {key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)}
     content: bytes = safetensors.torch.save(plain)
