@@ -59,7 +59,7 @@ def upscale(
     made: list[Path] = []
     notes: list[str] = []
     failed: list[str] = []
-    channels = int(model.manifest["input"]["shape"][1])
+    channels = model.image_size[2]
     for number, (name, read) in enumerate(found.items()):
         progress(f"upscaling {name}", number, len(found))
         path = out / name
