@@ -10,7 +10,7 @@ import pytest
 
 from compressor import plan as plan_module
 from compressor.backends.onnxruntime import OnnxRuntime
-from compressor.core import CompressError, InputSpec, Unavailable, UsageError
+from compressor.core import CompressError, GivenInput, Unavailable, UsageError
 from compressor.machine import Machine
 from compressor.options import Options
 from compressor.plan import Plan, make_plan
@@ -87,7 +87,7 @@ def test_each_option_is_taken_from_the_first_that_says_it(model: Path) -> None:
     write(Path("compress.toml"), 'normalize = "unit"\nmax_drop = 1')
     write(model.parent / "compress.toml", f'target = "host"\ndata = "{DIGITS}"\nnormalize = "raw"\ninput = "1x8x8"')
     plan = make_plan(model, Options(budget=("bytes=1k",)))
-    assert (plan.target.name, plan.options.normalize, plan.input) == ("host", "unit", InputSpec(1, 8, 8))
+    assert (plan.target.name, plan.options.normalize, plan.input) == ("host", "unit", (GivenInput.parse("1x8x8"),))
     assert plan.max_drop == 1.0
     assert [b.text for b in plan.budgets] == ["bytes=1k"]
 

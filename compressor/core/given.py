@@ -16,6 +16,8 @@ _FORM = re.compile(
 )
 _DTYPES = ("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 _LARGEST = 1 << 24
+_LARGEST_IMAGE = 16384
+"""Pixels of an image's side, and its channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +64,12 @@ class GivenInput:
 
     @property
     def image(self) -> InputSpec | None:
-        """As the size of an image; None of any other rank or type."""
-        return InputSpec(*self.shape) if len(self.shape) == 3 and self.dtype in (None, "float32") else None
+        """Return the size as that of an image, if it has an image's rank and type. Raises UsageError if too large."""
+        if len(self.shape) != 3 or self.dtype not in (None, "float32"):
+            return None
+        if max(self.shape) > _LARGEST_IMAGE:
+            size = "x".join(map(str, self.shape))
+            raise UsageError(
+                f"not an input size: {size!r}", hint=f"an image has at most {_LARGEST_IMAGE} pixels a side"
+            )
+        return InputSpec(*self.shape)

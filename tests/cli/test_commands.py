@@ -111,7 +111,7 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["run", DIGITS, "--max-drop", "little"], 2, "--max-drop"),
     (["run", DIGITS, "--max-drop", "nan"], 2, "max-drop"),
     # values
-    (["run", DIGITS, "--input", "8x8"], 2, "not an input size: '8x8'"),
+    (["run", DIGITS, "--input", "8x8"], 2, "takes one image"),
     (["run", DIGITS, "--input", "3x8x8"], 2, "channels"),
     (["run", DIGITS, "--input", "1x-8x8"], 2, "not an input size"),
     (["run", DIGITS, "--input", "1x99999x8"], 2, "not an input size"),
