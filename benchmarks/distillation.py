@@ -22,14 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.core import Data, InputSpec
-from compressor.data import Prepared, load_data
-from compressor.frontend import load_checkpoint
+from compressor.core import InputSpec, image_signature
+from compressor.data import Prepared, Source, load_data
+from compressor.frontend import TorchSession, load_checkpoint
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.passes.distill import Distill
 from compressor.preprocessing import parse_normalization
 from compressor.scores.common.probe import untrained
+from compressor.tasks.classification import Classification
 from compressor.train.augmentation import Augmentation
 from compressor.train.distillation_data import DistillationData
 from compressor.train.fit import Duration, fit, fit_step_seconds
@@ -39,6 +40,7 @@ from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
 INPUT = InputSpec(3, 32, 32)
+SIGNATURE, _ = image_signature(INPUT, 10)
 STUDENTS = {
     "ResNet-20": CifarResNet((3, 3, 3)),
     "ResNet-14": CifarResNet((2, 2, 2)),
@@ -73,12 +75,9 @@ def learn(student: nn.Module, data: DistillationData, steps: int, seed: int) -> 
     return student
 
 
-def accuracy(network: nn.Module, data: Data) -> float:
-    right = 0
-    with torch.inference_mode():
-        for images, labels in data.evaluate.batches(500):
-            right += int((network(torch.from_numpy(images)).argmax(1).numpy() == labels).sum())
-    return right / len(data.evaluate)
+def accuracy(network: nn.Module, data: Prepared) -> float:
+    metric, _ = Classification().evaluate(TorchSession(network, SIGNATURE), data.evaluate, 500, quiet)
+    return metric.value
 
 
 def seconds(student: nn.Module, rivals: list[DistillationData]) -> list[list[float]]:
@@ -94,6 +93,54 @@ def step(student: nn.Module, data: DistillationData) -> float:
     return fit_step_seconds(student, data, objective(SETTINGS.losses), SETTINGS.optimizer_config, "cpu")
 
 
+def cells(reached: list[list[float]]) -> str:
+    """Two cells of a table: the accuracies of all seeds, of the one side and of the other."""
+    return " | ".join(", ".join(f"{each:.2%}" for each in row) for row in reached)
+
+
+def compare_stored(stored: SoftTargets, live: LiveTeacher, data: Prepared, steps: int, seeds: int) -> None:
+    """Print the first table."""
+    print(
+        "| student | stored, s a step | live, s a step | ratio (of medians; range of rounds) "
+        "| stored, top1 | live, top1 |"
+    )
+    print("|---|---|---|---|---|---|", flush=True)
+    rivals: list[DistillationData] = [stored, live]
+    for name, architecture in STUDENTS.items():
+        quick, slow = seconds(untrained(architecture, 0), rivals)
+        ratios = [b / a for a, b in zip(quick, slow, strict=True)]
+        reached = [
+            [accuracy(learn(untrained(architecture, seed), rival, steps, seed), data) for seed in range(seeds)]
+            for rival in rivals
+        ]
+        print(
+            f"| {name} | {median(quick):.3f} | {median(slow):.3f} "
+            f"| {median(slow) / median(quick):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {cells(reached)} |",
+            flush=True,
+        )
+
+
+def compare_inherited(
+    stored: SoftTargets, teacher: nn.Module, data: Prepared, minutes: list[float], seeds: int
+) -> None:
+    """Print the second table."""
+    print(
+        "\n| student | minutes | steps | inherited | from the teacher, top1 | random, top1 |\n|---|---|---|---|---|---|"
+    )
+    for name in ("ResNet-20", "ResNet-8"):
+        architecture = STUDENTS[name]
+        each = step(untrained(architecture, 0), stored)
+        for limit in minutes:
+            steps, shares = max(1, int(60 * limit / each)), []
+            reached: list[list[float]] = [[], []]
+            for seed in range(seeds):
+                warm, cold = untrained(architecture, seed), untrained(architecture, seed)
+                shares.append(inherit(warm, teacher))
+                reached[0].append(accuracy(learn(warm, stored, steps, seed), data))
+                reached[1].append(accuracy(learn(cold, stored, steps, seed), data))
+            print(f"| {name} | {limit:g} | {steps} | {shares[0]:.0%} | {cells(reached)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path)
@@ -105,8 +152,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("stored", "inherited"))
     options = parser.parse_args()
     scaling = parse_normalization("imagenet", 3)
-    data = load_data(options.data).prepare(INPUT, scaling)
-    assert isinstance(data, Prepared)
+    source = load_data(options.data)
+    assert isinstance(source, Source)
+    data = source.prepare(INPUT, scaling, SIGNATURE.input.name)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(0.125, True), 0)
@@ -122,42 +170,10 @@ def main() -> None:
         f"{options.images:,} images, {steps} steps of {SETTINGS.batch}, {threads} thread(s); "
         f"all outputs once: {once:.0f} s\n"
     )
-    print(
-        "| student | stored, s a step | live, s a step | ratio (of medians; range of rounds) "
-        "| stored, top1 | live, top1 |"
-    )
-    print("|---|---|---|---|---|---|", flush=True)
-    rivals: list[DistillationData] = [stored, LiveTeacher(samples, predict)]
-    for name, architecture in () if options.only == "inherited" else STUDENTS.items():
-        quick, slow = seconds(untrained(architecture, 0), rivals)
-        ratios = [b / a for a, b in zip(quick, slow, strict=True)]
-        reached = [
-            [accuracy(learn(untrained(architecture, seed), rival, steps, seed), data) for seed in range(options.seeds)]
-            for rival in rivals
-        ]
-        cells = [", ".join(f"{each:.2%}" for each in row) for row in reached]
-        print(
-            f"| {name} | {median(quick):.3f} | {median(slow):.3f} "
-            f"| {median(slow) / median(quick):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {cells[0]} | {cells[1]} |",
-            flush=True,
-        )
-    if options.only == "stored":
-        return
-    print(
-        "\n| student | minutes | steps | inherited | from the teacher, top1 | random, top1 |\n|---|---|---|---|---|---|"
-    )
-    for name, architecture in ((n, STUDENTS[n]) for n in ("ResNet-20", "ResNet-8")):
-        each = step(untrained(architecture, 0), stored)
-        for minutes in options.minutes:
-            length, shares = max(1, int(60 * minutes / each)), []
-            reached = [[], []]
-            for seed in range(options.seeds):
-                ours, other = untrained(architecture, seed), untrained(architecture, seed)
-                shares.append(inherit(ours, teacher))
-                reached[0].append(accuracy(learn(ours, stored, length, seed), data))
-                reached[1].append(accuracy(learn(other, stored, length, seed), data))
-            cells = [", ".join(f"{each:.2%}" for each in row) for row in reached]
-            print(f"| {name} | {minutes:g} | {length} | {shares[0]:.0%} | {cells[0]} | {cells[1]} |", flush=True)
+    if options.only != "inherited":
+        compare_stored(stored, LiveTeacher(samples, predict), data, steps, options.seeds)
+    if options.only != "stored":
+        compare_inherited(stored, teacher, data, options.minutes, options.seeds)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0x
 fi
 emulated() { qemu-aarch64-static -cpu cortex-a76 -L "$root" "$root/usr/bin/python3.11" "$@"; }
 emulated -c "
-import sys; sys.path.insert(0, '$here/../compressor/bench')
+import sys; sys.path.insert(0, '$here/../compressor/machine')
 import platform, onnxruntime, probe
 state = probe.state()
 print(platform.machine(), 'onnxruntime', onnxruntime.__version__, '-', *probe.changed(state, state))"

@@ -19,12 +19,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-import torch
 
 from compressor import catalog
-from compressor.core import InputSpec
-from compressor.data import Prepared, load_data
-from compressor.frontend import load_checkpoint
+from compressor.core import InputSpec, image_signature
+from compressor.data import Source, load_data
+from compressor.frontend import TorchSession, load_checkpoint
 from compressor.losses import objective
 from compressor.models.common.family import Family
 from compressor.models.common.layers import count
@@ -33,6 +32,7 @@ from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.scores.common.probe import untrained
 from compressor.search.latency import LatencyTable
+from compressor.tasks.classification import Classification
 from compressor.train.augmentation import Augmentation
 from compressor.train.fit import Duration, fit
 from compressor.train.predictor import make_predictor
@@ -40,6 +40,7 @@ from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
 INPUT = InputSpec(3, 32, 32)
+SIGNATURE, _ = image_signature(INPUT, 10)
 WITHIN = 0.05
 
 
@@ -48,33 +49,33 @@ def quiet(message: str, done: int, total: int) -> None:
 
 
 def chosen(run: Path, wanted: int, classes: int) -> list[tuple[Family, float]]:
-    """The pick first, then others of its latency, each with the latency in yardsticks."""
+    """The pick first, then others of its latency, each with its latency in multiples of the reference op's."""
     plan = tomllib.loads((run / "resolved.toml").read_text())
     settings = next(p for p in plan["pass"] if p["kind"] == "search")
     report = json.loads((run / "report.json").read_text())
-    told = next(p for p in report["passes"] if p["kind"] == "search")["metrics"]
+    metrics = next(p for p in report["passes"] if p["kind"] == "search")["metrics"]
     target = with_machine_quirks(catalog.find_target(plan["options"]["target"]))
-    table = LatencyTable(target, told["timed_as"], Path(mkdtemp()), lambda name, key, compute: compute())
+    table = LatencyTable(target, metrics["timed_as"], Path(mkdtemp()), lambda name, key, compute: compute())
     table.read(Path(settings["table"]))
-    family = catalog.find("models", told["space"])
-    pick = family.decode(json.loads(told["student"]), INPUT, classes)
-    (wished,) = table.predict([pick], INPUT, quiet)
+    family = catalog.find("models", metrics["space"])
+    pick = family.decode(json.loads(metrics["student"]), INPUT, classes)
+    (wanted_latency,) = table.predict([pick], INPUT, quiet)
     generator = random.Random(0)
-    found, met = [(pick, wished)], {json.dumps(pick.encode())}
+    found, known = [(pick, wanted_latency)], {json.dumps(pick.encode())}
     seeds = family.seeds(INPUT, classes, target.width_multiple)
     while len(found) < wanted:
-        born = []
+        children = []
         for _ in range(64):
             child = generator.choice(seeds)
             for _ in range(generator.randint(4, 16)):
                 child = child.mutated(generator, target.width_multiple)
             # A student that costs several times the MACs would only fill the table.
             if 0.3 < count(child, INPUT).macs / count(pick, INPUT).macs < 2:
-                born.append(child)
-        for child, latency in zip(born, table.predict(born, INPUT, quiet), strict=True):
+                children.append(child)
+        for child, latency in zip(children, table.predict(children, INPUT, quiet), strict=True):
             key = json.dumps(child.encode())
-            if abs(latency / wished - 1) <= WITHIN and key not in met and len(found) < wanted:
-                met.add(key)
+            if abs(latency / wanted_latency - 1) <= WITHIN and key not in known and len(found) < wanted:
+                known.add(key)
                 found.append((child, latency))
     return found
 
@@ -91,17 +92,18 @@ def main() -> None:
     options = parser.parse_args()
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
     if not rows:
-        source = chosen(options.run, options.students, 10)
+        students = chosen(options.run, options.students, 10)
         rows = [
-            {"student": json.dumps(a.encode()), "latency": latency / source[0][1], "macs": count(a, INPUT).macs,
-             "params": count(a, INPUT).params, "space": options.run.name} for a, latency in source
+            {"student": json.dumps(a.encode()), "latency": latency / students[0][1], "macs": count(a, INPUT).macs,
+             "params": count(a, INPUT).params, "space": options.run.name} for a, latency in students
         ]  # fmt: skip
         report = json.loads((options.run / "report.json").read_text())
         space = next(p for p in report["passes"] if p["kind"] == "search")["metrics"]["space"]
         rows = [row | {"space": space} for row in rows]
     scaling = parse_normalization("imagenet", 3)
-    data = load_data(options.data).prepare(INPUT, scaling)
-    assert isinstance(data, Prepared)
+    source = load_data(options.data)
+    assert isinstance(source, Source)
+    data = source.prepare(INPUT, scaling, SIGNATURE.input.name)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     settings = Distill()
@@ -109,7 +111,6 @@ def main() -> None:
     teacher = load_checkpoint(options.teacher).build()
     targets = SoftTargets(samples, 4, Path(mkdtemp()), "teacher")
     targets.prepare(make_predictor(teacher, "auto", "cpu"), quiet)
-    labels = data.evaluate.labels
     for row in rows:
         if "accuracy" in row:
             continue
@@ -118,11 +119,8 @@ def main() -> None:
             student, targets, objective(settings.losses), settings.optimizer_config, Duration(epochs=options.epochs),
             seed=0, device="cpu", checkpoint=None, remember=lambda compute: compute(), progress=quiet,
         )  # fmt: skip
-        right = 0
-        with torch.inference_mode():
-            for images, answers in data.evaluate.batches(500):
-                right += int((student(torch.from_numpy(images)).argmax(1).numpy() == answers).sum())
-        row["accuracy"] = right / len(labels)
+        metric, _ = Classification().evaluate(TorchSession(student, SIGNATURE), data.evaluate, 500, quiet)
+        row["accuracy"] = metric.value
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
         print(f"{row['student']}: {row['accuracy']:.4f}", flush=True)
     ranked = sorted((row["accuracy"] for row in rows), reverse=True)

@@ -101,9 +101,11 @@ def main() -> None:
         schedule.step()
     network.eval()
     with torch.inference_mode():
-        told = torch.cat([network(batch("test", rows)).argmax(1) for rows in torch.split(torch.arange(10_000), 500)])
+        predicted = torch.cat(
+            [network(batch("test", rows)).argmax(1) for rows in torch.split(torch.arange(10_000), 500)]
+        )
     torch.save(network.to(memory_format=torch.contiguous_format).state_dict(), options.folder / "teacher.pt")
-    print(f"teacher: {float((told == labels['test']).float().mean()):.2%} of 10,000 test images")
+    print(f"teacher: {float((predicted == labels['test']).float().mean()):.2%} of 10,000 test images")
 
 
 if __name__ == "__main__":

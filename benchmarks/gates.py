@@ -46,7 +46,7 @@ while True:
 """
 
 
-def model(path: Path, convolutions: int) -> None:
+def write_model(path: Path, convolutions: int) -> None:
     """A chain of equal 3x3 convolutions, each with weights of its own."""
     rng = np.random.default_rng(0)
     nodes, weights, before = [], [], "input"
@@ -66,10 +66,10 @@ def model(path: Path, convolutions: int) -> None:
 def naive(plan: Bench) -> tuple[str, float]:
     """One after the other, as a script of ten lines does it."""
     medians = []
-    for subject in plan.subjects.values():
-        with tempfile.TemporaryDirectory() as folder, here({"it": subject.resident(Path(folder))}, 1) as place:
-            taken = place.take(TimingConfig(1, 300), lambda message, done, total: None)
-            medians.append(statistics.median(taken.blocks["it"][0]))
+    for model in plan.models.values():
+        with tempfile.TemporaryDirectory() as folder, here({"it": model.loaded(Path(folder))}, 1) as device:
+            run = device.take(TimingConfig(1, 300), lambda message, done, total: None)
+            medians.append(statistics.median(run.blocks["it"][0]))
     ratio = medians[1] / medians[0]
     return ("fail" if ratio > 1 + TOLERANCE else "pass"), ratio
 
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp())
     for name, convolutions in PLANTED.items():
-        model(work / f"{convolutions}.onnx", convolutions)
+        write_model(work / f"{convolutions}.onnx", convolutions)
         print(f"{name}: {convolutions} convolutions", file=sys.stderr)
     verdicts = {(kind, name): Counter[str]() for name in PLANTED for kind in ("interleaved", "naive")}
     ratios: dict[tuple[str, str], list[float]] = {key: [] for key in verdicts}
@@ -99,8 +99,8 @@ def main() -> None:
                 extended += document["extended"]
                 verdicts["interleaved", name][document["verdict"]] += 1
                 ratios["interleaved", name].append(document["checks"][0]["value"])
-                told, ratio = naive(plans[name])
-                verdicts["naive", name][told] += 1
+                verdict, ratio = naive(plans[name])
+                verdicts["naive", name][verdict] += 1
                 ratios["naive", name].append(ratio)
             print(f"{number + 1} of {arguments.gates}", file=sys.stderr)
     finally:

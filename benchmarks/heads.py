@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from tempfile import mkdtemp
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from compressor import catalog
-from compressor.core import Data, InputSpec, Session, Split, Target
-from compressor.data import Prepared, load_data
-from compressor.lowering.export import export
-from compressor.lowering.save import save
-from compressor.frontend import load_checkpoint
+from compressor.core import InputSpec, Session, Target, image_signature
+from compressor.data import Prepared, Source, load_data
+from compressor.frontend import TorchSession, load_checkpoint
 from compressor.losses import objective
+from compressor.lowering.export import export
+from compressor.lowering.placement import Placement
+from compressor.lowering.save import save
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.common.family import Architecture
 from compressor.models.common.head import ImdnHead
@@ -37,11 +36,11 @@ from compressor.models.common.layers import count
 from compressor.passes.distill import Distill
 from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
-from compressor.lowering.placement import Placement
 from compressor.quant.ranges import activation_ranges
 from compressor.scores.common.probe import untrained
-from compressor.search.deployed import quantised
+from compressor.search.deployed import deployed_graph
 from compressor.search.latency import LatencyTable
+from compressor.tasks.classification import Classification
 from compressor.train.augmentation import Augmentation
 from compressor.train.fit import Duration, fit
 from compressor.train.predictor import make_predictor
@@ -49,6 +48,7 @@ from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 
 INPUT = InputSpec(3, 32, 32)
+SIGNATURE, SIZES = image_signature(INPUT, 10)
 BODY = CifarResNet((1, 1, 1))
 HEAD = ImdnHead()
 ROUNDS = 5
@@ -66,34 +66,51 @@ def plain_rivals() -> list[Architecture]:
 
 
 def latencies(students: list[Architecture], target: Target) -> list[float]:
-    """Of whole networks in INT8, in yardsticks: the medians of several tables."""
-    graphs = {
-        json.dumps(s.encode()): quantised(export(untrained(s, 0).eval(), INPUT, target.opset), target) for s in students
-    }
-    taken = []
+    """The latencies of whole networks in INT8, in multiples of the reference op's: the medians of several tables."""
+    graphs = {json.dumps(s.encode()): deployed_graph(s, INPUT, target, "int8", 0) for s in students}
+    rounds = []
     for _ in range(ROUNDS):
         table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
-        found = table.together({name: partial(graphs.__getitem__, name) for name in graphs})
-        taken.append([found[name] for name in graphs])
-    return [float(np.median(row)) for row in zip(*taken, strict=True)]
+        found = table.time_networks(graphs)
+        rounds.append([found[name] for name in graphs])
+    return [float(np.median(row)) for row in zip(*rounds, strict=True)]
 
 
-def right(session: Session, split: Split) -> float:
-    hits = sum(int((session(images).argmax(1) == labels).sum()) for images, labels in split.batches(500))
-    return hits / len(split)
+def compared(target: Target) -> dict[str, tuple[Architecture, float]]:
+    """The students by name, each with its latency as a multiple of the headed one's."""
+    headed = Headed(BODY, HEAD)
+    bare = Headed(BODY, ImdnHead(HEAD.width, HEAD.blocks, HEAD.distil, attention=False))
+    rivals = plain_rivals()
+    found = latencies([headed, bare, *rivals], target)
+    own, times = found[0], dict(zip(rivals, found[2:], strict=True))
+    # Of those within 3 %, the one with the most multiplications: the plain head's best use of the time.
+    near = [rival for rival in rivals if abs(times[rival] / own - 1) <= 0.03]
+    near = near or [min(rivals, key=lambda rival: abs(times[rival] / own - 1))]
+    equal = max(near, key=lambda rival: count(rival, INPUT).macs)
+    return {
+        "the body, plain head": (BODY, times[BODY] / own),
+        "IMDN-style head": (headed, 1.0),
+        "IMDN-style head, no attention": (bare, found[1] / own),
+        "plain head at equal latency": (equal, times[equal] / own),
+    }
 
 
-def in_integers(network: torch.nn.Module, data: Data, target: Target) -> float:
+def accuracy(session: Session, data: Prepared) -> float:
+    metric, _ = Classification().evaluate(session, data.evaluate, 500, quiet)
+    return metric.value
+
+
+def int8_accuracy(network: torch.nn.Module, data: Prepared, target: Target) -> float:
     """Top-1 of the network after post-training INT8, on the runtime."""
     assert data.train is not None
     backend = catalog.find("backends", target.backend)()
-    graph = export(network, INPUT, target.opset)
+    graph = export(network, SIGNATURE, SIZES, target.opset)
     placement = Placement(graph, backend.rules(target))
     drawn = np.sort(np.random.default_rng(0).choice(len(data.train), 300, replace=False))
-    batches = [images for images, _ in data.train.batches(10, drawn)]
+    batches = [feeds for feeds, _ in data.train.batches(10, drawn)]
     placement.apply(activation_ranges(graph, placement.tensors, batches, "minmax", quiet))
     saved = save(graph, Path(mkdtemp()) / "model.onnx", "int8")
-    return right(backend.open(saved.path, threads=1), data.evaluate)
+    return accuracy(backend.open(saved.path, threads=1), data)
 
 
 def main() -> None:
@@ -107,27 +124,14 @@ def main() -> None:
     options = parser.parse_args()
     teacher = load_checkpoint(options.teacher).build()
     target = with_machine_quirks(catalog.find_target("host"))
-    headed = Headed(BODY, HEAD)
-    bare = Headed(BODY, ImdnHead(HEAD.width, HEAD.blocks, HEAD.distil, attention=False))
-    rivals = plain_rivals()
-    taken = latencies([headed, bare, *rivals], target)
-    own, times = taken[0], dict(zip(rivals, taken[2:], strict=True))
-    # Of those within 3 %, the one with the most multiplications: the plain head's best use of the time.
-    near = [rival for rival in rivals if abs(times[rival] / own - 1) <= 0.03]
-    near = near or [min(rivals, key=lambda rival: abs(times[rival] / own - 1))]
-    equal = max(near, key=lambda rival: count(rival, INPUT).macs)
-    students: dict[str, tuple[Architecture, float]] = {
-        "the body, plain head": (BODY, times[BODY] / own),
-        "IMDN-style head": (headed, 1.0),
-        "IMDN-style head, no attention": (bare, taken[1] / own),
-        "plain head at equal latency": (equal, times[equal] / own),
-    }
+    students = compared(target)
     for name, (student, share) in students.items():
         print(f"{name}: {json.dumps(student.encode())}, {share:.2f}", flush=True)
 
     scaling = parse_normalization("imagenet", 3)
-    data = load_data(options.data).prepare(INPUT, scaling)
-    assert isinstance(data, Prepared)
+    source = load_data(options.data)
+    assert isinstance(source, Source)
+    data = source.prepare(INPUT, scaling, SIGNATURE.input.name)
     assert data.train is not None
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
@@ -144,19 +148,14 @@ def main() -> None:
                 Duration(epochs=options.epochs), seed=seed, device="cpu", checkpoint=None,
                 remember=lambda compute: compute(), progress=quiet,
             )  # fmt: skip
-
-            def session(batch: NDArray[np.float32], network: torch.nn.Module = network) -> NDArray[np.float32]:
-                with torch.inference_mode():
-                    scores: NDArray[np.float32] = network(torch.from_numpy(batch)).numpy()
-                return scores
-
-            scored.append((right(session, data.evaluate), in_integers(network, data, target)))
+            in_float = accuracy(TorchSession(network, SIGNATURE), data)
+            scored.append((in_float, int8_accuracy(network, data, target)))
         cost = count(architecture, INPUT)
         floats, integers = zip(*scored, strict=True)
-        told = [f"{mean(each):.2%} ({', '.join(f'{one:.2%}' for one in each)})" for each in (floats, integers)]
+        cells = [f"{mean(each):.2%} ({', '.join(f'{one:.2%}' for one in each)})" for each in (floats, integers)]
         print(
             f"| {name} | `{json.dumps(architecture.encode())}` | {cost.params:,} | {cost.macs:,} | {share:.2f} "
-            f"| {told[0]} | {told[1]} |",
+            f"| {cells[0]} | {cells[1]} |",
             flush=True,
         )
 

@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     done = {(row["space"], json.dumps(row["arch"])) for row in rows}
-    images, labels, soft, test, answers = prepare(options.data, options.teacher)
+    images, labels, soft, test, test_labels = prepare(options.data, options.teacher)
     for space, encoding in students(options.students):
         if (space, json.dumps(encoding)) in done:
             continue
@@ -125,7 +125,7 @@ def main() -> None:
         torch.manual_seed(0)
         network = catalog.find("models", space).decode(encoding, HALF, 10).build()
         distill(network, images, labels, soft, options.epochs, seed=0)
-        reached = accuracy(network, test, answers)
+        reached = accuracy(network, test, test_labels)
         seconds = time.perf_counter() - begun
         rows.append({"space": space, "arch": encoding, "accuracy": reached})
         print(f"{space} {encoding}: {reached:.4f} in {seconds:.0f} s", flush=True)

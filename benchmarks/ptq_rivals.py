@@ -1,7 +1,7 @@
 """Post-training INT8 against its rivals: ONNX Runtime's own static quantisation and plain NNCF.
 
-One process, one calibration set, all models resident and timed interleaved; accuracy by this
-script's own reading of the images, not by the program's.
+One process, one calibration set, all models loaded and timed interleaved; accuracy by this script's own reading of
+the images, not by the program's.
 
     python benchmarks/ptq_rivals.py MODEL --data FOLDER --run DIR
 
@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from PIL import Image
 
 from compressor.bench.statistics import ratio, summarise
-from compressor.bench.timing import TimingConfig, interleave
+from compressor.bench.timing import Blocks, TimingConfig, interleave
 from compressor.frontend import load_checkpoint
 
 Images = NDArray[np.float32]
@@ -85,6 +85,49 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - begun
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ONNX Runtime static, default": {},
+    "ONNX Runtime static, per channel": {"per_channel": True},
+    "ONNX Runtime static, U8S8 per channel": {"per_channel": True, "activation_type": QuantType.QUInt8},
+    "ONNX Runtime static, U8S8 per channel, 7-bit": {
+        "per_channel": True,
+        "activation_type": QuantType.QUInt8,
+        "reduce_range": True,
+    },
+}
+
+
+def export(module: torch.nn.Module, shape: list[int], opset: int, path: Path) -> None:
+    """Export as torch does it by default; ``shape`` is that of one image."""
+    program = torch.onnx.export(
+        module,
+        (torch.zeros(2, *shape),),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=opset,
+        input_names=["input"],
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path)
+
+
+def print_table(files: dict[str, Path], blocks: Mapping[str, Blocks], test: Images, labels: NDArray[np.int64]) -> None:
+    base = blocks["fp32 export, bare"]
+    print("| model | bytes | top1 | median ms | against the bare fp32 export (90 %) |")
+    print("|---|---|---|---|---|")
+    for name, path in files.items():
+        middle, (low, high) = ratio(base, blocks[name], seed=0)
+        print(
+            f"| {name} | {path.stat().st_size:,} | {accuracy(path, test, labels):.2%} "
+            f"| {summarise(blocks[name], 1).median:.3f} | {middle:.3f} ({low:.3f}-{high:.3f}) |"
+        )
+    rivals = [name for name in files if name.startswith(("NNCF", "ONNX Runtime"))]
+    best = max(rivals, key=lambda name: ratio(base, blocks[name], seed=0)[0])
+    middle, (low, high) = ratio(blocks[best], blocks["compressor ptq"], seed=0)
+    print(f"\nThe fastest rival is {best}; ours is {middle:.3f}x as fast ({low:.3f}-{high:.3f}).")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -105,59 +148,23 @@ def main() -> None:
 
     work = Path(tempfile.mkdtemp())
     module = load_checkpoint(arguments.model).build()
-
-    def export() -> None:
-        program = torch.onnx.export(
-            module,
-            (torch.zeros(2, *entry["shape"][1:]),),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=manifest["opset"],
-            input_names=["input"],
-            verbose=False,
-        )
-        assert program is not None
-        program.save(work / "bare.onnx")
-
-    _, export_seconds = timed(export)
     bare = work / "bare.onnx"
+    _, export_seconds = timed(lambda: export(module, entry["shape"][1:], manifest["opset"], bare))
     dataset = nncf.Dataset(list(calibration), lambda image: {"input": image[None]})
     quantised, nncf_seconds = timed(lambda: nncf.quantize(onnx.load(str(bare)), dataset, subset_size=len(calibration)))
     onnx.save(quantised, str(work / "nncf.onnx"))
-    variants: dict[str, dict[str, Any]] = {
-        "ONNX Runtime static, default": {},
-        "ONNX Runtime static, per channel": {"per_channel": True},
-        "ONNX Runtime static, U8S8 per channel": {"per_channel": True, "activation_type": QuantType.QUInt8},
-        "ONNX Runtime static, U8S8 per channel, 7-bit": {
-            "per_channel": True,
-            "activation_type": QuantType.QUInt8,
-            "reduce_range": True,
-        },
-    }
     files = {"fp32 export, bare": bare, "NNCF": work / "nncf.onnx"}
     files["fp32 export, ours"] = next((arguments.run / "cache").glob("lower-*")) / "teacher.onnx"
-    for number, (name, settings) in enumerate(variants.items()):
+    for number, (name, settings) in enumerate(VARIANTS.items()):
         files[name] = work / f"static{number}.onnx"
         quantize_static(str(bare), str(files[name]), Reader(calibration), **settings)
-    files["compressor ptq"] = arguments.run / "bundle" / "model.onnx"
+    files["compressor ptq"] = arguments.run / "bundle" / manifest["engine"]["file"]
 
     image = test[:1]
     models = {name: session(path, threads=1) for name, path in files.items()}
     runners = {name: (lambda m=model: m.run(None, {"input": image})) for name, model in models.items()}
-    blocks = interleave(runners, TimingConfig(arguments.blocks, 20, seconds=600), progress=lambda message, done, total: None)
-    base = blocks["fp32 export, bare"]
-    print("| model | bytes | top1 | median ms | against the bare fp32 export (90 %) |")
-    print("|---|---|---|---|---|")
-    for name, path in files.items():
-        middle, (low, high) = ratio(base, blocks[name], seed=0)
-        print(
-            f"| {name} | {path.stat().st_size:,} | {accuracy(path, test, labels):.2%} "
-            f"| {summarise(blocks[name], 1).median:.3f} | {middle:.3f} ({low:.3f}-{high:.3f}) |"
-        )
-    rivals = [name for name in files if name.startswith(("NNCF", "ONNX Runtime"))]
-    best = max(rivals, key=lambda name: ratio(base, blocks[name], seed=0)[0])
-    middle, (low, high) = ratio(blocks[best], blocks["compressor ptq"], seed=0)
-    print(f"\nThe fastest rival is {best}; ours is {middle:.3f}x as fast ({low:.3f}-{high:.3f}).")
+    config = TimingConfig(arguments.blocks, 20, seconds=600)
+    print_table(files, interleave(runners, config, progress=lambda message, done, total: None), test, labels)
     seconds = {record["kind"]: record["seconds"] for record in report["passes"]}
     ours = seconds["lower"] + seconds["quantize"]
     rival = export_seconds + nncf_seconds

@@ -25,7 +25,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from compressor import catalog
 from compressor.core import InputSpec, Split
-from compressor.data import load_data
+from compressor.data import Source, load_data
 from compressor.models.common.family import Family
 from compressor.preprocessing import parse_normalization
 from compressor.search.batch import of_split
@@ -39,7 +39,7 @@ Values = Mapping[str, NDArray[np.float64]]
 
 
 def scored(students: Sequence[Family], split: Split, input: InputSpec, classes: int, seeds: int) -> list[Values]:
-    """For each seed, every score of every student."""
+    """Every score of every student, a table for each seed."""
     names = tuple(dict.fromkeys((*RIVALS, *WEIGHTS)))
     teacher = catalog.find("models", "cifar-resnet").decode({"depths": [9, 9, 9]}, input, classes)
     tables: list[Values] = []
@@ -127,15 +127,16 @@ def main() -> None:
     parser.add_argument("--own", type=Path, default=Path(__file__).with_name("kd_truth.json"))
     options = parser.parse_args()
     source = load_data(options.data)
+    assert isinstance(source, Source)
     scaling = parse_normalization("imagenet", 3)
-    prepared = source.prepare(InputSpec(3, 16, 16), scaling)
+    prepared = source.prepare(InputSpec(3, 16, 16), scaling, "input")
     assert prepared.train is not None
     if options.own.exists():
         own(options.own, prepared.train, options.seeds)
     rows = json.loads(options.truth.read_text())["rows"][: options.students]
     input = InputSpec(3, 32, 32)
     students = [catalog.find("models", "shufflenetv2").decode(row["arch"], input, 100) for row in rows]
-    split = source.prepare(input, scaling).train
+    split = source.prepare(input, scaling, "input").train
     assert split is not None
     tables = scored(students, split, input, 100, options.seeds)
     truths = {name: np.array([row[name] for row in rows]) for name in ("kd_third", "nokd_full")}

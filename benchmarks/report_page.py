@@ -1,7 +1,7 @@
 """How soon a page opens: a run's, and that of a run with 200 passes, 10,000 latency samples and 10,000 predictions.
 
-Each page is rendered, then opened ten times in a fresh window of a Chromium that runs already; told are the medians of
-the time to the load event and to the first paint after it, as the browser's own clock has them. Wants Chromium::
+Each page is rendered, then opened ten times in a fresh window of a Chromium that runs already. Printed are the medians
+of the time to the load event and to the first paint after it, by the browser's own clock. Needs Chromium::
 
     python benchmarks/report_page.py [RUN...]
 """
@@ -34,7 +34,7 @@ def enormous() -> Any:
     report = specimen(more_passes=194, samples=10_000, shown=24, layers=5000)
     report["samples"]["shown"] = [copy.copy(report["samples"]["shown"][i % 24]) for i in range(10_000)]
     for done in report["passes"]:
-        done["warnings"] = ["of something that is told at length " * 20] * 10
+        done["warnings"] = ["of something that is described at length " * 20] * 10
     return report
 
 
@@ -57,13 +57,13 @@ def main(runs: list[Path]) -> None:
             rendered = time.perf_counter() - begun
             file = Path(folder) / "report.html"
             file.write_text(text, encoding="utf-8")
-            taken = []
+            times = []
             for _ in range(TIMES):
                 page = browser.new_page(viewport={"width": 1280, "height": 900})
                 page.goto(file.as_uri())
-                taken.append(page.evaluate(OPENED))
+                times.append(page.evaluate(OPENED))
                 page.close()
-            loaded, painted = (median(column) for column in zip(*taken, strict=True))
+            loaded, painted = (median(column) for column in zip(*times, strict=True))
             sizes = [len(json.dumps(report, indent=2).encode()) / 1e6, len(text.encode()) / 1e6]
             print(
                 f"| {name} | {sizes[0]:.2f} MB | {sizes[1]:.2f} MB | {rendered:.1f} s "

@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor import catalog
-from compressor.core import InputSpec
-from compressor.data import load_data
-from compressor.lowering.export import export
+from compressor.core import InputSpec, image_signature
+from compressor.data import Source, load_data
 from compressor.frontend import load_checkpoint
+from compressor.lowering.export import export
 from compressor.models.common.family import Family
 from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.scores.common.probe import Batch, View, gaussian, untrained
 from compressor.search.batch import of_split
-from compressor.search.deployed import quantised
+from compressor.search.deployed import deployed_graph
 from compressor.search.latency import LatencyTable
 from compressor.search.ranking import WEIGHTS
 from compressor.search.scoring import Scoring, seeds_of, teacher_view
@@ -105,14 +105,14 @@ def throughput(students: list[Family], teacher: nn.Module, batch: Batch, view: V
 def latencies(students: list[Family], teacher: nn.Module, target_name: str) -> None:
     target = with_machine_quirks(catalog.find_target(target_name))
     table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
-    graph = export(teacher.eval(), INPUT, target.opset)
+    graph = export(teacher.eval(), *image_signature(INPUT, CLASSES), target.opset)
     predicted = table.predict(students, INPUT, quiet)
-    graphs = [quantised(export(untrained(s, 0).eval(), INPUT, target.opset), target) for s in students]
-    taken = table.together({"teacher": lambda: graph} | {str(i): (lambda g=g: g) for i, g in enumerate(graphs)})
+    graphs = {str(i): deployed_graph(student, INPUT, target, "int8", 0) for i, student in enumerate(students)}
+    measured = table.time_networks({"teacher": graph, **graphs})
     print("| student | predicted / teacher's | measured / teacher's | error |\n|---|---|---|---|")
     right = 0
     for i, student in enumerate(students):
-        guess, truth = predicted[i] / taken["teacher"], taken[str(i)] / taken["teacher"]
+        guess, truth = predicted[i] / measured["teacher"], measured[str(i)] / measured["teacher"]
         error = guess / truth - 1
         right += abs(error) <= 0.15
         print(f"| {student.encode()} | {guess:.3f} | {truth:.3f} | {error:+.1%} |")
@@ -126,7 +126,9 @@ def main() -> None:
     parser.add_argument("--target", default="host")
     parser.add_argument("--students", type=int, default=10)
     options = parser.parse_args()
-    train = load_data(options.data).prepare(INPUT, parse_normalization("imagenet", 3)).train
+    source = load_data(options.data)
+    assert isinstance(source, Source)
+    train = source.prepare(INPUT, parse_normalization("imagenet", 3), "input").train
     assert train is not None
     teacher = load_checkpoint(options.teacher).build()
     batch = of_split(train, 64, 0)

@@ -1,7 +1,7 @@
 """The pictures of the README: what a run prints, and its page, light and dark.
 
-Runs the demo's teacher through the profile balanced, its training cut short, unless the folder of another run is
-named. Wants Chromium::
+Runs the demo's teacher through the profile balanced, with short training, unless the folder of another run is named.
+Needs Chromium::
 
     python docs/screens.py [RUN]
 """
@@ -38,7 +38,7 @@ COLUMNS = 84
 PAPER, INK, QUIET = (255, 255, 255), (27, 30, 36), (91, 98, 112)
 GREEN, AMBER, RED = (10, 107, 61), (143, 75, 0), (179, 38, 30)
 THEME = TerminalTheme(PAPER, INK, [QUIET, RED, GREEN, AMBER, INK, INK, INK, QUIET])
-# Rich's own frame asks a server for its font; this one is of any font that there is.
+# Rich's own frame fetches its font from a server; this one uses a font of the reader's machine.
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
 <title>What a run prints</title>
 <style>
@@ -86,9 +86,9 @@ def page(file: Path, scheme: Literal["light", "dark"]) -> bytes:
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
         shown = context.new_page()
         shown.goto(file.resolve().as_uri())
-        taken = shown.screenshot()
+        image = shown.screenshot()
         browser.close()
-    return taken
+    return image
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compressor.core import InputSpec, Split
-from compressor.data import load_data
+from compressor.core import ImageSplit, InputSpec
+from compressor.data import Source, load_data
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.preprocessing import parse_normalization
 
@@ -21,17 +21,17 @@ TEACHER = Path(__file__).with_name("teacher.pt")
 ARCHITECTURE = CifarResNet(depths=(2, 2, 1), widths=(16, 32, 64), outputs=10, channels=1)
 INPUT = InputSpec(1, 32, 32)
 """The digits are 8 x 8; drawn this large, a network of this size has work that is worth compressing."""
-EPOCHS, BATCH, RATE, SHIFT = 20, 64, 0.1, 3
+EPOCHS, BATCH, LR, SHIFT = 20, 64, 0.1, 3
 
 
-def tensors(split: Split) -> tuple[Tensor, Tensor]:
+def tensors(split: ImageSplit) -> tuple[Tensor, Tensor]:
     """All images (N x 1 x 32 x 32, in [-1, 1]) and labels of a split."""
-    images = np.concatenate([batch for batch, _ in split.batches(256)])
+    images = np.concatenate([feeds["input"] for feeds, _ in split.batches(256)])
     return torch.from_numpy(images), torch.from_numpy(split.labels)
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by a few pixels each way over the dark ground."""
+    """Each image, moved by a few pixels each way over the dark background."""
     padded = F.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT), value=-1)
     down, right = torch.randint(0, 2 * SHIFT + 1, (2, len(images)), generator=generator).tolist()
     side = images.shape[-1]
@@ -39,14 +39,14 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(images: Tensor, labels: Tensor) -> nn.Module:
-    """SGD with momentum, label smoothing and a one-cycle rate."""
+    """SGD with momentum, label smoothing and a one-cycle schedule."""
     torch.set_num_threads(1)  # the same sums in the same order on every machine
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = ARCHITECTURE.build()
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = EPOCHS * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     for epoch in range(EPOCHS):
         order = torch.randperm(len(images), generator=generator)[: len(images) // BATCH * BATCH]
         for batch in order.split(BATCH):
@@ -61,7 +61,9 @@ def train(images: Tensor, labels: Tensor) -> nn.Module:
 
 
 def main() -> None:
-    data = load_data("builtin:digits").prepare(INPUT, parse_normalization("symmetric", 1))
+    source = load_data("builtin:digits")
+    assert isinstance(source, Source)
+    data = source.prepare(INPUT, parse_normalization("symmetric", 1), "input")
     assert data.train is not None
     model = train(*tensors(data.train))
     images, labels = tensors(data.evaluate)
