@@ -339,3 +339,16 @@ def test_a_training_graph_is_refused(tmp_path: Path) -> None:
 def test_the_door_opens_without_torch() -> None:
     code = "import sys; from compressor.frontend import load_onnx; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_branches_and_domains_that_no_node_uses_enter(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 2]> g (float[2] x, bool flag) => (float[2] y) {
+            y = If (flag) <
+                then_branch = t () => (float[2] p) { p = Neg (x) },
+                else_branch = e () => (float[2] p) { p = Relu (x) }
+            >
+        }"""
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    assert load_onnx(tmp_path / "model.onnx") == model
