@@ -9,7 +9,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from compressor.backends._named import file_signature
+from compressor.backends._named_session import file_signature
 from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import ClassVar
 
-from compressor.backends._named import NamedSession
+from compressor.backends._named_session import NamedSession
 from compressor.backends.onnxruntime import OnnxRuntime
 from compressor.core import Engine, Model, OnnxModel, QdqRules, Session, Target, Unavailable, VerificationFailed
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from compressor.backends._named_session import file_signature
+from compressor.backends._tensorrt_build_engine import Span, shape_spans
 from compressor.backends._tensorrt_open import open_engine
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.backends.onnxruntime import OnnxRuntime
@@ -25,13 +28,9 @@ from compressor.legality import judge_for_tensorrt
 
 __all__ = ["TensorrtRtx"]
 
-_PACKAGE = "tensorrt-rtx"
 _LIKE = "11.4"
-"""The TensorRT whose parser it shares (its operators and opsets are compared in ``tests/engines``)."""
-_MOST = 8
-"""The largest batch that an engine takes; it is tuned for one sample."""
-_SIDES = (16, 256, 1024)
-"""Least, usual and largest height and width where the graph leaves them open."""
+"""The TensorRT whose parser it shares; ``tests/engines`` compares their operators and opsets."""
+_PACKAGE = "tensorrt-rtx"
 
 
 class TensorrtRtx:
@@ -50,52 +49,62 @@ class TensorrtRtx:
         return tensorrt_rules(integer_weights=True, half=target.native_float == "fp16")
 
     def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:
-        """An engine for the target's compute capability, from a graph that the parser takes without a word."""
+        """Build an engine for the target's compute capability, of a graph that the parser takes without a warning."""
         from compressor.backends import _tensorrt_session
 
         self.version()
         facts = judge_for_tensorrt(onnx.path.read_bytes(), _LIKE)
         capability = target.chip.compute_capability if target.chip else None
-        plan, said = _built(onnx.path, f"SM{(capability or '').replace('.', '')}")
+        spans = _spans(onnx.path, model.sizes, model.ranges)
+        plan, warnings = _built(onnx.path, spans, f"SM{(capability or '').replace('.', '')}")
         path = workdir / "model.plan"
         path.write_bytes(plan)
         session = workdir / "session.py"
         session.write_bytes(Path(_tensorrt_session.__file__).read_bytes())
         sha256 = hashlib.sha256(plan).hexdigest()
         facts |= {"engine_bytes": len(plan), "compute_capability": capability, "runtime_version": self.version()}
-        if said:
-            facts["builder_said"] = said
+        if warnings:
+            facts["builder_warnings"] = warnings
         return Engine(self.name, path, sha256, "ready", files=(session,), facts=facts)
 
     def open(self, path: Path, *, threads: int, exact: bool = False) -> Session:
-        """The graph evaluated in floats (``exact``), or an engine on this machine's GPU."""
+        """Load an engine, or build one of a graph first, on this machine's GPU; with ``exact`` compute in float."""
         if exact:
             return OnnxRuntime().open(path, threads=threads, exact=True)
         self.version()
-        return open_engine(path, lambda source: _built(source, "CURRENT")[0])
+        return open_engine(path, lambda graph: _built(graph, _spans(graph, {}, {}), "CURRENT")[0])
 
     def memory(self, path: Path) -> int | None:
         return None
 
 
-def _built(path: Path, wanted: str) -> tuple[bytes, list[str]]:
-    """The serialised engine for a compute capability, such as ``SM89``, and what the builder warned of, once each."""
+def _spans(path: Path, sizes: Mapping[str, int], ranges: Mapping[str, tuple[int, int]]) -> dict[str, list[Span]]:
+    """The spans of an ONNX file's inputs; see `shape_spans`."""
+    bounds = {axis: list(each) for axis, each in ranges.items()}
+    return shape_spans(file_signature(path).to_json()["inputs"], dict(sizes), bounds)
+
+
+def _built(path: Path, spans: Mapping[str, Sequence[Span]], capability: str) -> tuple[bytes, list[str]]:
+    """Build an engine for a compute capability, such as ``SM89``; return it serialised, and the builder's warnings.
+
+    Raises UsageError for a capability that TensorRT for RTX does not build for, VerificationFailed where it cannot.
+    """
     import tensorrt_rtx as trt
 
     known = {str(name) for name in trt.ComputeCapability.__members__}
-    if wanted not in known:
+    if capability not in known:
         raise UsageError(
-            f"TensorRT for RTX does not build for {wanted}",
+            f"TensorRT for RTX does not build for {capability}",
             hint=f"set chip.compute_capability in the target: {', '.join(sorted(known - {'NONE', 'CURRENT'}))}",
         )
-    said: list[tuple[int, str]] = []
+    logged: list[tuple[int, str]] = []
 
     class Listener(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-            said.append((int(severity), message))
+            logged.append((int(severity), message))
 
     listener = Listener()
     builder = trt.Builder(listener)
@@ -104,26 +113,18 @@ def _built(path: Path, wanted: str) -> tuple[bytes, list[str]]:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.__members__[wanted], 0)
+    config.set_compute_capability(trt.ComputeCapability.__members__[capability], 0)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        least, usual, most = zip(*(_span(axis, size) for axis, size in enumerate(tensor.shape)), strict=True)
-        profile.set_shape(tensor.name, least, usual, most)
+        name = network.get_input(index).name
+        profile.set_shape(name, *(tuple(span[i] for span in spans[name]) for i in range(3)))
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        errors = [message for severity, message in said if severity <= int(trt.ILogger.ERROR)]
+        errors = [message for severity, message in logged if severity <= int(trt.ILogger.ERROR)]
         raise VerificationFailed(
-            f"TensorRT for RTX cannot build an engine: {errors[-1] if errors else 'it does not say why'}",
+            f"TensorRT for RTX cannot build an engine: {errors[-1] if errors else 'it gives no reason'}",
             hint=f"inspect {path}; the float profile may still work",
         )
-    warnings = dict.fromkeys(message.strip() for severity, message in said if severity == int(trt.ILogger.WARNING))
+    warnings = dict.fromkeys(message.strip() for severity, message in logged if severity == int(trt.ILogger.WARNING))
     return bytes(plan), list(warnings)
-
-
-def _span(axis: int, size: int) -> tuple[int, int, int]:
-    """Least, usual and largest extent of an input's axis."""
-    if size >= 0:
-        return size, size, size
-    return (1, 1, _MOST) if axis == 0 else _SIDES

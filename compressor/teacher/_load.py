@@ -49,6 +49,7 @@ def _with_task(
     path: Path, network: Network, source: Source | PhotographSource | None, named: str | None, layout: str
 ) -> Teacher:
     from compressor.feeds import random_feeds
+    from compressor.preprocessing import parse_normalization
     from compressor.tasks import Evidence, find_task
 
     image = image_of(network.signature, network.sizes, layout)
@@ -62,6 +63,9 @@ def _with_task(
             f"{', '.join(map(str, network.signature.inputs))}",
             hint="leave --data out: --profile float needs none",
         )
+    if source is not None and image is not None:
+        # Data that is for other networks is refused before anything is written.
+        task.prepare(source, image, parse_normalization("unit", image.channels), network.signature.input.name)
     if task.spatial and image is not None and not network.signature.input.free[1:]:
         signature, sides = free_sides(network.signature, image)
         network = replace(network, signature=signature, sizes={**network.sizes, **sides})  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""TensorRT without a GPU: placement, FP16 in the graph, older opsets, recipe, engines for RTX, and their bundles."""
+"""TensorRT without a GPU: placement, FP16 in the graph, older opsets, the build script, RTX engines, their bundles."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from graphs import Net, quantise, residual, shortcut
 from onnx import TensorProto, numpy_helper
 
 from compressor import catalog
-from compressor.backends import _tensorrt_recipe as optimizer_config
+from compressor.backends import _tensorrt_build_engine as build_engine
 from compressor.backends._tensorrt_rules import tensorrt_rules
 from compressor.bench.estimate import estimate
-from compressor.core import InputSpec, OnnxModel, UsageError, VerificationFailed
+from compressor.core import InputSpec, Model, OnnxModel, UsageError, VerificationFailed, image_signature
 from compressor.legality import tensorrt_faults
 from compressor.legality._tensorrt_parser import parse
 from compressor.lowering.export import export
@@ -43,6 +43,16 @@ def placed(net: Net, rules: Any = TEN) -> onnx.ModelProto:
     """One of `test_placement`'s small nets, whose four channels are taken for enough."""
     loose = replace(rules, min_channels=0)
     return quantise(net.model("y"), loose, net.batch()).proto
+
+
+def network(shape: tuple[int, ...]) -> Model:
+    """A model of one input of ``shape`` (C, H, W) with a free batch."""
+    signature, sizes = image_signature(InputSpec(*shape), 10)
+    return Model(None, Path("absent.onnx"), "0", 0, 0, signature, sizes)
+
+
+def exported(module: torch.nn.Module, shape: tuple[int, ...], opset: int) -> ir.Model:
+    return export(module.eval(), *image_signature(InputSpec(*shape), 10), opset)
 
 
 def maker(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
@@ -179,11 +189,11 @@ class Attention(torch.nn.Module):
 
 def test_a_deviation_stays_in_float32_where_its_squares_overflow(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    exact = save(export(Attention().eval(), InputSpec(16, 8, 8), 20), tmp_path / "exact.onnx", "fp32")
+    exact = save(exported(Attention(), (16, 8, 8), 20), tmp_path / "exact.onnx", "fp32")
     half = fp16_twin(exact, tmp_path / "half.onnx")
     batch = (1000 * np.random.default_rng(0).standard_normal((2, 16, 8, 8))).astype(np.float32)
     runtime = catalog.find("backends", "onnxruntime")()
-    expected, got = (runtime.open(model.path, threads=1)(batch) for model in (exact, half))
+    expected, got = (runtime.open(model.path, threads=1)({"input": batch})["output"] for model in (exact, half))
     assert np.all(np.isfinite(got))
     assert np.max(np.abs(got - expected)) < 0.01 * np.max(np.abs(expected))
     model = onnx.load(str(half.path))
@@ -225,21 +235,19 @@ class Reduces(torch.nn.Module):
 
 @pytest.mark.parametrize("opset", [13, 17])
 def test_an_older_opset_computes_the_same(opset: int, tmp_path: Path) -> None:
-    new, old = (
-        save(export(Reduces().eval(), InputSpec(4, 6, 6), o), tmp_path / f"{o}.onnx", "fp32") for o in (20, opset)
-    )
+    new, old = (save(exported(Reduces(), (4, 6, 6), o), tmp_path / f"{o}.onnx", "fp32") for o in (20, opset))
     assert old.opset == opset
     assert onnx.load(str(old.path)).ir_version <= 8
     batch = np.random.default_rng(0).standard_normal((3, 4, 6, 6)).astype(np.float32)
     runtime = catalog.find("backends", "onnxruntime")()
-    expected, got = (runtime.open(model.path, threads=1)(batch) for model in (new, old))
+    expected, got = (runtime.open(model.path, threads=1)({"input": batch})["output"] for model in (new, old))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert not tensorrt_faults(onnx.load(str(old.path)), "8.2" if opset == 13 else "8.5")
 
 
 def test_what_has_no_older_form_is_refused() -> None:
     with pytest.raises(UsageError, match=r"LayerNormalization .* has no form in ONNX opset 13") as caught:
-        export(torch.nn.LayerNorm(6).eval(), InputSpec(4, 6, 6), 13)
+        exported(torch.nn.LayerNorm(6), (4, 6, 6), 13)
     assert caught.value.hint
 
 
@@ -249,12 +257,12 @@ def test_what_has_no_older_form_is_refused() -> None:
 def test_the_audit_counts_multiplications_by_precision() -> None:
     n = Net((16, 8, 8))
     n.conv(n.op("Relu", n.conv("input", "a", cin=16, cout=12), out="b"), "y", cin=12, cout=16)
-    floats = audit(n.model("y"), (16, 8, 8))
+    floats = audit(n.model("y"), {"input": (1, 16, 8, 8)})
     assert [layer.macs for layer in floats.layers] == [16 * 12 * 9 * 64] * 2
     assert floats.int8_share == 0
     m = Net((16, 8, 8))
     m.conv(m.conv("input", "a", cin=16, cout=16), "y", cin=16, cout=3)
-    mixed = audit(quantise(m.model("y"), TEN, m.batch()).proto, (16, 8, 8))
+    mixed = audit(quantise(m.model("y"), TEN, m.batch()).proto, {"input": (1, 16, 8, 8)})
     assert [layer.precision for layer in mixed.layers] == ["int8", "fp32"]
     assert mixed.int8_share == pytest.approx(16 / 19)
 
@@ -264,7 +272,7 @@ def test_estimates_are_intervals_and_there_where_a_chip_is(name: str) -> None:
     target = catalog.find_target(name)
     n = Net((16, 8, 8))
     n.conv("input", "y", cin=16, cout=16)
-    taken = estimate(n.model("y"), (16, 8, 8), target)
+    taken = estimate(n.model("y"), {"input": (1, 16, 8, 8)}, target)
     assert (taken is None) == (target.chip is None)
     if taken is not None:
         assert taken.estimated
@@ -279,13 +287,13 @@ def test_int8_is_estimated_faster_than_float_where_arithmetic_counts() -> None:
     n.conv("a", "y", cin=256, cout=256)
     exact = n.model("y")
     integers = quantise(exact, TEN, n.batch(1)).proto
-    slow, fast = (estimate(model, (256, 32, 32), JETSON) for model in (exact, integers))
+    slow, fast = (estimate(model, {"input": (1, 256, 32, 32)}, JETSON) for model in (exact, integers))
     assert slow is not None
     assert fast is not None
     assert fast.median < slow.median
 
 
-# -- the recipe -----------------------------------------------------------------------------------------
+# -- the script that builds on the device ---------------------------------------------------------------
 
 
 def device(root: Path, free_mb: int = 6000) -> Path:
@@ -302,18 +310,18 @@ def device(root: Path, free_mb: int = 6000) -> Path:
 
 def test_engines_are_kept_by_a_devices_fingerprint(tmp_path: Path) -> None:
     root = device(tmp_path)
-    key, facts = optimizer_config.fingerprint("10.3.0", root)
+    key, facts = build_engine.fingerprint("10.3.0", root)
     assert facts["device"] == "NVIDIA Jetson AGX Orin Developer Kit"
     assert "R36" in facts["system"]
-    assert optimizer_config.fingerprint("10.3.0", root)[0] == key
-    assert optimizer_config.fingerprint("11.4.1", root)[0] != key
-    assert JETSON.title in optimizer_config.board(root)
+    assert build_engine.fingerprint("10.3.0", root)[0] == key
+    assert build_engine.fingerprint("11.4.1", root)[0] != key
+    assert JETSON.title in build_engine.board(root)
 
 
 def test_a_build_that_memory_cannot_hold_is_refused(tmp_path: Path) -> None:
-    optimizer_config._preflight(1 << 20, 1 << 30, device(tmp_path / "a"))
-    with pytest.raises(optimizer_config.Failed, match="MB are free") as caught:
-        optimizer_config._preflight(1 << 20, 1 << 30, device(tmp_path / "b", free_mb=900))
+    build_engine._preflight(1 << 20, 1 << 30, device(tmp_path / "a"))
+    with pytest.raises(build_engine.Failed, match="MB are free") as caught:
+        build_engine._preflight(1 << 20, 1 << 30, device(tmp_path / "b", free_mb=900))
     assert caught.value.code == 5
     assert "--workspace" in caught.value.hint
 
@@ -327,10 +335,26 @@ LAYERS = [
 
 def test_realised_precisions_are_found_by_the_nodes_names() -> None:
     asked = [{"node": name, "macs": macs} for name, macs in (("Conv_0", 300), ("Conv_12", 100), ("Conv_1", 50))]
-    found = optimizer_config.realised(LAYERS, asked)
+    found = build_engine.realised(LAYERS, asked)
     assert [node["realised"] for node in found] == ["int8", "fp16", None]  # Conv_1 is not Conv_12
-    assert optimizer_config.share(found, "realised") == 0.75
-    assert optimizer_config.share([], "realised") is None
+    assert build_engine.int8_share(found) == 0.75
+    assert build_engine.int8_share([]) is None
+
+
+SPANS = {"input": [(1, 1, 8), (3, 3, 3), (32, 32, 32), (32, 32, 32)]}
+
+
+def test_spans_are_what_was_said_of_an_axis_or_what_is_safe() -> None:
+    image = {"name": "x", "shape": ["batch", 3, "height", "width"]}
+    text = {"name": "ids", "shape": ["batch", "tokens"]}
+    sizes = {"batch": 1, "height": 8, "width": 2000, "tokens": 128}
+    spans = build_engine.shape_spans([image, text], sizes, {})
+    assert spans["x"] == [(1, 1, 8), (3, 3, 3), (8, 8, 1024), (16, 2000, 2000)]
+    assert spans["ids"] == [(1, 1, 8), (128, 128, 128)]
+    told = build_engine.shape_spans([image, text], sizes, {"batch": [1, 4], "tokens": [1, 64], "height": [32, 64]})
+    assert told["x"][:3] == [(1, 1, 4), (3, 3, 3), (32, 32, 64)]
+    assert told["ids"][1] == (1, 64, 64)
+    assert build_engine.shape_spans([image], {}, {})["x"][2] == (16, 256, 1024)
 
 
 class _Recorder:
@@ -376,7 +400,7 @@ class _Recorder:
 )
 def test_flags_are_for_versions_before_11(version: str, content: bytes, flags: list[str], typed: int) -> None:
     recorder = _Recorder(version)
-    assert optimizer_config.build_plan(recorder.module, content, b"", 1 << 30) == (b"plan", b"cache")
+    assert build_engine.build_plan(recorder.module, content, SPANS, b"", 1 << 30) == (b"plan", b"cache")
     assert [arguments[0] for name, arguments in recorder.asked if name == "set_flag"] == flags
     assert ("create_network", (typed,)) in recorder.asked
     assert ("set_memory_pool_limit", ("workspace", 1 << 30)) in recorder.asked
@@ -385,7 +409,7 @@ def test_flags_are_for_versions_before_11(version: str, content: bytes, flags: l
 
 
 @with_rtx
-def test_the_recipe_builds_with_a_real_tensorrt() -> None:
+def test_the_script_builds_with_a_real_tensorrt() -> None:
     """TensorRT for RTX has version 11's API; without a GPU it only wants to be told what to build for."""
     import tensorrt_rtx as trt
 
@@ -401,16 +425,18 @@ def test_the_recipe_builds_with_a_real_tensorrt() -> None:
 
     n = residual()
     content = placed(n).SerializeToString()
-    plan, _ = optimizer_config.build_plan(Module(), content, b"", 1 << 28, configure)
+    plan, _ = build_engine.build_plan(
+        Module(), content, {"input": [(1, 1, 8), (4,) * 3, (8,) * 3, (8,) * 3]}, b"", 1 << 28, configure
+    )
     assert plan[:4] == b"vtrt"
-    with pytest.raises(optimizer_config.Failed, match="cannot read the graph") as caught:
-        optimizer_config.build_plan(Module(), b"not a graph", b"", 1 << 28, configure)
+    with pytest.raises(build_engine.Failed, match="cannot read the graph") as caught:
+        build_engine.build_plan(Module(), b"not a graph", SPANS, b"", 1 << 28, configure)
     assert caught.value.code == 6
 
 
-def test_the_recipes_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert optimizer_config.main(["--help"]) == 0
-    assert optimizer_config.main(["--workspace", "much"]) == 2
+def test_the_scripts_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_engine.main(["--help"]) == 0
+    assert build_engine.main(["--workspace", "much"]) == 2
     assert "Exit codes" in capsys.readouterr().err
 
 
@@ -431,8 +457,8 @@ def test_rules_follow_the_targets_tensorrt(name: str, integers: bool, rest: str)
     assert not rules.folds_packed_weights
 
 
-def test_a_target_without_its_version_is_refused_with_the_mend() -> None:
-    with pytest.raises(UsageError, match="does not say which TensorRT") as caught:
+def test_a_target_without_its_version_is_refused_with_a_hint() -> None:
+    with pytest.raises(UsageError, match="no runtime_version") as caught:
         catalog.find("backends", "tensorrt")().rules(replace(JETSON, runtime_version=None))
     assert "runtime_version" in (caught.value.hint or "")
 
@@ -443,12 +469,12 @@ def test_onnx_runtime_refuses_a_graph_that_was_placed_for_tensorrt(tmp_path: Pat
     made = OnnxModel(tmp_path / "model.onnx", "0", "int8", 21)
     host = catalog.find_target("x86-avx2")
     with pytest.raises(VerificationFailed, match="quantised for another runtime") as caught:
-        catalog.find("backends", "onnxruntime")().build(made, host, tmp_path)
+        catalog.find("backends", "onnxruntime")().build(made, network(n.shape), host, tmp_path)
     assert "compress run" in (caught.value.hint or "")
     own = quantise(n.model("y"), catalog.find("backends", "onnxruntime")().rules(host), n.batch()).proto
     (tmp_path / "own.onnx").write_bytes(own.SerializeToString())
     made = replace(made, path=tmp_path / "own.onnx")
-    assert catalog.find("backends", "onnxruntime")().build(made, host, tmp_path).status == "ready"
+    assert catalog.find("backends", "onnxruntime")().build(made, network(n.shape), host, tmp_path).status == "ready"
 
 
 @with_rtx
@@ -458,7 +484,7 @@ def test_an_engine_for_rtx_is_built_here(name: str, tmp_path: Path) -> None:
     model = ir.from_proto(placed(residual(), HALF))
     convert_to_fp16(model)
     onnx_model = save(model, tmp_path / "model.onnx", "int8")
-    engine = catalog.find("backends", "tensorrt-rtx")().build(onnx_model, target, tmp_path)
+    engine = catalog.find("backends", "tensorrt-rtx")().build(onnx_model, network((4, 8, 8)), target, tmp_path)
     assert engine.status == "ready"
     assert engine.path.read_bytes()[:4] == b"vtrt"
     assert engine.facts["engine_bytes"] == engine.path.stat().st_size
@@ -484,11 +510,11 @@ def test_a_jetsons_graphs_are_taken_in_silence_and_build_for_two_gpus(
         blocks = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 2, 2], [6, 64, 2, 2]]
         family = catalog.find("models", "mobilenetv2")
         module = family.decode({"blocks": blocks, "last": 256}, InputSpec(3, 32, 32), 10).build().eval()
-    exact = save(export(module, InputSpec(3, 32, 32), JETSON.opset), tmp_path / "exact.onnx", "fp32")
+    exact = save(exported(module, (3, 32, 32), JETSON.opset), tmp_path / "exact.onnx", "fp32")
     graph = ir.load(exact.path)
     placement = Placement(graph, catalog.find("backends", "tensorrt")().rules(JETSON))
     batch = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
-    placement.apply(activation_ranges(graph, placement.tensors, [batch], "minmax", lambda *_: None))
+    placement.apply(activation_ranges(graph, placement.tensors, [{"input": batch}], "minmax", lambda *_: None))
     convert_to_fp16(graph)
     integers = save(graph, tmp_path / "int8.onnx", "int8")
     for made in (integers, fp16_twin(exact, tmp_path / "half.onnx")):
@@ -496,7 +522,9 @@ def test_a_jetsons_graphs_are_taken_in_silence_and_build_for_two_gpus(
         for gpu in ("rtx-3060", "rtx-4090"):
             work = tmp_path / f"{made.precision}-{gpu}"
             work.mkdir()
-            engine = catalog.find("backends", "tensorrt-rtx")().build(made, catalog.find_target(gpu), work)
+            engine = catalog.find("backends", "tensorrt-rtx")().build(
+                made, network((3, 32, 32)), catalog.find_target(gpu), work
+            )
             print(name, made.precision, gpu, f"{engine.facts['engine_bytes']:,} bytes")
             assert engine.status == "ready"
     assert audit(onnx.load(str(integers.path)), (3, 32, 32)).int8_share > JETSON.int8_share

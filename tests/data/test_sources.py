@@ -7,11 +7,13 @@ import os
 import pickle
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from sessions import FunctionSession
 
 from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data import default_size, load_data
@@ -313,7 +315,7 @@ def test_eval_names_another_source(tmp_path: Path) -> None:
     assert len(load_data(whole, evaluate=data).train or ()) == 10
     alone = load_data(None, evaluate=whole)
     assert (alone.train, len(alone.evaluate)) == (None, 10)
-    assert alone.prepare(SMALL, UNIT).train is None
+    assert alone.prepare(SMALL, UNIT, "input").train is None
 
 
 def test_samples_in_both_halves_are_not_trained_on(tmp_path: Path) -> None:
@@ -574,28 +576,28 @@ def test_sizes(tmp_path: Path) -> None:
 def test_prepared_splits(tmp_path: Path) -> None:
     x, y = pixels(0, 50, (10, 10)), np.arange(50) % 3
     source = load_data(npz(tmp_path / "x.npz", x=x, y=y, x_test=255 - x, y_test=y))
-    data = source.prepare(InputSpec(1, 10, 10), Normalization("half", 1 / 255, (0.5,), (0.25,)))
-    assert (data.task, data.classes, data.notes) == ("classification", ("0", "1", "2"), ())
+    data = source.prepare(InputSpec(1, 10, 10), Normalization("half", 1 / 255, (0.5,), (0.25,)), "input")
+    assert (data.targets, data.classes, data.notes) == ("labels", ("0", "1", "2"), ())
     assert data.train is not None
     assert data.train.fingerprint == source.train.fingerprint  # type: ignore[union-attr]
-    batches = list(data.train.batches(16))
+    batches = [(feeds["input"], labels) for feeds, labels in data.train.batches(16)]
     assert [len(labels) for _, labels in batches] == [16, 16, 16, 2]
     assert {images.dtype for images, _ in batches} == {np.dtype(np.float32)}
     images = np.concatenate([images for images, _ in batches])
     np.testing.assert_allclose(images[:, 0], (x / 255 - 0.5) / 0.25, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), y)
-    ((images, labels),) = data.train.batches(16, np.array([7, 3]))
+    ((feeds, labels),) = data.train.batches(16, np.array([7, 3]))
     assert labels.tolist() == [1, 0]
     np.testing.assert_array_equal(data.train.pixels(np.array([7, 3]))[:, 0], x[[7, 3]])
     part = data.train.take(np.array([7, 3]))
     assert (len(part), part.name, part.labels.tolist()) == (2, "2 of x.npz train", [1, 0])
     assert part.fingerprint != data.train.fingerprint
-    np.testing.assert_array_equal(next(part.batches(2))[0], images)
-    assert "resized to 3x5x5" in source.prepare(InputSpec(3, 5, 5), UNIT).notes[-1]
+    np.testing.assert_array_equal(next(part.batches(2)).feeds["input"], feeds["input"])
+    assert "resized to 3x5x5" in source.prepare(InputSpec(3, 5, 5), UNIT, "input").notes[-1]
     with pytest.raises(UsageError, match="3 channels"):
-        source.prepare(InputSpec(3, 10, 10), GREY)
+        source.prepare(InputSpec(3, 10, 10), GREY, "input")
     with pytest.raises(UsageError, match="1 or 3"):
-        source.prepare(InputSpec(4, 10, 10), UNIT)
+        source.prepare(InputSpec(4, 10, 10), UNIT, "input")
 
 
 def test_sample_is_stratified() -> None:
@@ -611,21 +613,22 @@ def test_sample_is_stratified() -> None:
 
 
 def test_classification() -> None:
-    split = load_data("builtin:digits").prepare(InputSpec(1, 8, 8), GREY).evaluate
+    split = load_data("builtin:digits").prepare(InputSpec(1, 8, 8), GREY, "input").evaluate
     seen: list[int] = []
+    session = partial(FunctionSession, input=InputSpec(1, 8, 8))
 
     def zeros(batch: np.ndarray) -> np.ndarray:
         return np.eye(10, dtype=np.float32)[np.zeros(len(batch), int)]
 
-    metric, predicted = Classification.evaluate(zeros, split, 100, lambda _, done, total: seen.append(done))
+    metric, predicted = Classification().evaluate(session(zeros), split, 100, lambda _, done, total: seen.append(done))
     assert seen == [100, 200, 300, 360]
     assert metric.value == float((split.labels == 0).mean())
     assert (metric.name, metric.samples, metric.fingerprint) == ("top1", 360, split.fingerprint)
     assert predicted.tolist() == [0] * 360
-    nan, _ = Classification.evaluate(lambda b: zeros(b) * np.nan, split, 100, lambda *_: None)
+    nan, _ = Classification().evaluate(session(lambda b: zeros(b) * np.nan), split, 100, lambda *_: None)
     assert nan.value == 0
     with pytest.raises(UsageError, match="digits test"):
-        Classification.evaluate(lambda b: zeros(b)[:, :9], split, 100, lambda *_: None)
+        Classification().evaluate(session(lambda b: zeros(b)[:, :9]), split, 100, lambda *_: None)
 
 
 # -- the shared CIFAR-10 -----------------------------------------------------------------------------
@@ -642,6 +645,6 @@ def test_cifar10(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert source.classes[:3] == ("airplane", "automobile", "bird")
     assert np.bincount(source.evaluate.labels).tolist() == [1000] * 10
     assert source.notes == ()
-    images, labels = next(source.prepare(InputSpec(3, 32, 32), UNIT).evaluate.batches(256))
-    assert images.shape == (256, 3, 32, 32)
+    feeds, labels = next(source.prepare(InputSpec(3, 32, 32), UNIT, "input").evaluate.batches(256))
+    assert feeds["input"].shape == (256, 3, 32, 32)
     assert labels.tolist() == [0] * 256

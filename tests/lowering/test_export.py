@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compressor.core import InputSpec, UsageError
+from compressor.core import InputSpec, UsageError, image_signature
 from compressor.lowering.export import export
 from compressor.lowering.save import save
 from compressor.lowering.tidy import tidy
@@ -37,7 +37,7 @@ def _network() -> nn.Module:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     module, path = _network(), tmp_path_factory.mktemp("export") / "model.onnx"
-    save(export(module, INPUT, 21), path, "fp32")
+    save(export(module, *image_signature(INPUT), 21), path, "fp32")
     return module, path
 
 
@@ -94,7 +94,7 @@ def test_option_a_is_one_slice_and_one_pad(exported: tuple[nn.Module, Path]) -> 
 
 def test_a_second_export_has_the_same_bytes(exported: tuple[nn.Module, Path], tmp_path: Path) -> None:
     module, path = exported
-    again = save(export(module, INPUT, 21), tmp_path / "again.onnx", "fp32")
+    again = save(export(module, *image_signature(INPUT), 21), tmp_path / "again.onnx", "fp32")
     assert again.path.read_bytes() == path.read_bytes()
     assert again.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (again.precision, again.opset, again.made_from) == ("fp32", 21, None)
@@ -108,7 +108,7 @@ def test_exporting_is_silent_and_changes_nothing(capfd: pytest.CaptureFixture[st
             return x.mean((-1, -2)), torch.relu(x)
 
     module = Two().eval()
-    model = ir.to_proto(export(module, INPUT, 21))
+    model = ir.to_proto(export(module, *image_signature(INPUT), 21))
     assert capfd.readouterr() == ("", "")
     # a mean that drops its axes is a pooling too, and the first of several outputs keeps its name
     assert model.graph.output[0].name == "output"
@@ -141,7 +141,7 @@ def test_a_module_that_cannot_be_exported_is_a_usage_error(
     module: nn.Module, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match=r"the model cannot be exported to ONNX: .") as caught:
-        export(module.eval(), INPUT, 21)
+        export(module.eval(), *image_signature(INPUT), 21)
     assert "torch.export" in (caught.value.hint or "")
     assert "\n" not in caught.value.what
     assert capfd.readouterr() == ("", "")

@@ -1,6 +1,6 @@
 """Every block of README.md and docs/*.md, executed in the order of its page, in a copy of the project.
 
-- ``sh``: run. ``model.pt``, ``images/`` and ``photo.png`` are a small teacher and its images.
+- ``sh``: run. ``model.pt``, ``model.onnx``, ``images/`` and ``photo.png`` are a small teacher and its images.
 - ``python``, ``toml``: written to the file that the paragraph before names in backticks; a program where it names none.
 - ``text``: what the block before it (under the same heading) prints, or, where a paragraph beside it says so, an
   example.

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sessions import FunctionSession
 
 from compressor import catalog
-from compressor.bundle.runner import Model, cropped
-from compressor.core import InputSpec, PlanContext, UsageError
-from compressor.data import PhotographSource, PreparedPhotographs, load_data
+from compressor.bundle.runner import Model as Runner
+from compressor.bundle.runner import cropped
+from compressor.core import InputSpec, Model, PlanContext, TorchSource, UsageError, image_signature
+from compressor.data import ImagePairs, PhotographSource, load_data
 from compressor.frontend import save_weights
 from compressor.losses import Outputs, objective
 from compressor.losses.target_l1 import TargetL1
 from compressor.lowering.export import export
+from compressor.models.common.headed import settings
 from compressor.models.common.imdb import IMDB, SLOPE
 from compressor.models.imdn import IMDN
 from compressor.plan import with_machine_quirks
 from compressor.preprocessing import NORMALIZATIONS
 from compressor.quant.cross_layer_equalization import equalize_channels
 from compressor.quant.fake_quant import FakeQuantised
-from compressor.quant.mixed_precision import attention, decibels, parts, restored
+from compressor.quant.float_layers import attention_nodes, float_candidates
+from compressor.quant.mixed_precision import MixedPrecision
+from compressor.quant.psnr import psnr as image_psnr
+from compressor.tasks.classification import Classification
 from compressor.tasks.super_resolution import SuperResolution, psnr, ssim
 from compressor.train.distill_config import DistillConfig
 from compressor.train.optimizer_config import OptimizerConfig
@@ -56,9 +63,9 @@ def folder(root: Path, count: int = 5, **said: int) -> Path:
     return root
 
 
-def prepared(source: PhotographSource | Any, scale: int = 2) -> PreparedPhotographs:
+def prepared(source: PhotographSource | Any, scale: int = 2) -> ImagePairs:
     assert isinstance(source, PhotographSource)
-    return source.prepare(PATCH, UNIT, scale).evaluate
+    return source.prepare(PATCH, UNIT, "input", scale).evaluate
 
 
 # -- data -------------------------------------------------------------------------------------
@@ -67,7 +74,7 @@ def prepared(source: PhotographSource | Any, scale: int = 2) -> PreparedPhotogra
 def test_pairs_are_made_of_a_folder_of_images(tmp_path: Path) -> None:
     source = load_data(str(folder(tmp_path / "photos", 5, width=49, height=41)))
     assert isinstance(source, PhotographSource)
-    assert source.task == "super-resolution"
+    assert source.targets == "images"
     assert source.train is not None
     assert (len(source.train), len(source.evaluate)) == (4, 1)
     assert not set(source.train.keys) & set(source.evaluate.keys)
@@ -77,7 +84,7 @@ def test_pairs_are_made_of_a_folder_of_images(tmp_path: Path) -> None:
     image = Image.open(tmp_path / "photos" / name).crop((0, 0, 48, 39))
     wanted = np.asarray(image.resize((16, 13), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     assert np.array_equal(small, wanted)
-    assert [b.shape for b, _ in split.batches(4)] == [(1, 3, 16, 16)]  # mirrored where it is smaller
+    assert [feeds["input"].shape for feeds, _ in split.batches(4)] == [(1, 3, 16, 16)]  # mirrored where it is smaller
     assert split.fingerprint != prepared(source, 2).fingerprint
 
 
@@ -124,10 +131,12 @@ def test_bad_photographs_are_told_by_name(tmp_path: Path) -> None:
 
 def test_what_is_for_one_task_is_refused_for_the_other(tmp_path: Path) -> None:
     photos = load_data(str(folder(tmp_path / "photos")))
-    with pytest.raises(UsageError, match="the model is a classifier"):
-        photos.prepare(PATCH, UNIT)
+    unlabelled = Classification().prepare(photos, PATCH, UNIT, "input")
+    assert (unlabelled.targets, unlabelled.classes) == (None, ())
+    ((feeds, targets),) = unlabelled.evaluate.batches(4)
+    assert (feeds["input"].shape, targets) == ((1, 3, 16, 16), None)
     with pytest.raises(UsageError, match="the model makes images"):
-        load_data("builtin:digits").prepare(InputSpec(1, 8, 8), UNIT, 2)
+        SuperResolution(2).prepare(load_data("builtin:digits"), InputSpec(1, 8, 8), UNIT, "input")
     with pytest.raises(UsageError, match="builtin:digits is for classification"):
         load_data(str(tmp_path / "photos"), evaluate="builtin:digits")
 
@@ -170,6 +179,10 @@ def test_the_metrics_are_the_papers() -> None:
     assert ssim(a, b) == pytest.approx((2 * ma * mb + c1) * (2 * ab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
 
 
+def session(function: Callable[[Any], Any]) -> FunctionSession:
+    return FunctionSession(function, PATCH)
+
+
 def test_a_perfect_and_a_wrong_enlarger(tmp_path: Path) -> None:
     split = prepared(load_data(None, evaluate=str(folder(tmp_path / "photos", 2))))
     large = {small.tobytes(): big for _, small, big in split.pairs()}
@@ -177,14 +190,15 @@ def test_a_perfect_and_a_wrong_enlarger(tmp_path: Path) -> None:
     def perfect(batch: Any) -> Any:
         return large[np.rint(batch[0] * 255).astype(np.uint8).tobytes()][None].astype(np.float32) / 255
 
-    metric, each = SuperResolution().evaluate(perfect, split, 1, lambda *_: None)
+    task = SuperResolution(2)
+    metric, each = task.evaluate(session(perfect), split, 1, lambda *_: None)
     assert (metric.name, metric.value, metric.also["ssim"], metric.samples) == ("psnr", 100.0, pytest.approx(1.0), 2)
     assert each.tolist() == [100.0, 100.0]
     with pytest.raises(UsageError, match="the pair has 48 x 40"):
-        SuperResolution().evaluate(lambda batch: batch, split, 1, lambda *_: None)
-    sessions = {"teacher": perfect, "result": lambda b: perfect(b) * np.float32(0.9)}
-    outcomes = {side: SuperResolution().evaluate(s, split, 1, lambda *_: None)[1] for side, s in sessions.items()}
-    told = SuperResolution().samples(split, (), outcomes, sessions, 0)
+        task.evaluate(session(lambda batch: batch), split, 1, lambda *_: None)
+    sessions = {"teacher": session(perfect), "result": session(lambda b: perfect(b) * np.float32(0.9))}
+    outcomes = {side: task.evaluate(s, split, 1, lambda *_: None)[1] for side, s in sessions.items()}
+    told = task.samples(split, (), outcomes, sessions, 0)
     assert (told["layout"], told["judged_on"]) == ("rows", split.name)
     lost = [float(crop["lines"][1]["text"].partition(" dB")[0]) for crop in told["shown"]]
     assert len(lost) == 2
@@ -264,8 +278,8 @@ def test_losses_on_images() -> None:
 
 def test_losses_of_the_other_task_are_refused_before_any_work() -> None:
     host = catalog.find_target("host")
-    photos, classes = (PlanContext(host, task, True, True) for task in ("super-resolution", "classification"))
-    assert any("kl" in p and "super-resolution" in p for p in DistillConfig().problems("distill", photos))
+    photos, classes = (PlanContext(host, targets, True, True) for targets in ("images", "labels"))
+    assert any("kl" in p and "data of images" in p for p in DistillConfig().problems("distill", photos))
     images = DistillConfig(losses=({"loss": "target-l1"}, {"loss": "output-l1"}, {"loss": "hint", "weight": 0.1}))
     assert not images.problems("distill", photos)
     assert any("target-l1" in p for p in images.problems("distill", classes))
@@ -323,43 +337,43 @@ def test_equalising_brings_channels_together() -> None:
 
 
 def test_the_parts_of_a_network() -> None:
-    graph = export(TINY.build().eval(), PATCH, 21, any_size=True)
+    graph = export(TINY.build().eval(), *image_signature(PATCH, upscale_factor=2), 21)
     nodes = {node.name: node for node in graph.graph}
-    found = parts(graph)
+    found = float_candidates(graph)
     assert list(found) == ["attention", "scaling", "last", "first", "residual", "join", "skip"]
     assert len(found["scaling"]) == TINY.blocks
-    ops = sorted({nodes[name].op_type for name in attention(graph)})
+    ops = sorted({nodes[name].op_type for name in attention_nodes(graph)})
     assert {"GlobalAveragePool", "Sqrt", "Sigmoid", "Conv"} <= set(ops)
     assert [nodes[name].inputs[0].is_graph_input() for name in found["first"]] == [True]
-    plain = export(IMDN(8, 1, 2, False, 2, "rtc").build().eval(), PATCH, 21, any_size=True)
-    assert "attention" not in parts(plain)
+    plain = export(IMDN(8, 1, 2, False, 2, "rtc").build().eval(), *image_signature(PATCH, upscale_factor=2), 21)
+    assert "attention" not in float_candidates(plain)
 
 
 def test_integers_near_the_floats_at_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    state = TINY.build().state_dict()
-
-    def load() -> torch.nn.Module:
-        network = TINY.build()
-        network.load_state_dict(state)
-        return network.eval()
-
+    network = TINY.build().eval()
+    sha256 = save_weights(network.state_dict(), tmp_path / "tiny.safetensors")
+    source = TorchSource("imdn", settings(TINY), tmp_path / "tiny.safetensors")
+    signature, sizes = image_signature(PATCH, upscale_factor=2)
+    model = Model(source, None, sha256, 1, 1, signature, sizes, normalization=UNIT)
     target = with_machine_quirks(catalog.find_target("host"))
     backend = catalog.find("backends", "onnxruntime")()
-    batches = [np.random.default_rng(n).random((1, 3, 16, 16), np.float32) for n in range(3)]
-    made = restored(
-        load, PATCH, backend.rules(target), backend, 21, batches, lambda _: {}, tmp_path, lambda *_: None
-    )  # fmt: skip
+    batches = [{"input": np.random.default_rng(n).random((1, 3, 16, 16), np.float32)} for n in range(3)]
+    made = MixedPrecision(
+        model, SuperResolution(2), backend.rules(target), 21, partial(backend.open, threads=1), batches, lambda _: {},
+        tmp_path, lambda *_: None,
+    ).run()  # fmt: skip
     assert made.metrics["parity_db"] > 35
     assert made.onnx.precision == "int8"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["float.onnx", "model.onnx"]
+    assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["float.onnx", "model.onnx"]
     session = backend.open(made.onnx.path, threads=1)
     for size in ((1, 1), (17, 30)):
         x = np.random.default_rng(5).random((2, 3, *size), np.float32)
         with torch.no_grad():
-            wanted = load()(torch.from_numpy(x)).clamp(0, 1).numpy()
-        assert session(x).shape == wanted.shape
-        assert decibels([wanted], [session(x)]) > 30
+            wanted = network(torch.from_numpy(x)).clamp(0, 1).numpy()
+        got = session({"input": x})["output"]
+        assert got.shape == wanted.shape
+        assert image_psnr([wanted], [got]) > 30
     ops = [node.op_type for node in ir.load(made.onnx.path).graph]
     assert "QuantizeLinear" in ops
     assert ops[-1] == "Clip"
@@ -371,7 +385,15 @@ def test_fake_integers_leave_the_attention_alone() -> None:
     network = TINY.build().eval()
     target = with_machine_quirks(catalog.find_target("host"))
     rules = catalog.find("backends", "onnxruntime")().rules(target)
-    fake = FakeQuantised(network, rules, PATCH, 21, [torch.rand(2, 3, 16, 16)] * 2, None, attention, any_size=True)
+    fake = FakeQuantised(
+        network,
+        rules,
+        *image_signature(PATCH, upscale_factor=2),
+        21,
+        [torch.rand(2, 3, 16, 16)] * 2,
+        None,
+        attention_nodes,
+    )
     kinds = {name: type(module).__name__ for name, module in fake.module.named_modules()}
     assert kinds["IMDB1.c1"] == "QuantConv2d"
     assert kinds["IMDB1.cca.conv_du.0"] == "Conv2d"
@@ -380,7 +402,7 @@ def test_fake_integers_leave_the_attention_alone() -> None:
     assert quantised
     x = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
-        assert decibels([network(x).numpy()], [fake.module(x).numpy()]) > 30
+        assert image_psnr([network(x).numpy()], [fake.module(x).numpy()]) > 30
     assert exact.graph.inputs[0].shape is not None
 
 
@@ -459,7 +481,7 @@ def test_the_runner_enlarges_by_itself(bundle: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"image": "x-x2.png", "shape": [42, 60, 3]}
-    model = Model(bundle / "bundle")
+    model = Runner(bundle / "bundle")
     with pytest.raises(ValueError, match="super-resolution"):
         model.predict(np.zeros((8, 8, 3), np.uint8))
     whole = model.enlarge(np.asarray(Image.open(tmp_path / "x.png")))
@@ -470,8 +492,7 @@ def test_from_python(bundle: Path) -> None:
     from compressor import load_bundle
 
     loaded = load_bundle(bundle)
-    assert loaded.enlarges == 2
-    assert loaded(np.zeros((2, 7, 9, 3), np.uint8)).shape == (2, 3, 14, 18)
+    assert loaded(loaded.preprocess(np.zeros((2, 7, 9, 3), np.uint8)))["output"].shape == (2, 3, 14, 18)
 
 
 def test_a_scale_that_does_not_match_the_teacher(bundle: Path, tmp_path: Path, compress: Callable[..., Any]) -> None:

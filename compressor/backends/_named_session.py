@@ -1,4 +1,4 @@
-"""Sessions that know their signature, over runtimes' own that travel in bundles."""
+"""Sessions with a signature, over the sessions that travel in bundles."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ __all__ = ["NamedSession", "file_signature"]
 
 
 class NamedSession:
-    """A runtime's session with the signature of the ONNX file that it was made from. Satisfies `Session`."""
+    """A `Session`: a runtime's own session with the signature of the ONNX file that it was made from."""
 
     def __init__(self, session: Callable[[Any], Any], path: Path) -> None:
         self._session = session
         self.signature = file_signature(path)
 
     def __call__(self, feeds: Feeds) -> Outputs:
-        made: Outputs = self._session(dict(feeds))
-        return made
+        outputs: Outputs = self._session(dict(feeds))
+        return outputs
 
 
 def file_signature(path: Path) -> Signature:
-    """The signature of an ONNX file, its weights left unread."""
+    """Read the signature of an ONNX file, without its external weights."""
     import onnx
-    import onnx_ir as ir
 
-    from compressor.lowering.signature import signature_of
+    from compressor.onnx_signature import onnx_signature
 
-    return signature_of(ir.from_proto(onnx.load(str(path), load_external_data=False)))
+    return onnx_signature(onnx.load(str(path), load_external_data=False))
