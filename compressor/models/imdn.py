@@ -89,7 +89,7 @@ class IMDN:
 
     @property
     def upscale_factor(self) -> int:
-        """How many times as high and wide as the input the output is."""
+        """The height of the output by the height of the input, and the same for their widths."""
         return self.scale // _STRIDE if self.variant == "as" else self.scale
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How many directions a student's features span before any training."""
+"""The number of directions that a student's features span before any training."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from compressor.search.limits import Limits
 __all__ = ["Finalist", "Measuring", "varied_depths"]
 
 _ROUNDS = 3
-"""How often further candidates are measured in place of those that turned out to break a budget."""
+"""Rounds of measuring, at most. Each round measures further candidates in place of those that broke a budget."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What the families share: their protocol, heads, encodings, the search space, and counting without weights."""
+"""Code that the families share: their protocol, heads, encodings, the search space, and counting without weights."""

@@ -1,1 +1,1 @@
-"""What the scores share."""
+"""Code that the scores share."""
