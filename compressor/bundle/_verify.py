@@ -18,7 +18,7 @@ __all__ = ["verify_bundle"]
 _GOLDEN = 1 << 30
 """Bytes of golden.npz; a run writes eight samples."""
 _ROOM, _PER_BYTE = 512 << 20, 256
-"""What running a model may take: so much for any, and more for each byte of its inputs."""
+"""Bytes of memory that running a model may take: for any model, and for each byte of its inputs."""
 
 
 def verify_bundle(folder: Path) -> Bundle:

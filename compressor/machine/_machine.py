@@ -16,12 +16,12 @@ __all__ = ["Machine", "fingerprint", "machine", "machine_of"]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What of a machine decides a latency. A report keeps it as ``environment``."""
+    """The facts of a machine that decide a latency. A report keeps it as ``environment``."""
 
     arch: str
     """``x86_64``, ``aarch64``."""
     board: str | None
-    """What a single-board computer calls itself in its device tree."""
+    """The name of a single-board computer in its device tree."""
     cpu: str
     features: tuple[str, ...]
     """The CPU's features as /proc/cpuinfo spells them, sorted; empty where it cannot be read."""
@@ -29,7 +29,7 @@ class Machine:
     """Those that this process may use."""
     memory_mb: int
     governor: str | None
-    """Of the cores' frequency governors the first by name; None where there is none (most virtual machines)."""
+    """The first by name of the cores' frequency governors; None where there is none (most virtual machines)."""
     load: tuple[float, float, float]
     """Load average over 1, 5 and 15 minutes."""
     system: str
@@ -39,7 +39,7 @@ class Machine:
 
 
 def machine(root: Path = Path("/")) -> Machine:
-    """This machine as it is now. ``root`` is where /proc and /sys are found."""
+    """Read this machine as it is now. ``root`` is the folder that has /proc and /sys."""
     return machine_of(probe.facts(root), probe.state(root))
 
 
@@ -62,7 +62,7 @@ def machine_of(facts: Mapping[str, Json], state: Mapping[str, Json]) -> Machine:
 
 
 def fingerprint(facts: Mapping[str, Json], state: Mapping[str, Json]) -> str:
-    """One device in one configuration: what was measured under it may be compared."""
+    """Return a key of one device in one configuration: latencies under the same key may be compared."""
     kept = {name: value for name, value in facts.items() if name != "python"}
     lasting = {name: state[name] for name in ("power_mode", "governors", "limits_mhz", "gpu_limits_mhz", "driver")}
     return hashlib.sha256(json.dumps([kept, lasting], sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a device is, and the state it is in: read from /proc, /sys and the vendors' own small tools.
+"""Facts of a device and its state, read from /proc, /sys and the vendors' own small tools.
 
 Boards carry old Pythons, and this file is run on them as it stands: nothing newer than Python 3.6, and nothing but
 the standard library.
@@ -13,15 +13,15 @@ from typing import Any, Dict, List, Optional
 __all__ = ["changed", "facts", "state", "throttled"]
 
 _VALID = ("power_mode", "governors", "limits_mhz", "gpu_limits_mhz", "driver", "runtime")
-"""What of a state must stay as it was for a latency to mean anything; heat and load are only recorded."""
+"""Keys of a state that must not change while latencies are taken; heat and load are only recorded."""
 
 _CPUS = {"x86": ("x86_64", "i686", "i386"), "aarch64": ("aarch64", "armv8l", "armv7l")}
-"""What the kernel calls a CPU, and how programs that run on it call themselves."""
+"""The kernel's name of a CPU, and the names that programs which run on it have for their architecture."""
 _SMI = "driver_version,pstate,clocks.sm,temperature.gpu,clocks_throttle_reasons.active"
 
 
 def facts(root: Path = Path("/")) -> Dict[str, Any]:
-    """What of a machine decides a latency and does not change by itself, and what tells it from its like."""
+    """Read what decides a latency and does not change by itself, and what identifies this one machine."""
     first = _first_core(_text(root / "proc/cpuinfo"))
     board = _text(root / "proc/device-tree/model")
     return {
@@ -40,10 +40,10 @@ def facts(root: Path = Path("/")) -> Dict[str, Any]:
 
 
 def state(root: Path = Path("/")) -> Dict[str, Any]:
-    """What of a machine changes: power mode, clocks and their limits, temperatures, throttling, load, driver.
+    """Read what changes: power mode, clocks and their limits, temperatures, throttling, load, driver.
 
-    And the CPU that another one is emulated on, if it is: no latency means anything there. Clocks in MHz, temperatures
-    in degrees Celsius; None or empty where the machine does not say.
+    ``emulated_on`` is the real CPU where this one is emulated: no latency means anything there.
+    Clocks are in MHz, temperatures in degrees Celsius; None or empty where the machine does not say.
     """
     policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
     if not policies:
@@ -53,7 +53,7 @@ def state(root: Path = Path("/")) -> Dict[str, Any]:
         for path in sorted((root / "sys/class/devfreq").glob("*"))
         if path.name.endswith((".gpu", ".ga10b", ".gv11b", ".gp10b", ".gm20b")) or "gpu-gpc" in path.name
     ]
-    smi = _said("nvidia-smi", "--query-gpu=" + _SMI, "--format=csv,noheader,nounits")
+    smi = _output_of("nvidia-smi", "--query-gpu=" + _SMI, "--format=csv,noheader,nounits")
     return {
         "emulated_on": _emulated_on(root),
         "power_mode": _power_mode(),
@@ -64,7 +64,7 @@ def state(root: Path = Path("/")) -> Dict[str, Any]:
         "gpu_clocks_mhz": [_mhz(path / "cur_freq", per=10**6) for path in gpus],
         "temperatures": _temperatures(root),
         "throttle_events": _throttle_events(root),
-        "throttled_now": (_said("vcgencmd", "get_throttled") or "").partition("=")[2] or None,
+        "throttled_now": (_output_of("vcgencmd", "get_throttled") or "").partition("=")[2] or None,
         "load": list(os.getloadavg()),
         "driver": (smi or "").partition(",")[0].strip() or _text(root / "proc/driver/nvidia/version") or None,
         "nvidia_smi": dict(zip(_SMI.split(","), [each.strip() for each in smi.split(",")])) if smi else None,
@@ -72,7 +72,7 @@ def state(root: Path = Path("/")) -> Dict[str, Any]:
 
 
 def changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
-    """What became another between two states, or was there all along, and makes what was timed invalid, in words."""
+    """Return in words what makes the times between two states invalid: keys that changed, and emulation."""
     emulated = [f"the CPU is emulated on {after['emulated_on']}"] if after.get("emulated_on") else []
     return emulated + [
         f"{name.replace('_', ' ')} was {before.get(name)}, then {after.get(name)}"
@@ -95,7 +95,7 @@ def _emulated_on(root: Path) -> Optional[str]:
 
 def _power_mode() -> Optional[str]:
     """Jetson's power mode by its name: ``NV Power Mode: MAXN``, and its number a line below."""
-    for line in (_said("nvpmodel", "-q") or "").splitlines():
+    for line in (_output_of("nvpmodel", "-q") or "").splitlines():
         if "Power Mode:" in line:
             return line.partition("Power Mode:")[2].strip()
     return None
@@ -120,7 +120,7 @@ def _temperatures(root: Path) -> Dict[str, float]:
 
 
 def _throttle_events(root: Path) -> int:
-    """How often this device has slowed itself down since it was started: x86's counters, Jetson's over-current ones."""
+    """Count how often the device has throttled since it was started: x86's counters, Jetson's over-current ones."""
     counters = [
         *(root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count"),
         *(root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"),
@@ -132,8 +132,8 @@ def _mhz(*paths: Path, per: int = 1000) -> List[int]:
     return [int(text) // per for text in map(_text, paths) if text.isdigit()]
 
 
-def _said(*command: str) -> Optional[str]:
-    """What a small tool prints; None where there is none, or it has nothing to say."""
+def _output_of(*command: str) -> Optional[str]:
+    """Return what a small tool prints; None where there is no such tool, or it prints nothing."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
