@@ -10,9 +10,9 @@ _SHOWN = 3
 
 
 def judge_for_tensorrt(content: bytes, version: str) -> dict[str, Json]:
-    """Return who judged an ONNX file's content, and for which TensorRT.
+    """Judge an ONNX file's content for TensorRT ``version``; return who judged it, and that version.
 
-    Raises VerificationFailed naming the nodes where TensorRT ``version`` refuses it, or would change a type.
+    Raises VerificationFailed, naming the nodes, where TensorRT refuses it or would change a type.
     """
     import onnx
 
@@ -25,9 +25,9 @@ def judge_for_tensorrt(content: bytes, version: str) -> dict[str, Json]:
         raise VerificationFailed(f"TensorRT {version} does not take this graph: {shown}{more}", hint=faults[0].hint)
     judges = [f"own rules for TensorRT {version}"]
     if verdict := parse(content):
-        if said := verdict.errors or verdict.warnings:
+        if messages := verdict.errors or verdict.warnings:
             raise VerificationFailed(
-                f"NVIDIA's parser ({verdict.version}) objects: {'; '.join(said[:_SHOWN])}",
+                f"NVIDIA's parser ({verdict.version}) objects: {'; '.join(messages[:_SHOWN])}",
                 hint="inspect the graph; --profile float may still work",
             )
         judges.append(f"NVIDIA's parser, TensorRT for RTX {verdict.version}")

@@ -42,7 +42,7 @@ def bundle(folder: Path) -> Path:
     ]
     weight = np.eye(4, dtype=np.float32)[::-1].copy()
     graph = helper.make_graph(nodes, "g", *ends, [numpy_helper.from_array(weight, "w")])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     folder.mkdir()
     (folder / "model.onnx").write_bytes(made.SerializeToString())
     extra = [folder / name for name in ("build_engine.py", "session.py", "float.onnx")]
@@ -53,7 +53,7 @@ def bundle(folder: Path) -> Path:
     total = feeds["left"] + feeds["right"] @ weight
     facts = {"runtime_version": "10.3", "layers": LAYERS, "int8_share_wanted": 0.8, "graph_for": "10.3"}
     manifest = Manifest(
-        task={"kind": "generic"}, target="jetson-orin", opset=21, signature=SIGNATURE, sizes={"batch": 1},
+        task={"kind": "generic"}, target="jetson-orin", opset=20, signature=SIGNATURE, sizes={"batch": 1},
         precision={"asked": ["int8"], "realised": "int8", "from": "graph"}, ranges={"batch": (1, 2)},
         engine=EngineEntry("pending", "tensorrt", "model.onnx", "build it", facts),
     )  # fmt: skip

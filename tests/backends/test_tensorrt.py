@@ -425,9 +425,8 @@ def test_the_script_builds_with_a_real_tensorrt() -> None:
 
     n = residual()
     content = placed(n).SerializeToString()
-    plan, _ = build_engine.build_plan(
-        Module(), content, {"input": [(1, 1, 8), (4,) * 3, (8,) * 3, (8,) * 3]}, b"", 1 << 28, configure
-    )
+    spans = {"input": [(1, 1, 8), (4, 4, 4), (8, 8, 8), (8, 8, 8)]}
+    plan, _ = build_engine.build_plan(Module(), content, spans, b"", 1 << 28, configure)
     assert plan[:4] == b"vtrt"
     with pytest.raises(build_engine.Failed, match="cannot read the graph") as caught:
         build_engine.build_plan(Module(), b"not a graph", SPANS, b"", 1 << 28, configure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -91,31 +92,25 @@ def test_openvino_runs_it(groups: int, tmp_path: Path) -> None:
 
 
 @every_group
-@pytest.mark.parametrize(("target", "version"), [("jetson-orin", "10.3"), ("jetson-xavier-nx", "8.5")])
-def test_tensorrt_takes_it(groups: int, target: str, version: str) -> None:
+@pytest.mark.parametrize("target", ["jetson-orin", "rtx-3060"])
+def test_tensorrt_takes_it(groups: int, target: str) -> None:
     _, made = placed(groups, target)
     graph = ir.from_proto(made.proto)
-    if rules_of(target).float_dtype == "float16":
-        convert_to_fp16(graph)
-    if target == "jetson-orin":  # the parser at hand is a newer one, which does not read what 8.5 wants
-        assert "own rules" in judge_for_tensorrt(ir.to_proto(graph).SerializeToString(), version)["judged_by"]
+    convert_to_fp16(graph)
+    assert "own rules" in judge_for_tensorrt(ir.to_proto(graph).SerializeToString(), "11.4")["judged_by"]
 
 
 def test_a_bias_as_integers_has_the_scale_of_its_channel() -> None:
     n = transposed(4)
     rules = rules_of("intel-core-ultra")
-    integer_bias = QdqRules(**{
-        **{name: getattr(rules, name) for name in QdqRules.__dataclass_fields__},
-        "integer_bias": frozenset({"ConvTranspose"}),
-    })  # fmt: skip
-    made = quantise(n.model("y"), integer_bias, n.batch())
+    made = quantise(n.model("y"), dataclasses.replace(rules, integer_bias=frozenset({"ConvTranspose"})), n.batch())
     node = made.node("ConvTranspose")
     dequantise = made.maker(node.input[2])
     scale, _ = made.grid(dequantise)
     assert scale.shape == (CHANNELS,)
     np.testing.assert_allclose(scale[:8], scale[8:16])
     real = made.constants[dequantise.input[0]] * scale
-    np.testing.assert_allclose(real, n.constants[1].float_data or onnx.numpy_helper.to_array(n.constants[1]), atol=1e-3)
+    np.testing.assert_allclose(real, onnx.numpy_helper.to_array(n.constants[1]), atol=1e-3)
 
 
 def test_a_large_bias_of_any_group_still_fits() -> None:
@@ -140,7 +135,8 @@ def test_training_sees_what_the_runtime_computes(groups: int, target: str, tmp_p
     ).eval()  # fmt: skip
     signature, sizes = image_signature(InputSpec(16, 8, 8), CHANNELS)
     images = [torch.randn(4, 16, 8, 8) for _ in range(2)]
-    made = FakeQuantised(network, rules_of(target), signature, sizes, 20, images)
+    rules = dataclasses.replace(rules_of(target), float_dtype="float32")  # scales in half precision are rounded up
+    made = FakeQuantised(network, rules, signature, sizes, 20, images)
     _, graph = made.lowered(network)
     path = save(graph, tmp_path / "model.onnx", "int8").path
     session = catalog.find("backends", "onnxruntime")().open(path, threads=1, exact=True)

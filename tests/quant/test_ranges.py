@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compressor.core import UsageError
-from compressor.quant.ranges import Estimator, activation_ranges, seen_ranges
+from compressor.quant.mse_ranges import least_error_ranges
+from compressor.quant.ranges import Estimator, activation_ranges
 
 TENSORS = ("input", "a", "r", "left", "right", "p", "flat", "y")
 
@@ -81,7 +82,7 @@ def _by_numpy(model: onnx.ModelProto, samples: np.ndarray, estimator: Estimator)
 def test_ranges_are_those_of_numpy_whatever_the_batch(
     model: onnx.ModelProto, samples: np.ndarray, estimator: Estimator, size: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    batches = [samples[i : i + size] for i in range(0, len(samples), size)]  # the last is smaller
+    batches = [{"input": samples[i : i + size]} for i in range(0, len(samples), size)]  # the last is smaller
     got = activation_ranges(ir.from_proto(model), TENSORS, batches, estimator, _nothing)
     assert capfd.readouterr().out == ""
     wanted = _by_numpy(model, samples, estimator)
@@ -94,7 +95,7 @@ def test_only_what_was_asked_for_is_gathered_and_progress_is_told(model: onnx.Mo
     told: list[tuple[int, int]] = []
     graph = ir.from_proto(model)
     before = ir.to_proto(graph).SerializeToString(deterministic=True)
-    batches = [samples[:4], samples[4:8]]
+    batches = [{"input": samples[:4]}, {"input": samples[4:8]}]
     got = activation_ranges(graph, ("r",), batches, "minmax", lambda m, done, total: told.append((done, total)))
     assert set(got) == {"r"}
     assert [t[1] for t in told] == [2] * len(told)
@@ -119,7 +120,13 @@ def test_values_that_are_no_numbers_are_refused(model: onnx.ModelProto, samples:
     spoiled[3, 1, 2, 2] = value
     for estimator in ("minmax", "mean-minmax"):
         with pytest.raises(UsageError, match="input") as caught:
-            activation_ranges(ir.from_proto(model), ("input", "r"), [spoiled[:2], spoiled[2:]], estimator, _nothing)
+            activation_ranges(
+                ir.from_proto(model),
+                ("input", "r"),
+                [{"input": spoiled[:2]}, {"input": spoiled[2:]}],
+                estimator,
+                _nothing,
+            )
         assert caught.value.hint
 
 
@@ -133,14 +140,16 @@ def test_calibration_opens_no_connection(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    activation_ranges(ir.from_proto(model), ("r",), [samples[:2]], "minmax", _nothing)
+    activation_ranges(ir.from_proto(model), ("r",), [{"input": samples[:2]}], "minmax", _nothing)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_least_squared_error_of_what_is_stored(model: onnx.ModelProto, samples: np.ndarray, symmetric: bool) -> None:
     """No range of those that are tried rounds the tensor better; the graph's input keeps its own."""
     graph = ir.from_proto(model)
-    seen = seen_ranges(graph, [("input",), ("a",), ("r", "left", "right")], symmetric, [samples], _nothing)
+    seen = least_error_ranges(
+        graph, [("input",), ("a",), ("r", "left", "right")], symmetric, [{"input": samples}], _nothing
+    )
     assert seen.ranges["input"] == (min(0.0, samples.min()), max(1.0, samples.max()))
     assert seen.ranges["left"] == seen.ranges["right"] == seen.ranges["r"]
     values = ReferenceEvaluator(_watched(model, "a", "r")).run(["a", "r"], {"input": samples})

@@ -59,7 +59,9 @@ def test_a_map_of_another_kind_is_no_image(photographs: Path) -> None:
     assert (task.kind, task.output_range) == ("generic", None)
 
 
-@pytest.mark.parametrize("network", [lambda x: 0.05 * x - 0.02, lambda x: 5 * x - 3, lambda x: x], ids=str)
+@pytest.mark.parametrize(
+    "network", [lambda x: 0.05 * x - 0.02, lambda x: 5 * x - 3, lambda x: x], ids=["noise", "masks", "same"]
+)
 def test_a_network_of_its_inputs_size_is_not_taken_for_restoration(
     network: Callable[[NDArray[np.float32]], NDArray[np.float32]], photographs: Path
 ) -> None:
