@@ -75,6 +75,8 @@ def _run_graph(
     inputs = {i.name for i in proto.graph.input}
     read = {node.input[0] for node in proto.graph.node if node.op_type == "Conv"}
     watched = sorted({*names, *read} - inputs)
+    if not watched:
+        return {}, {}
     present = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in watched if name not in present)
     options = onnxruntime.SessionOptions()

@@ -147,11 +147,11 @@ def test_calibration_opens_no_connection(
 def test_least_squared_error_of_what_is_stored(model: onnx.ModelProto, samples: np.ndarray, symmetric: bool) -> None:
     """No range of those that are tried rounds the tensor better; the graph's input keeps its own."""
     graph = ir.from_proto(model)
-    seen = least_error_ranges(
+    found = least_error_ranges(
         graph, [("input",), ("a",), ("r", "left", "right")], symmetric, [{"input": samples}], _nothing
     )
-    assert seen.ranges["input"] == (min(0.0, samples.min()), max(1.0, samples.max()))
-    assert seen.ranges["left"] == seen.ranges["right"] == seen.ranges["r"]
+    assert found.ranges["input"] == (min(0.0, samples.min()), max(1.0, samples.max()))
+    assert found.ranges["left"] == found.ranges["right"] == found.ranges["r"]
     values = ReferenceEvaluator(_watched(model, "a", "r")).run(["a", "r"], {"input": samples})
     for name, value in zip(("a", "r"), values, strict=True):
         exact = value.astype(np.float64)
@@ -163,7 +163,7 @@ def test_least_squared_error_of_what_is_stored(model: onnx.ModelProto, samples: 
                 step, zero = (high - low) / 255, round(-low / ((high - low) / 255))
             return float(np.mean(((np.clip(np.rint(exact / step) + zero, 0, 255) - zero) * step - exact) ** 2))
 
-        low, high = seen.ranges[name]
+        low, high = found.ranges[name]
         least = error(low, high)
         bottom, top = min(0.0, exact.min()), max(0.0, exact.max())
         assert least <= error(bottom, top) * 1.001
@@ -172,6 +172,34 @@ def test_least_squared_error_of_what_is_stored(model: onnx.ModelProto, samples: 
         else:
             tried = [error(low, top * part) for part in (0.92, 0.84, 0.6, 0.36)]
         assert least <= min(tried) * 1.001
+
+
+def test_means_are_of_the_channels_that_convolutions_read(model: onnx.ModelProto, samples: np.ndarray) -> None:
+    found = least_error_ranges(ir.from_proto(model), [("input",)], False, [{"input": samples}], _nothing)
+    assert found.means == {}, "the graph's own input is not among them"
+    second = onnx.ModelProto()
+    second.CopyFrom(model)
+    weight = np.ones((1, 4, 1, 1), np.float32)
+    second.graph.initializer.append(numpy_helper.from_array(weight, "u"))
+    second.graph.node.append(helper.make_node("Conv", ["r", "u"], ["z"], "n7"))
+    second.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 1, 6, 6]))
+    found = least_error_ranges(ir.from_proto(second), [("input",)], False, [{"input": samples}], _nothing)
+    (values,) = ReferenceEvaluator(_watched(model, "r")).run(["r"], {"input": samples})
+    np.testing.assert_allclose(found.means["r"], values.mean((0, 2, 3)), rtol=1e-5)
+
+
+def test_a_graph_of_a_fixed_batch_is_run_by_whole_batches(model: onnx.ModelProto, samples: np.ndarray) -> None:
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    ranges = [
+        least_error_ranges(
+            ir.from_proto(each), [("a",)], False, [{"input": samples[:4]}, {"input": samples[4:8]}], _nothing
+        )
+        for each in (model, fixed)
+    ]
+    assert ranges[0].ranges["a"] == pytest.approx(ranges[1].ranges["a"], rel=0.1)
 
 
 def _watched(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
