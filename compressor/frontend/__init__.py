@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressor.frontend._file import open_model_file
-    from compressor.frontend._loader import LoadedNetwork, load_checkpoint
+    from compressor.frontend._loaded import LoadedNetwork
+    from compressor.frontend._loader import load_checkpoint
     from compressor.frontend._memory import memory_limit
     from compressor.frontend._networks import load_network
     from compressor.frontend._onnx import load_onnx
@@ -20,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "LoadedNetwork": "_loader", "TorchSession": "_session", "load_checkpoint": "_loader", "load_network": "_networks",
+    "LoadedNetwork": "_loaded", "TorchSession": "_session", "load_checkpoint": "_loader", "load_network": "_networks",
     "load_onnx": "_onnx", "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
     "tensors_of": "_session",
 }  # fmt: skip

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.core import InputSpec, Json, UnsafeInput
+from compressor.core import UnsafeInput
 from compressor.frontend._file import open_model_file
+from compressor.frontend._loaded import LoadedNetwork
 from compressor.frontend._sandbox import read
 from compressor.frontend._scan import scan
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    pass
 
 _CODE = (
     "save the weights alone: torch.save(model.state_dict(), path), or as safetensors, and give --arch "
@@ -22,34 +21,6 @@ _CODE = (
     "file: --trust runs its code with your rights"
 )
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedNetwork:
-    """A network that was loaded: what builds it, and weights that fit it exactly."""
-
-    family: str
-    """A file of ``models/``, the user's own ``package.module:callable``, or ``trusted:FORM``."""
-    settings: Mapping[str, Json]
-    """The family's own fields; empty for the user's own; of a trusted file its path and SHA-256."""
-    state: Mapping[str, Tensor]
-    """Float32 weights and integer buffers under the module's own keys, on the CPU."""
-    channels: int | None
-    """Input channels; None where they cannot be seen without running the model."""
-    outputs: int | None
-    """Classes; None where they cannot be seen without running the model."""
-    notes: tuple[str, ...]
-    """How the weights were found in the file, for people."""
-    input: InputSpec | None = None
-    """The only size of input that it takes, where its file says so."""
-
-    def build(self) -> nn.Module:
-        """Return the network with these weights, in eval mode."""
-        from compressor.frontend._networks import make
-
-        module = make(self.family, self.settings)
-        module.load_state_dict(self.state)
-        return module
 
 
 def load_checkpoint(path: Path, *, arch: str | None = None, trust: bool = False) -> LoadedNetwork:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compressor import catalog
-from compressor.core import Json, Model, UsageError
+from compressor.core import Model, UsageError
+from compressor.frontend._build import make
 from compressor.frontend._fit import expected, fit
-from compressor.frontend._loader import LoadedNetwork
+from compressor.frontend._loaded import LoadedNetwork
 from compressor.frontend._prefixes import best_spelling, spellings
 from compressor.frontend._weights import Weights, some
-from compressor.models.common.deployed import deployed
 from compressor.models.common.family import Family
-from compressor.models.common.headed import architecture
-from compressor.modules import named_modules, state_dict, tame
-from compressor.user_code import call
+from compressor.modules import named_modules
 
-__all__ = ["channels", "fit_arch", "load_network", "make", "prepare", "recognise"]
+__all__ = ["channels", "fit_arch", "load_network", "recognise"]
 
 _ARCH = "--arch package.module:callable"
-_DEPLOYED = "deployed"
-"""The setting of a network that was trained in its deployed form: its weights have that form's names."""
 
 
 def load_network(model: Model) -> nn.Module:
@@ -134,42 +130,3 @@ def _first(known: Sequence[tuple[Weights, LoadedNetwork]]) -> LoadedNetwork:
 def channels(module: nn.Module) -> int | None:
     """Return the input channels of the first convolution; None where there is none."""
     return next((m.in_channels for _, m in named_modules(module) if isinstance(m, nn.Conv2d)), None)
-
-
-def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
-    """Build a network in eval mode: of a known family, of the user's own code, or of a file that was trusted before."""
-    own = {key: value for key, value in settings.items() if key != _DEPLOYED}
-    if ":" not in family:
-        module = architecture(family, own).build().eval()
-    elif own:
-        from compressor.frontend._trusted import reload_trusted
-
-        module = reload_trusted(family.partition(":")[2], own)
-    else:
-        module = prepare(_own(family), family)
-    return deployed(module) if settings.get(_DEPLOYED) else module
-
-
-def prepare(module: nn.Module, whose: str) -> nn.Module:
-    """Bring a module to the CPU, to float32 and to eval mode, and make torch's own functions work on it.
-
-    Raises UsageError where its state is not all tensors, or an attribute stands in a method's place.
-    """
-    tame(module, whose)
-    if any(not isinstance(t, Tensor) or nn.parameter.is_lazy(t) for t in state_dict(module).values()):
-        raise UsageError(
-            f"{whose} has lazy layers, or state that is no tensor",
-            hint="give its layers their input sizes, and keep what is no tensor out of its state dict",
-        )
-    module.to("cpu", torch.float32)
-    module.eval()
-    return module
-
-
-def _own(family: str) -> nn.Module:
-    module = call(family)
-    if not isinstance(module, nn.Module):
-        raise UsageError(
-            f"{family} returned {type(module).__name__}, not a torch.nn.Module", hint="return the network itself"
-        )
-    return module

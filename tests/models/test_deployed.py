@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import InputSpec, image_signature
-from compressor.frontend._networks import make
+from compressor.frontend._build import make
 from compressor.lowering.export import export, export_each
 from compressor.lowering.save import save
 from compressor.models.cifar_resnet import CifarResNet
