@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor import catalog
-from compressor.core import Artifact, Context, Pass, Result
+from compressor.core import Artifact, Batch, Context, Pass, Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,11 @@ class Samples:
         chosen = np.arange(len(self)) if indices is None else indices
         return (self.images[chosen] * 40 + 128).clip(0, 255).astype(np.uint8)
 
-    def batches(
-        self, size: int, indices: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def batches(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
         chosen = np.arange(len(self)) if indices is None else indices
         for i in range(0, len(chosen), size):
-            yield self.images[chosen[i : i + size]], self.labels[chosen[i : i + size]]
+            part = chosen[i : i + size]
+            yield Batch({"input": self.images[part]}, self.labels[part])
 
 
 def make_pass(kind: str, **settings: Any) -> Pass:

@@ -15,14 +15,23 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compressor.bundle import write_bundle
+from compressor.bundle import EngineEntry, ImageInput, Manifest, write_bundle
+from compressor.core import Signature, TensorSpec
 from hostile import Case, canary
 from hostile.data import OVERCLAIM, header, npy, pickled
 
-MANIFEST = {
-    "input": {"name": "input", "shape": ["batch", 1, 2, 2], "range": [0.0, 1.0], "mean": [0.0], "std": [1.0]},
-    "outputs": [{"name": "output", "shape": ["batch", 4]}],
-}
+MANIFEST = Manifest(
+    task={"kind": "generic"},
+    target="somewhere",
+    precision={"asked": ["fp32"], "realised": "fp32", "from": "graph"},
+    opset=21,
+    signature=Signature(
+        (TensorSpec("input", "float32", ("batch", 1, 2, 2)),), (TensorSpec("output", "float32", ("batch", 4)),)
+    ),
+    sizes={"batch": 1},
+    engine=EngineEntry("ready", "onnxruntime", "model.onnx"),
+    image=ImageInput("input", (0.0, 1.0), (0.0,), (1.0,)),
+)
 HUGE, MANY = [1024] * 4, [1 << 38, 4]
 
 
@@ -137,7 +146,10 @@ def good(folder: Path) -> Path:
     """A bundle that verifies."""
     (folder / "source.onnx").write_bytes(model().SerializeToString())
     batch = np.random.default_rng(0).standard_normal((3, 1, 2, 2)).astype(np.float32)
-    write_bundle(folder / "bundle", folder / "source.onnx", MANIFEST, (batch, batch.reshape(3, 4)), 1e-3)
+    write_bundle(
+        folder / "bundle", folder / "source.onnx", MANIFEST, {"input": batch}, {"output": batch.reshape(3, 4)},
+        {"output": 1e-3},
+    )  # fmt: skip
     return folder / "bundle"
 
 

@@ -26,16 +26,21 @@ from compressor.core import (
     PassSpec,
     Profile,
     Target,
+    TorchSource,
     Unavailable,
     UsageError,
     VerificationFailed,
+    image_signature,
 )
 from compressor.frontend import save_weights
 from compressor.legality import tensorrt_faults
+from compressor.tasks.classification import Classification
 
 TARGETS = catalog.toml_names("targets")
+
 INPUT = InputSpec(3, 16, 16)
 CLASSES = 10
+TASK = Classification()
 UNSOURCED = {"name", "title", "sources", "builds", "threads"}
 """What is a decision of the project, or follows from another key."""
 
@@ -50,8 +55,9 @@ def samples(name: str, count: int, seed: int) -> Samples:
 class Halves:
     train: Samples = dataclasses.field(default_factory=lambda: samples("train", 32, 1))
     evaluate: Samples = dataclasses.field(default_factory=lambda: samples("test", 32, 2))
-    task: str = "classification"
+    targets: str = "labels"
     classes: tuple[str, ...] = tuple("abcdefghij")
+    notes: tuple[str, ...] = ()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Model:
     sha256 = save_weights(module.state_dict(), path)
     params = sum(p.numel() for p in module.parameters())
     plain = Normalization("plain", 1 / 255, (0.0,) * 3, (1.0,) * 3)
-    return Model("cifar-resnet", settings, path, sha256, params, 10_000, CLASSES, INPUT, plain)
+    source = TorchSource("cifar-resnet", settings, path)
+    signature, sizes = image_signature(INPUT, CLASSES)
+    return Model(source, None, sha256, params, 10_000, signature, sizes, normalization=plain)
 
 
 @pytest.fixture
@@ -76,7 +84,7 @@ def context(tmp_path: Path) -> Callable[[Target], Context]:
             return json.loads(json.dumps(compute()))
 
         return Context(
-            target, profile, Halves(), tmp_path, 0, "cpu", lambda *_: None, memo, lambda *_: tmp_path
+            target, profile, TASK, Halves(), tmp_path, 0, "cpu", lambda *_: None, memo, lambda *_: tmp_path
         )  # fmt: skip
 
     return make

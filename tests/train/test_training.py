@@ -52,7 +52,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     scaling = parse_normalization("symmetric", 1)
-    train = load_data("builtin:digits").prepare(INPUT, scaling).train
+    train = load_data("builtin:digits").prepare(INPUT, scaling, "input").train
     assert train is not None
     return Samples(train.take(np.arange(300)), INPUT, scaling, 10, Augmentation(0.125, True), 0)
 
