@@ -105,7 +105,7 @@ def test_progress_is_on_stderr(digits_ptq: Run) -> None:
 def test_the_report_has_the_documented_schema(digits_ptq: Run) -> None:
     folder = digits_ptq.folder
     report = report_of(folder)
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert report["command"][:2] == ["compress", "run"]
     assert {"torch", "onnx", "onnxruntime", "numpy", "compressor"} <= report["versions"].keys()
     assert (report["seed"], report["target"], report["profile"], report["status"]) == (0, "host", "ptq", "ok")
@@ -176,7 +176,7 @@ def test_resolved_toml_runs_it_again(
     assert model_bytes(tmp_path / "again") == model_bytes(folder)
     assert not any(p["cached"] for p in report["passes"])
     first = report_of(folder)
-    for key in ("target", "profile", "seed", "input", "normalization"):
+    for key in ("target", "profile", "seed", "inputs", "sizes", "normalization"):
         assert report[key] == first[key]
     assert [p["settings"] for p in report["passes"]] == [p["settings"] for p in first["passes"]]
     again, once = (tomllib.loads((f / "resolved.toml").read_text()) for f in (tmp_path / "again", folder))
@@ -303,7 +303,7 @@ def test_ones_own_network_on_ones_own_images(own: Path) -> None:
     report = report_of(own)
     assert own.name == f"own-host-{report['profile']}", "the default folder"
     assert report["teacher"]["family"] == "own_tiny_net:tiny"
-    assert report["input"] == [3, 8, 8]
+    assert report["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 8, 8]}]
     assert report["teacher"]["metric"]["samples"] == 8, "a fifth was held out"
     assert json.loads((own / "bundle/manifest.json").read_text())["task"]["classes"] == ["blue", "red"]
 
@@ -311,7 +311,7 @@ def test_ones_own_network_on_ones_own_images(own: Path) -> None:
 def test_the_resolved_plan_names_its_files_from_anywhere(own: Path, home: Path, tmp_path: Path) -> None:
     resolved = tomllib.loads((own / "resolved.toml").read_text())
     assert resolved["options"]["data"] == str(home / "images")
-    assert (resolved["options"]["normalize"], resolved["options"]["input"]) == ("unit", "3x8x8")
+    assert (resolved["options"]["normalize"], resolved["options"]["input"]) == ("unit", ["3x8x8"])
     assert [p["kind"] for p in resolved["pass"]] == PASSES
 
 

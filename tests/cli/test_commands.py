@@ -301,7 +301,8 @@ def test_inspect_tells_what_a_model_is(compress: Compress, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     told = json.loads(compress("inspect", DIGITS, "--json").out)
     assert told["family"] == "cifar-resnet"
-    assert told["outputs"] == 10
+    assert told["outputs"] == ["output float32 [batch, 10]"]
+    assert told["task"] == "classification"
     assert told["params"] > 10_000
     assert told["bytes"] == Path(DIGITS).stat().st_size
     plain = compress("inspect", DIGITS)

@@ -143,7 +143,7 @@ def test_a_network_of_unknown_architecture(form: str, net: nn.Module, path: Path
 
     model = artifact(path, tmp_path)
     assert model.family == f"trusted:{kind}"
-    assert set(model.settings) == {"path", "sha256"}
+    assert set(model.torch.settings) == {"path", "sha256"}
     again = load_network(model)
     assert not again.training
     with torch.inference_mode():

@@ -535,7 +535,7 @@ def test_a_bad_swap_is_refused(compress: Callable[..., Any], tmp_path: Path, set
         "run", teacher, "--target", "x86-vnni", "--profile", profile, "--set", f"head.{setting}", "-o", tmp_path / "run"
     )
     assert ran.code == 2
-    assert says in " ".join(ran.err.split()).replace(" mend:", ":"), ran.err
+    assert says in " ".join(ran.err.split()).replace(" hint:", ":"), ran.err
 
 
 @pytest.mark.slow

@@ -227,7 +227,9 @@ def test_every_backend_builds_and_opens(name: str, lowered: Artifact, tmp_path: 
     assert DATA.train is not None
     batch = DATA.train.images[:3]
     for exact in (False, True) if judgement(target, backend).runs else (True,):
-        outputs = backend.open(lowered.onnx.path if exact else engine.path, threads=1, exact=exact)({"input": batch})["output"]
+        outputs = backend.open(lowered.onnx.path if exact else engine.path, threads=1, exact=exact)({"input": batch})[
+            "output"
+        ]
         assert outputs.shape == (3, CLASSES)
         assert outputs.dtype == np.float32
 

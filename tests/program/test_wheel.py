@@ -111,7 +111,7 @@ def compress(installed: Path, *arguments: object) -> str:
 def test_it_is_the_installed_copy_that_runs(installed: Path, empty: Path) -> None:
     code = "import compressor; print(compressor.__file__, compressor.Target.__module__)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert told.stdout.split() == [str(installed / "compressor" / "__init__.py"), "compressor.core"]
+    assert told.stdout.split() == [str(installed / "compressor" / "__init__.py"), "compressor.core.target"]
     mine = installed / "compressor" / "targets" / "mine.toml"
     shutil.copyfile(mine.with_name("host.toml"), mine)
     try:

@@ -16,7 +16,7 @@ from runs import Run
 from torch import Tensor, nn
 
 from compressor import catalog
-from compressor.core import InputSpec, UsageError, VerificationFailed
+from compressor.core import InputSpec, UsageError, VerificationFailed, image_signature
 from compressor.data import load_data
 from compressor.losses import objective
 from compressor.models.cifar_resnet import CifarResNet
@@ -185,7 +185,9 @@ def fake() -> nn.Module:
     """A network with quantisers."""
     rules = catalog.find("backends", "onnxruntime")().rules(with_machine_quirks(catalog.find_target("host")))
     torch.manual_seed(2)
-    return FakeQuantised(network(1), rules, INPUT, 21, [torch.randn(8, *INPUT.shape) for _ in range(2)]).module
+    return FakeQuantised(
+        network(1), rules, *image_signature(INPUT), 21, [torch.randn(8, *INPUT.shape) for _ in range(2)]
+    ).module
 
 
 def teach(
@@ -410,14 +412,14 @@ def test_the_runtime_computes_what_was_trained(space: str, tmp_path: Path) -> No
         student(batch)
     target = catalog.find_target("x86-vnni")
     backend = catalog.find("backends", "onnxruntime")()
-    fake = FakeQuantised(student.eval(), backend.rules(target), input, target.opset, batches)
+    fake = FakeQuantised(student.eval(), backend.rules(target), *image_signature(input), target.opset, batches)
     fake.recalibrate(batches)
     student.load_state_dict(fake.weights(student))
     exact, graph = fake.lowered(student)
     made = save(graph, tmp_path / "q.onnx", "int8", save(exact, tmp_path / "f.onnx", "fp32"))
     with torch.inference_mode():
         expected = fake.module(batches[0]).numpy()
-    got = backend.open(made.path, threads=1, exact=True)(batches[0].numpy())
+    got = backend.open(made.path, threads=1, exact=True)({"input": batches[0].numpy()})["output"]
     # Rounding at a step's edge may fall to either side, and carries on from there.
     assert np.abs(got - expected).mean() < 0.03 * np.ptp(expected)
     assert (got.argmax(1) == expected.argmax(1)).mean() > 0.95
