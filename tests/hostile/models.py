@@ -443,7 +443,7 @@ CASES = [
     Case("ONNX", given(b"\x08\x09\x12\x07pytorch", "model.onnx", "run"), 2, "ONNX"),
     Case("plain pickle", given(pickle.dumps({"w": 1}, 2)), 2, "is a pickle"),
     Case("newer pickle", given(saved(state(), protocol=4)), 2, "safe loader"),
-    Case("not a number", given(saved(BAD)), 2, "not finite"),
+    Case("not a number", given(saved(BAD)), 2, "not recognised"),
     Case("directory", instead(Path.mkdir), 2, "is a directory"),
     Case("named pipe", instead(os.mkfifo), 2, "named pipe"),
     Case("socket", instead(listening), 2, "socket"),
