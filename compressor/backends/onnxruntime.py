@@ -111,7 +111,7 @@ class OnnxRuntime:
         return _CpuSession(path, threads, exact)
 
     def memory(self, path: Path) -> int | None:
-        """Of the graph as ONNX Runtime rewrote it for its kernels; what those repack while they run is not told."""
+        """Count the constants of the graph as ONNX Runtime rewrote it for its kernels; what those repack while they run is not told."""
         import onnx
 
         with TemporaryDirectory() as folder:

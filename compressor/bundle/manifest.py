@@ -41,7 +41,7 @@ class ImageInput:
     """The input's."""
     range: tuple[float, float]
     mean: tuple[float, ...]
-    """Of red, green and blue, or of grey; so is ``std``."""
+    """One number each for red, green and blue, or one for grey; ``std`` likewise."""
     std: tuple[float, ...]
     layout: str = "NCHW"
     """``NCHW`` or ``NHWC``."""

@@ -40,7 +40,7 @@ class Latency:
     threads: int
     estimated: bool = False
     interval: tuple[float, float] | None = None
-    """Of an estimate: the least and the most that it may be."""
+    """The least and the most that an estimate may be; None of a measurement."""
     raw: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """The samples themselves, one tuple a block."""
 
@@ -55,7 +55,7 @@ class Measurement:
     metric: Metric | None
     latency: Latency | None = field(metadata={"volatile": True})
     memory_bytes: int | None = None
-    """Of the constants that the runtime holds once the file is loaded; None where it does not tell."""
+    """Bytes of the constants that the runtime holds once the file is loaded; None where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Model:
     graph: Path | None
     """A cleaned, self-contained ONNX file."""
     sha256: str
-    """Of the weights' file, or of the graph's."""
+    """The SHA-256 of the weights' file, or of the graph's."""
     params: int
     macs: int
     """Multiplications of one run at the usual sizes, by the number of samples that it takes."""

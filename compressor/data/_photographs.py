@@ -52,7 +52,7 @@ class Photographs:
 
     @cached_property
     def keys(self) -> Sequence[str]:
-        """Of each photograph a digest of its content."""
+        """A digest of each photograph's content."""
         return [self.large.keys[row] for row in self.rows.tolist()]
 
     @cached_property

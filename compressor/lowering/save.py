@@ -25,7 +25,7 @@ def save(model: ir.Model, path: Path, precision: str, made_from: OnnxModel | Non
 
 
 def file_bytes(model: ir.Model) -> int:
-    """Of the file that `save` makes."""
+    """Count the bytes of the file that `save` makes."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     return int(proto.ByteSize())

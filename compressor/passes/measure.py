@@ -231,7 +231,7 @@ class Measure:
         artifact: Artifact,
         context: Context,
     ) -> tuple[dict[str, Latency], float, tuple[float, float] | None]:
-        """Of each of ``paths`` the latency; of ``ends``, teacher and result, their ratio and its interval."""
+        """Time each of ``paths``; also the ratio of ``ends``, teacher and result, and its interval."""
         from compressor.bench.device import LoadedModel, here
         from compressor.bench.statistics import ratio, summarise
         from compressor.bench.timing import TimingConfig
