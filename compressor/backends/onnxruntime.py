@@ -111,7 +111,10 @@ class OnnxRuntime:
         return _CpuSession(path, threads, exact)
 
     def memory(self, path: Path) -> int | None:
-        """Count the constants of the graph as ONNX Runtime rewrote it for its kernels; what those repack while they run is not told."""
+        """Count the bytes of the constants of the graph that ONNX Runtime rewrote for its kernels.
+
+        What those repack while they run is not counted.
+        """
         import onnx
 
         with TemporaryDirectory() as folder:

@@ -22,9 +22,9 @@ from compressor.core import (
     Session,
     UsageError,
 )
-from compressor.data import PhotographSource, Source
 from compressor.feeds import run_in_batches
 from compressor.tasks._evidence import Evidence
+from compressor.tasks._images import prepare_images
 from compressor.tasks._parity import output_parity
 from compressor.tasks._picture import picture
 
@@ -91,10 +91,7 @@ class Classification:
 
     def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """Images with their labels; of a source without classes, images alone."""
-        if isinstance(source, PhotographSource):
-            return source.prepare_unlabelled(input, normalization, input_name)
-        assert isinstance(source, Source)
-        return source.prepare(input, normalization, input_name)
+        return prepare_images(source, input, normalization, input_name)
 
     def parity(self, expected: Outputs, got: Outputs) -> dict[str, OutputParity]:
         """The parity of each output, with the agreement of labels."""

@@ -21,9 +21,9 @@ from compressor.core import (
     Session,
     Split,
 )
-from compressor.data import PhotographSource, Source
 from compressor.feeds import run_in_batches
 from compressor.tasks._evidence import Evidence
+from compressor.tasks._images import prepare_images
 from compressor.tasks._parity import decibels, output_parity
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ class Generic:
 
     def prepare(self, source: DataSource, input: InputSpec, normalization: Normalization, input_name: str) -> Data:
         """Images; labels are not looked at."""
-        if isinstance(source, PhotographSource):
-            return source.prepare_unlabelled(input, normalization, input_name)
-        assert isinstance(source, Source)
-        return source.prepare(input, normalization, input_name)
+        return prepare_images(source, input, normalization, input_name)
 
     def parity(self, expected: Outputs, got: Outputs) -> dict[str, OutputParity]:
         """The parity of each output; of N x K ones with the agreement of their largest entries."""
