@@ -27,6 +27,7 @@ class Options:
     channels: str | None = None
     layout: str | None = None
     task: str | None = None
+    metric: str | None = None
     budget: tuple[str, ...] | None = None
     max_drop: float | None = None
     set: tuple[str, ...] | None = None

@@ -44,7 +44,7 @@ from compressor.train import workers
 from compressor.versions import installed_versions
 
 if TYPE_CHECKING:
-    from compressor.data import PhotographSource, Source
+    from compressor.data import AnySource
     from compressor.teacher import Teacher
 
 __all__ = ["Compressed", "Watcher", "check", "run"]
@@ -127,6 +127,7 @@ def _load_teacher(plan: Plan) -> Teacher:
         plan.source,
         trust=plan.trust,
         task=plan.options.task,
+        metric=plan.options.metric,
         layout=plan.options.layout or "nchw",
     )
 
@@ -313,12 +314,13 @@ def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
         "channels": options.channels,
         "layout": options.layout,
         "task": options.task,
+        "metric": teacher.task.facts.get("metric"),
         "seed": plan.seed,
         "board": options.board,
     }
 
 
-def _fingerprints(data: Data | Source | PhotographSource | None) -> list[str | None] | None:
+def _fingerprints(data: Data | AnySource | None) -> list[str | None] | None:
     """Return the fingerprints of the training samples and of those evaluated on."""
     if data is None:
         return None

@@ -21,7 +21,7 @@ from compressor.options import Options, make_options, merge_options, read_option
 from compressor.settings import apply_settings, make_pass, settings_of
 
 if TYPE_CHECKING:
-    from compressor.data import PhotographSource, Source
+    from compressor.data import AnySource
 
 __all__ = ["Plan", "make_plan", "with_machine_quirks"]
 
@@ -41,7 +41,7 @@ class Plan:
     passes: tuple[Pass, ...]
     options: Options
     """As merged from flags, files and profile."""
-    source: Source | PhotographSource | None
+    source: AnySource | None
     input: tuple[GivenInput, ...]
     budgets: tuple[Budget, ...]
     max_drop: float | None
@@ -71,9 +71,11 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     inputs = GivenInput.parse_all(options.input or ())
     _check_options(options)
     source = _source(options)
+    if options.metric is not None and source is None:
+        raise UsageError("--metric needs samples to evaluate on", hint="give --data or --eval")
     if options.max_drop is not None and source is None:
         raise UsageError("--max-drop needs samples to evaluate on", hint="give --data or --eval")
-    targets = source.targets if source else None
+    targets = source.targets if source and source.images else None  # students are trained on images alone
     _check_passes(passes, PlanContext(target, targets, _has_train(source), has_evaluate=source is not None))
     if target.builds == "here":
         catalog.find("backends", target.backend)().version()
@@ -141,7 +143,7 @@ def _target(options: Options) -> Target:
     return catalog.find_target(options.target)
 
 
-def _source(options: Options) -> Source | PhotographSource | None:
+def _source(options: Options) -> AnySource | None:
     if options.data is None and options.eval is None:
         return None
     from compressor.data import load_data
@@ -149,7 +151,7 @@ def _source(options: Options) -> Source | PhotographSource | None:
     return load_data(options.data, evaluate=options.eval)
 
 
-def _has_train(source: Source | PhotographSource | None) -> bool:
+def _has_train(source: AnySource | None) -> bool:
     return source is not None and source.train is not None and len(source.train) > 0
 
 

@@ -39,7 +39,8 @@ def _inputs(teacher: Model, plan: Plan) -> list[str]:
     shapes, signature = teacher.feed_shapes, teacher.signature
     rows = 0 if signature.batch is None and signature.samples != 1 else 1
     names = [spec.name for spec in signature.inputs]
-    sizes = ["x".join(map(str, shapes[name][rows:])) for name in names]
+    types = ["" if spec.dtype == "float32" else f":{spec.dtype}" for spec in signature.inputs]
+    sizes = ["x".join(map(str, shapes[name][rows:])) + dtype for name, dtype in zip(names, types, strict=True)]
     if len(names) == 1:
         return [size for size in sizes if size]
     return [f"{name}={size}" for name, size in zip(names, sizes, strict=True) if size]

@@ -41,6 +41,7 @@ def compress(
     channels: str | None = None,
     layout: str | None = None,
     task: str | None = None,
+    metric: str | Callable[..., float] | None = None,
     budget: Mapping[str, str | float] | None = None,
     max_drop: float | None = None,
     set: Mapping[str, Json] | None = None,
@@ -57,11 +58,11 @@ def compress(
     same places as there (compress.toml, the profile). Without a target it is ``host``, this machine.
 
     ``model`` is a file (a checkpoint or an ONNX file) or a network: one of a known family as it is, any other with
-    ``arch``. ``arch``, ``data`` and ``evaluate`` also take a function at the top level of a module: ``arch()`` makes
-    the network, ``data()`` returns arrays (x, y) or (x, y, x_test, y_test). ``input`` is (channels, height, width), or
-    maps each input's name to the size of one sample. ``budget`` maps ``latency``, ``params``, ``macs`` and ``bytes``
-    to a share such as ``"25%"``, or to a number of ms, parameters, multiply-accumulates or bytes. ``set`` maps
-    ``"pass.field"`` to its value. ``progress`` is called as ``progress(message, done, total)``.
+    ``arch``. ``arch``, ``data``, ``evaluate`` and ``metric`` also take a function at the top level of a module:
+    ``arch()`` makes the network; ``data()`` returns arrays (x, y) or (x, y, x_test, y_test), or dicts of arrays, one a
+    sample; ``metric(outputs, targets)`` returns a number. ``input`` is (channels, height, width), or maps each input's
+    name to the size of one sample. ``budget`` maps costs to a share such as ``"25%"`` or to a number of ms, parameters,
+    multiply-accumulates or bytes. ``set`` maps ``"pass.field"`` to its value.
 
     A missed budget raises nothing, because the bundle is there: the result's ``missed`` is the BudgetMissed. Raises
     UsageError, Unavailable, VerificationFailed, Inconclusive or UnsafeInput where no bundle can be made; the error's
@@ -78,6 +79,7 @@ def compress(
         channels=channels,
         layout=layout,
         task=task,
+        metric=_named(metric, "metric"),
         budget=tuple(_budget(name, limit) for name, limit in budget.items()) if budget else None,
         max_drop=max_drop,
         set=tuple(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in set.items()) if set else None,

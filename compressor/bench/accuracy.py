@@ -13,16 +13,19 @@ from compressor.bench.bench_model import BenchModel
 from compressor.bundle import Manifest
 from compressor.core import InputSpec, Metric, Progress, Session, Split, Task, UsageError
 from compressor.machine import judgement, known_target
+from compressor.tasks import METRIC, with_metric
 
 if TYPE_CHECKING:
-    from compressor.data import PhotographSource, Source
+    from compressor.data import AnySource
 
 __all__ = ["evaluate_models"]
 
 _BATCH = 100
 
 
-def evaluate_models(models: Mapping[str, BenchModel], evaluate: str, progress: Progress) -> dict[str, Metric]:
+def evaluate_models(
+    models: Mapping[str, BenchModel], evaluate: str, metric: str | None, progress: Progress
+) -> dict[str, Metric]:
     """Return each model's metric on the samples that ``evaluate`` names, the first model being the reference.
 
     An ONNX file alone says neither its task nor how its input is prepared: it is judged as the bundle beside it.
@@ -42,25 +45,37 @@ def evaluate_models(models: Mapping[str, BenchModel], evaluate: str, progress: P
     with TemporaryDirectory(prefix="compressor-") as folder:
         for name, model in models.items():
             manifest = model.manifest if model.folder else bundle
-            task = _task(manifest)
+            task = _task(manifest, metric)
             session = _open(model, manifest, Path(folder))
-            split = _prepared(task, manifest, source, model.signature.input.name)
+            split = _prepared(task, manifest, source, reference or session, model.signature.input.name)
             metrics[name], _ = task.evaluate(session, split, _BATCH, progress, reference)
             reference = reference or session
     return metrics
 
 
-def _task(manifest: Manifest) -> Task:
-    facts = {name: fact for name, fact in manifest.task.items() if name != "kind"}
+def _task(manifest: Manifest, metric: str | None) -> Task:
+    """The task of a bundle. A metric of the user's own is code, which the command names and no manifest does."""
+    facts = {name: fact for name, fact in manifest.task.items() if name not in ("kind", METRIC)}
+    if METRIC in manifest.task and metric is None:
+        raise UsageError(
+            f"the bundle was judged by the metric {manifest.task[METRIC]['name']}, which is code of yours",
+            hint="name it: --metric package.module:callable",
+        )
     kind = manifest.task["kind"]
     task: Task = catalog.make(catalog.find("tasks", kind), facts, f"task {kind!r} of the manifest")
-    return task
+    return with_metric(task, metric)
 
 
-def _prepared(task: Task, manifest: Manifest, source: Source | PhotographSource, name: str) -> Split:
+def _prepared(task: Task, manifest: Manifest, source: AnySource, session: Session, name: str) -> Split:
+    from compressor.data import FeedSource
+
+    if isinstance(source, FeedSource):
+        return source.prepare_feeds(session.signature, session).evaluate
     normalization = manifest.normalization
     if normalization is None:
-        raise UsageError("the network takes no images that --eval could give", hint="compare the manifests' figures")
+        raise UsageError(
+            "how images become the network's input is not known", hint="give arrays by the names of its inputs: an .npz"
+        )
     spec = next(spec for spec in manifest.signature.inputs if manifest.image and spec.name == manifest.image.name)
     _, *shape = spec.sized(manifest.sizes)
     size = InputSpec(shape[2], shape[0], shape[1]) if normalization.layout == "nhwc" else InputSpec(*shape)

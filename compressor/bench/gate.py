@@ -100,7 +100,7 @@ class Check:
     """The verdict in a sentence."""
 
 
-def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) -> Json:
+def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress, *, metric: str | None = None) -> Json:
     """Judge the candidate; return the document that ``compress gate --json`` prints.
 
     ``evaluate`` names samples for ``limits.drop``; without it the manifests' own figures are compared.
@@ -111,6 +111,8 @@ def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) 
     if plan.baseline is None and (limits.regression is not None or limits.drop is not None):
         flag = "--max-regression" if limits.regression is not None else "--max-drop"
         raise UsageError(f"{flag} compares with a baseline", hint="--against a bundle, a run's folder or an .onnx")
+    if metric is not None and evaluate is None:
+        raise UsageError("--metric is for --eval, which is not given", hint="give both, or neither")
     if evaluate is not None and limits.drop is None:
         raise UsageError("--eval is for --max-drop, which is not given", hint="give both, or neither")
     checks: list[Check] = []
@@ -118,7 +120,7 @@ def gate(plan: Bench, limits: Limits, evaluate: str | None, progress: Progress) 
         checks.append(_bytes(len(plan.candidate.content), limits.bytes))
     metrics: dict[str, Metric] = {}
     if limits.drop is not None:
-        metrics = _metrics(plan, evaluate, progress)
+        metrics = _metrics(plan, evaluate, metric, progress)
         checks.append(_drop(metrics["baseline"], metrics["candidate"], limits.drop))
     measured: dict[str, Json] = {}
     if limits.timed:
@@ -236,10 +238,10 @@ def _drop(baseline: Metric, candidate: Metric, limit: float) -> Check:
     return Check("drop", verdict, limit, lost, None, None, difference_unit(unit), why)
 
 
-def _metrics(plan: Bench, evaluate: str | None, progress: Progress) -> dict[str, Metric]:
+def _metrics(plan: Bench, evaluate: str | None, metric: str | None, progress: Progress) -> dict[str, Metric]:
     """Return the baseline's and the candidate's metric on the same samples."""
     if evaluate is not None:
-        return evaluate_models(plan.models, evaluate, progress)
+        return evaluate_models(plan.models, evaluate, metric, progress)
     found = {name: model.metric for name, model in plan.models.items()}
     known = {name: metric for name, metric in found.items() if metric is not None}
     if missing := [str(plan.models[name].path) for name in found if name not in known]:

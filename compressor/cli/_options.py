@@ -24,7 +24,13 @@ Trust = Annotated[
         help="Run the code in MODEL with your rights: whole modules, TorchScript, .pt2. Only if you know who made it.",
     ),
 ]
-Arch = Annotated[str | None, typer.Option(metavar="PKG.MODULE:CALLABLE", help="Your own architecture's constructor.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PKG.MODULE:CALLABLE",
+        help="Your own architecture's constructor; with arguments, such as \"timm:create_model('resnet18')\".",
+    ),
+]
 BoardUrl = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +43,13 @@ InputSizes = Annotated[
         "--input",
         metavar="[NAME=]CxHxW[:TYPE]",
         help="Size of one sample of an input, such as 3x224x224 or tokens=77:int64; once an input.",
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[-]PKG.MODULE:CALLABLE",
+        help="Your own metric of (outputs, targets), by name; - in front: lower is better. Default: the task's.",
     ),
 ]
 MaxDrop = Annotated[

@@ -15,6 +15,7 @@ from compressor.cli._options import (
     InputSizes,
     MaxDrop,
     MeasureAgain,
+    Metric,
     Threads,
     TimedPath,
     parse_inputs,
@@ -30,6 +31,7 @@ def gate(
     evaluate: Annotated[
         str | None, typer.Option("--eval", metavar="SOURCE", help="Samples to evaluate both on, for --max-drop.")
     ] = None,
+    metric: Metric = None,
     max_latency: Annotated[
         str | None, typer.Option(metavar="5ms", help="Limit on the latency at --percentile.")
     ] = None,
@@ -59,7 +61,7 @@ def gate(
     limits = Limits.parse(max_latency, percentile, max_regression, max_drop, max_bytes)
     with stderr_console().status("reading the models") as status:
         comparison = Bench.of(path, against, inputs=parse_inputs(input), threads=threads, board=board, fresh=fresh)
-        document = judge(comparison, limits, evaluate, show_progress(status))
+        document = judge(comparison, limits, evaluate, show_progress(status), metric=metric)
     for line in publish(document, junit=junit, markdown=markdown, github=github):
         print(line, file=sys.stderr if as_json else sys.stdout)
     if as_json:

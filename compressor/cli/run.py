@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.cli._options import Arch, AsJson, BoardUrl, InputSizes, MaxDrop, ModelFile, Trust
+from compressor.cli._options import Arch, AsJson, BoardUrl, InputSizes, MaxDrop, Metric, ModelFile, Trust
 from compressor.cli._printing import print_document, print_json, stderr_console, stdout_console, watch_run
 from compressor.core import Json
 
@@ -23,7 +23,8 @@ _Profile = Annotated[str | None, typer.Option(metavar="P", help="How to compress
 _Data = Annotated[
     str | None,
     typer.Option(
-        metavar="SOURCE", help="A folder or zip of images, an .npz, builtin:digits, or package.module:callable."
+        metavar="SOURCE",
+        help="Images (folder, zip), arrays (.npz, a folder), builtin:digits or PKG.MODULE:CALLABLE.",
     ),
 ]
 _Evaluate = Annotated[
@@ -78,6 +79,7 @@ def run(
     channels: _Channels = None,
     layout: _Layout = None,
     task: _Task = None,
+    metric: Metric = None,
     budget: _Budget = None,
     max_drop: MaxDrop = None,
     set: _Set = None,
@@ -95,7 +97,7 @@ def run(
 
     options = Options(
         target, profile, arch, data, evaluate, tuple(input) if input else None, normalize, channels, layout, task,
-        tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device, board,
+        metric, tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device, board,
     )  # fmt: skip
     plan = make_plan(model, options, trust=trust)
     _run(plan, output or plan.folder, fresh=fresh, dry_run=dry_run, as_json=as_json)

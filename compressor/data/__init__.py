@@ -1,5 +1,6 @@
 """Data sources: where training and judging samples come from, and how they are cut in halves."""
 
+from compressor.data._feeds import FeedSource, FeedSplit
 from compressor.data._fitting import fit_images
 from compressor.data._npz import Pickled, read_arrays
 from compressor.data._photographs import (
@@ -12,11 +13,12 @@ from compressor.data._photographs import (
     read_photographs,
 )
 from compressor.data._pictures import Picture, pictures
-from compressor.data._source import Prepared, Source, default_size, load_data
+from compressor.data._source import AnySource, Prepared, Source, default_size, load_data
 from compressor.data._splits import PreparedSplit, RawSplit
+from compressor.data._states import feed_back
 
 __all__ = [
-    "ImagePairs", "PhotographSource", "Photographs", "Pickled", "Picture", "Prepared", "PreparedImages",
-    "PreparedSource", "PreparedSplit", "RawSplit", "Source", "UnlabelledImages", "default_size", "fit_images",
-    "load_data", "pictures", "read_arrays", "read_photographs",
+    "AnySource", "FeedSource", "FeedSplit", "ImagePairs", "PhotographSource", "Photographs", "Pickled", "Picture",
+    "Prepared", "PreparedImages", "PreparedSource", "PreparedSplit", "RawSplit", "Source", "UnlabelledImages",
+    "default_size", "feed_back", "fit_images", "load_data", "pictures", "read_arrays", "read_photographs",
 ]  # fmt: skip

@@ -19,7 +19,6 @@ from compressor.core import InputSpec, UsageError
 from compressor.data._images import Look, fit
 from compressor.data._npz import read_arrays
 from compressor.data._splits import Found, RawSplit
-from compressor.user_code import call
 
 _MAX_CLASSES = 100_000
 _LARGEST = 16 << 30
@@ -59,7 +58,10 @@ class Arrays:
 
 
 def read_npz(path: Path) -> Found:
-    """Read ``x`` and ``y``, and ``x_test`` and ``y_test`` if they are there. Raises as `read_arrays` does."""
+    """Read images ``x`` and labels ``y``, and ``x_test`` and ``y_test`` if they are there.
+
+    Raises as `read_arrays` does.
+    """
     arrays = read_arrays(path, ("x", "y"), _LARGEST, optional=("x_test", "y_test"))
     if len(arrays) == 3:
         raise UsageError(f"{path} has one of x_test and y_test only", hint="save both or none")
@@ -87,13 +89,12 @@ def read_builtin(name: str) -> Found:
     )
 
 
-def read_callable(source: str) -> Found:
-    """Call the user's ``package.module:callable``, which gives (x, y) or (x, y, x_test, y_test)."""
-    given = call(source)
+def found_in(given: Any, source: str) -> Found:
+    """Take what the user's ``package.module:callable`` returned: (x, y) or (x, y, x_test, y_test)."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 4):
         raise UsageError(
-            f"{source} returned {type(given).__name__}, not (x, y) or (x, y, x_test, y_test)",
-            hint="return a tuple of two or four arrays",
+            f"{source} returned {type(given).__name__}, not (x, y), (x, y, x_test, y_test) or dicts of arrays",
+            hint="return a tuple of two or four arrays, or yield a dict of arrays for each sample",
         )
     try:
         arrays = [np.asarray(a) for a in given]

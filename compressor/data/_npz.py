@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,33 @@ def read_arrays(
     Raises UnsafeInput for arrays that claim more than the file holds, unpack to far more or are `Pickled`, and
     UsageError for a file that cannot be read, or lacks one of ``names``.
     """
+    return _read_arrays(path, lambda held: [*names, *(name for name in optional if name in held)], most)
+
+
+def read_all_arrays(path: Path, most: int) -> Mapping[str, NDArray[Any]]:
+    """All arrays of an ``.npz``, in its order. Raises as `read_arrays` does."""
+    return _read_arrays(path, lambda held: held, most)
+
+
+def held_arrays(path: Path) -> list[str]:
+    """The names of the arrays of an ``.npz``. Raises UsageError for a file that cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [member.filename.removesuffix(".npy") for member in archive.infolist()]
+    except Exception as error:  # as below
+        raise UsageError(f"cannot read {path}: {error}", hint=_MEND) from error
+
+
+def _read_arrays(path: Path, wanted: Callable[[list[str]], Sequence[str]], most: int) -> Mapping[str, NDArray[Any]]:
     try:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             held = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+            names = wanted(held)
             if missing := [name for name in names if name not in held]:
                 told = ", ".join(held[:10]) or "none"
                 raise UsageError(f"{path} lacks the array {missing[0]}; it has {told}", hint=_MEND)
-            found = [name for name in (*names, *optional) if name in held]
+            found = list(dict.fromkeys(names))
             if twice := [name for name in found if held.count(name) > 1]:
                 raise UsageError(f"{path} has two arrays called {twice[0]}", hint=_MEND)
             members = {name: archive.infolist()[held.index(name)] for name in found}

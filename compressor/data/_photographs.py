@@ -113,6 +113,7 @@ class PhotographSource:
 
     classes: tuple[str, ...] = ()
     size: None = None
+    images: ClassVar[bool] = True
 
     @property
     def targets(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,14 +12,22 @@ from typing import ClassVar
 import numpy as np
 
 from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
-from compressor.data._arrays import read_builtin, read_callable, read_npz
+from compressor.data._arrays import found_in, read_builtin, read_npz
+from compressor.data._feeds import Feedings, FeedSource, feedings_of, read_feedings, split_feedings
 from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
+from compressor.data._npz import held_arrays
 from compressor.data._photographs import BUILTIN, PhotographSource, halves, read_photographs
 from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, hold_out
+from compressor.user_code import UserCode
 
 _LOOKED_AT = 64
-_TAKES = "name a folder or zip of images, an .npz, builtin:digits, builtin:photographs or package.module:callable"
+_IMAGES = {"x", "y"}
+"""The arrays of an ``.npz`` of images and their classes."""
+_TAKES = (
+    "name a folder or zip of images, an .npz, a folder of .npz, builtin:digits, builtin:photographs or "
+    "package.module:callable"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +55,9 @@ class Source:
     notes: tuple[str, ...]
     """Sentences for the report."""
 
+    images: ClassVar[bool] = True
+    """Whether samples are images, which are prepared for a network, rather than arrays, which are fed as they are."""
+
     @property
     def targets(self) -> str:
         """``labels``: each image has its class."""
@@ -69,7 +80,11 @@ class Source:
         return Prepared(self.classes, train, evaluate, self.notes + _fitting(self.size, input))
 
 
-def load_data(source: str | None, *, evaluate: str | None = None) -> Source | PhotographSource:
+AnySource = Source | PhotographSource | FeedSource
+"""What `load_data` finds."""
+
+
+def load_data(source: str | None, *, evaluate: str | None = None) -> AnySource:
     """Find the samples that ``--data`` and ``--eval`` name; either may be left out.
 
     Nothing is decoded but some headers, and files that look broken. Without samples to judge on a fifth of
@@ -81,8 +96,13 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> Source | Ph
         raise UsageError("no data is named", hint=_TAKES)
     if (photographs := _photographs(source, evaluate)) is not None:
         return photographs
-    found = None if source is None else _find(source)
-    judged = None if evaluate is None else _find(evaluate)
+    found = None if source is None else _read(source)
+    judged = None if evaluate is None else _read(evaluate)
+    if isinstance(found, Feedings) or isinstance(judged, Feedings):
+        return split_feedings(*(_feedings(each, source, evaluate) for each in (found, judged)))
+    for each, name in ((found, source), (judged, evaluate)):
+        if each is not None and len(each.classes) < 2:
+            raise UsageError(f"{name} has one class only: {each.classes[0]}", hint="give it two classes or more")
     notes = [note for each in (found, judged) if each for note in each.notes]
     train: RawSplit | None
     if judged is not None:
@@ -146,9 +166,9 @@ def _photographs(source: str | None, evaluate: str | None) -> PhotographSource |
     return PhotographSource(train, judged, notes)
 
 
-def default_size(source: Source | PhotographSource | None) -> tuple[int, int] | None:
+def default_size(source: AnySource | None) -> tuple[int, int] | None:
     """The height and width that a network takes by default: the images' own if they are small."""
-    if source is None:
+    if source is None or not source.images:
         return None
     size = source.size
     if size is not None and max(size.height, size.width) <= EXACT_SIDE:
@@ -156,30 +176,37 @@ def default_size(source: Source | PhotographSource | None) -> tuple[int, int] | 
     return 224, 224
 
 
-def _find(source: str) -> Found:
-    found = _read(source)
-    if len(found.classes) < 2:
-        raise UsageError(f"{source} has one class only: {found.classes[0]}", hint="give it two classes or more")
+def _feedings(found: Found | Feedings | None, *names: str | None) -> Feedings | None:
+    if isinstance(found, Found):
+        raise UsageError(
+            f"{' and '.join(filter(None, names))}: one holds images of classes, the other arrays by input name",
+            hint="give both in one form",
+        )
     return found
 
 
-def _read(source: str) -> Found:
+def _read(source: str) -> Found | Feedings:
     if source.startswith(BUILTIN):
         return read_builtin(source.removeprefix(BUILTIN))
     path = Path(source)
     try:
         if source and path.is_dir():
-            return read_folder(path)
+            return read_feedings(path) or read_folder(path)
         if source and path.exists():
             if path.is_file() and _is_pickle(path):
                 raise UnsafeInput(f"{source} is a pickle, which can hold code", hint=_TAKES)
             if not path.is_file() or not zipfile.is_zipfile(path):
                 raise UsageError(f"{source} is neither a folder, a zip nor an .npz, or it is truncated", hint=_TAKES)
-            return read_npz(path) if path.suffix.lower() == ".npz" else read_folder(path)
+            if path.suffix.lower() != ".npz":
+                return read_folder(path)
+            return read_npz(path) if set(held_arrays(path)) >= _IMAGES else read_feedings(path) or read_npz(path)
     except OSError as error:
         raise UsageError(f"cannot read {source}: {error.strerror}", hint=_TAKES) from error
-    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source):
-        return read_callable(source)
+    if UserCode.matches(source):
+        given = UserCode.parse(source).call()
+        listed = isinstance(given, list | tuple) and isinstance(next(iter(given), None), Mapping)
+        dicts = listed or isinstance(given, Mapping | Iterator)
+        return feedings_of(given, source) if dicts else found_in(given, source)
     raise UsageError(f"no such data: {source!r}", hint=_TAKES)
 
 

@@ -12,18 +12,17 @@ if TYPE_CHECKING:
     from compressor.frontend._memory import memory_limit
     from compressor.frontend._networks import load_network
     from compressor.frontend._onnx import load_onnx
-    from compressor.frontend._session import TorchSession, tensors_of
+    from compressor.frontend._session import TorchSession
     from compressor.frontend._weights import save_weights
 
 __all__ = [
     "LoadedNetwork", "TorchSession", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file",
-    "save_weights", "tensors_of",
+    "save_weights",
 ]  # fmt: skip
 
 _HOMES = {
     "LoadedNetwork": "_loaded", "TorchSession": "_session", "load_checkpoint": "_loader", "load_network": "_networks",
     "load_onnx": "_onnx", "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
-    "tensors_of": "_session",
 }  # fmt: skip
 
 

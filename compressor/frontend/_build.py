@@ -11,7 +11,7 @@ from compressor.frontend._prepare import prepare
 from compressor.frontend._trusted_file import reload_trusted
 from compressor.models.common.deployed import deployed
 from compressor.models.common.headed import architecture
-from compressor.user_code import call
+from compressor.user_code import UserCode
 
 __all__ = ["make"]
 
@@ -32,7 +32,7 @@ def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
 
 
 def _own(family: str) -> nn.Module:
-    module = call(family)
+    module = UserCode.parse(family).call()
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"{family} returned {type(module).__name__}, not a torch.nn.Module", hint="return the network itself"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from compressor.frontend._prefixes import best_spelling, spellings
 from compressor.frontend._weights import Weights, some
 from compressor.models.common.family import Family
 from compressor.modules import named_modules
+from compressor.user_code import UserCode
 
 __all__ = ["channels", "fit_arch", "load_network", "recognise"]
 
@@ -94,8 +94,7 @@ def fit_arch(found: Sequence[Weights], arch: str) -> LoadedNetwork:
 
     Raises UsageError where none fits: what the group lacks of which most tensors fit.
     """
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+", arch):
-        raise UsageError(f"not a callable's name: {arch!r}", hint=f"write {_ARCH}")
+    UserCode.parse(arch)
 
     def build() -> nn.Module:
         return make(arch, {})

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-from compressor.core import Signature, UsageError
+from compressor.calling import call_network, named_tensors
+from compressor.core import Signature
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds, Outputs
 
-__all__ = ["TorchSession", "tensors_of"]
+__all__ = ["TorchSession"]
 
 
 class TorchSession:
@@ -23,17 +23,8 @@ class TorchSession:
         self.module, self.signature = module, signature
 
     def __call__(self, feeds: Feeds) -> Outputs:
+        names = [spec.name for spec in self.signature.inputs]
         with torch.inference_mode():
-            made = self.module(*(torch.from_numpy(feeds[spec.name]) for spec in self.signature.inputs))
-        return {s.name: t.numpy() for s, t in zip(self.signature.outputs, tensors_of(made), strict=True)}
-
-
-def tensors_of(made: Any) -> list[Tensor]:
-    """Return the tensors that a forward returned, in order. Raises UsageError where there is none."""
-    leaves = [leaf for leaf in tree_leaves(made) if leaf is not None]
-    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        found = next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)), "nothing")
-        raise UsageError(
-            f"the model's forward returns {found}", hint="let it return a tensor, or a tuple, list or dict of tensors"
-        )
-    return leaves
+            made = call_network(self.module, names, [torch.from_numpy(feeds[name]) for name in names])
+        tensors = named_tensors(made).values()
+        return {spec.name: t.numpy() for spec, t in zip(self.signature.outputs, tensors, strict=True)}

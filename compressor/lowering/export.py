@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from compressor.core import Signature, UsageError
+from compressor.lowering._returning import ReturningTensors
 from compressor.lowering.tidy import tidy
 from compressor.models.common.deployed import deployed
 from compressor.opsets import OLDEST_EXPORT
@@ -73,10 +74,10 @@ def _exported(module: torch.nn.Module, signature: Signature, sizes: Mapping[str,
     try:
         with _quiet():
             program = torch.onnx.export(
-                _followed(module, example),
+                ReturningTensors(_followed(module, example), [spec.name for spec in signature.inputs]).eval(),
                 example,
                 dynamo=True,
-                dynamic_shapes=free if any(free) else None,
+                dynamic_shapes=(free,) if any(free) else None,
                 opset_version=opset,
                 input_names=[spec.name for spec in signature.inputs],
                 output_names=[spec.name for spec in signature.outputs],
@@ -90,6 +91,7 @@ def _exported(module: torch.nn.Module, signature: Signature, sizes: Mapping[str,
         ) from error
     assert program is not None
     model = program.model
+    ReturningTensors.restore_names(model.graph)
     if signature.batch is not None:
         _check_batch(model.graph)
     model.producer_name, model.producer_version = "compressor", None

@@ -11,7 +11,7 @@ from typing import Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, Split, UsageError
-from compressor.data import PhotographSource, Source, default_size, load_data
+from compressor.data import AnySource, FeedSource, PhotographSource, default_size, load_data
 from compressor.models.common.family import Architecture, Family, classifies
 from compressor.models.common.layers import count, layers
 from compressor.models.common.space import Space
@@ -79,14 +79,18 @@ def rank(
     return rows
 
 
-def input_of(source: Source | PhotographSource) -> InputSpec:
-    """Return the size at which students of this data are judged: that of its images, where they are small."""
+def input_of(source: AnySource) -> InputSpec:
+    """Return the size at which students of this data are judged: that of its images, where they are small.
+
+    Raises UsageError for data without images.
+    """
     size = default_size(source)
-    assert size is not None
+    if size is None:
+        raise UsageError("students take images, and the data are arrays by input name", hint="give images: --data")
     return InputSpec(source.size.channels if source.size is not None else 3, *size)
 
 
-def _split(source: Source | PhotographSource, input: InputSpec, students: Sequence[Architecture], path: Path) -> Split:
+def _split(source: AnySource, input: InputSpec, students: Sequence[Architecture], path: Path) -> Split:
     """Return the samples that the batch is drawn from, prepared for the students."""
     if isinstance(source, PhotographSource):
         factors = {getattr(student, "upscale_factor", 1) for student in students}
@@ -94,6 +98,7 @@ def _split(source: Source | PhotographSource, input: InputSpec, students: Sequen
             raise UsageError(f"{path} has students of different scales", hint="rank those of one scale at a time")
         pairs = source.prepare(input, parse_normalization("unit", input.channels), "input", factors.pop())
         return pairs.train or pairs.evaluate
+    assert not isinstance(source, FeedSource)  # `input_of` refused it
     name = "imagenet" if input.channels == 3 else "symmetric"
     prepared = source.prepare(input, parse_normalization(name, input.channels), "input")
     return prepared.train or prepared.evaluate

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.core.signature import Feeds, Outputs
-    from compressor.data import PhotographSource, Source
+    from compressor.data import AnySource
 
 __all__ = ["Evidence"]
 
@@ -29,7 +29,7 @@ class Evidence:
     """The shapes of the outputs for one sample, the sample's axis included."""
     run: Callable[[Feeds], Outputs]
     """The network itself, in floats."""
-    source: Source | PhotographSource | None
+    source: AnySource | None
     family: str | None
     """The task of its family, where it is of a known one."""
     named: bool = False

@@ -60,9 +60,12 @@ class Classification:
     def fits(cls, evidence: Evidence) -> Self | None:
         """A network with an output of N x K scores, K the data's classes; without data, one output of an image.
 
+        Arrays with class numbers may lack the highest classes.
         Raises UsageError where images of classes were given, and the network does not tell so many apart.
         """
         scores = next((shape for shape in evidence.outputs if len(shape) == 2), None)
+        if evidence.source is not None and not evidence.source.images:
+            return cls._of_arrays(scores, evidence)
         if evidence.image is None or evidence.targets == "images" or evidence.family == "super-resolution":
             return None
         if evidence.targets == "labels":
@@ -83,6 +86,15 @@ class Classification:
         alone = scores is not None and scores[1] > 1 and len(evidence.outputs) == 1
         known = evidence.source is None and (evidence.family == cls.kind or alone)
         return cls() if known or (evidence.named and scores is not None) else None
+
+    @classmethod
+    def _of_arrays(cls, scores: tuple[int, ...] | None, evidence: Evidence) -> Self | None:
+        """Of arrays that are fed as they are: where there is a class number a sample, and as many scores or more."""
+        assert evidence.source is not None
+        told = len(evidence.source.classes)
+        if evidence.targets != "labels" or scores is None or scores[1] < told or scores[1] < 2:
+            return None
+        return cls(tuple(map(str, range(scores[1]))))
 
     @property
     def facts(self) -> Mapping[str, Json]:
@@ -138,6 +150,8 @@ class Classification:
         The facts count all samples of ``split``. Up to 24 are shown: first those that only one of the two has right,
         then those that both have wrong, then those that both have right. An image has 64 pixels a side or less.
         """
+        if not hasattr(split, "pixels"):
+            return None  # arrays: nobody knows how to show them
         teacher, result, labels = outcomes["teacher"], outcomes["result"], split.labels
         before, after = teacher == labels, result == labels
         kinds = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -21,10 +21,11 @@ from compressor.core import (
     Session,
     Split,
 )
-from compressor.feeds import run_in_batches
+from compressor.data import FeedSplit, feed_back
+from compressor.feeds import concat, run_in_batches
 from compressor.tasks._evidence import Evidence
 from compressor.tasks._images import prepare_images
-from compressor.tasks._parity import decibels, output_parity
+from compressor.tasks._parity import Tally, decibels, output_parity
 
 if TYPE_CHECKING:
     from compressor.core.signature import Outputs
@@ -49,8 +50,9 @@ class Generic:
 
     @classmethod
     def fits(cls, evidence: Evidence) -> Self | None:
-        """Any network, unless its data has labels: those are for a metric that knows them."""
-        return None if evidence.targets == "labels" and not evidence.named else cls()
+        """Any network, unless its images have labels: those are for a metric that knows them."""
+        labelled = evidence.targets == "labels" and evidence.image is not None
+        return None if labelled and not evidence.named else cls()
 
     @property
     def facts(self) -> Mapping[str, Json]:
@@ -72,19 +74,21 @@ class Generic:
 
         Further figures are the SNR of each output, where there are several, and the agreement of the largest entries.
         """
-        expected: list[Outputs] = []
-        got: list[Outputs] = []
-        for feeds, _ in split.batches(batch):
-            got.append(run_in_batches(session, feeds, batch))
-            expected.append(got[-1] if reference is None else run_in_batches(reference, feeds, batch))
-            progress(f"evaluating on {split.name}", sum(_rows(o) for o in got), len(split))
-        joined = [{name: np.concatenate([o[name] for o in each]) for name in each[0]} for each in (expected, got)]
-        parities = self.parity(joined[0], joined[1])
+        tallies: dict[str, Tally] = {}
+        by_sample: list[NDArray[np.float64]] = []
+        done = 0
+        for count, got, expected in _outputs(session, reference, split, batch):
+            for name, array in expected.items():
+                tallies.setdefault(name, Tally(labels=True)).add(array, got[name])
+            by_sample.append(_by_sample(expected, got, count))
+            done += count
+            progress(f"evaluating on {split.name}", done, len(split))
+        parities = {name: tally.parity() for name, tally in tallies.items()}
         each = {name: min(_MOST, parity.db) for name, parity in parities.items()}
         also = {f"{name}_db": db for name, db in each.items()} if len(each) > 1 else {}
         also |= {f"{name}_agreement": p.agreement for name, p in parities.items() if p.agreement is not None}
         metric = Metric("snr", min(each.values()), len(split), split.fingerprint, split.name, also, unit="dB")
-        return metric, _by_sample(joined[0], joined[1], len(split))
+        return metric, np.concatenate(by_sample)
 
     def samples(
         self,
@@ -98,13 +102,29 @@ class Generic:
         return None
 
 
-def _rows(outputs: Outputs) -> int:
-    first = next(iter(outputs.values()))
-    return len(first) if first.ndim else 1
+def _outputs(
+    session: Session, reference: Session | None, split: Split, batch: int
+) -> Iterator[tuple[int, Outputs, Outputs]]:
+    """Yield, part after part, how many samples it has, the outputs, and those of ``reference`` (None: the same).
+
+    Each sequence of a network with states is run from its beginning, by each of the two with its own states.
+    """
+    if isinstance(split, FeedSplit) and split.states:
+        for steps in split.sequences():
+            got = concat([outputs for _, outputs in feed_back(session, steps, split.states)])
+            twin = None if reference is None else feed_back(reference, steps, split.states)
+            yield 1, got, got if twin is None else concat([outputs for _, outputs in twin])
+        return
+    for feeds, _ in split.batches(batch):
+        got = run_in_batches(session, feeds, batch)
+        count = len(next(iter(feeds.values())))
+        yield count, got, got if reference is None else run_in_batches(reference, feeds, batch)
 
 
 def _by_sample(expected: Outputs, got: Outputs, count: int) -> NDArray[np.float64]:
     """The SNR in dB of each sample's worst output; NaN where outputs have no row a sample."""
+    if count == 1:
+        return np.array([min(min(_MOST, decibels(expected[n], got[n])) for n in expected)])
     if any(o.ndim == 0 or len(o) != count for o in expected.values()):
         return np.full(count, np.nan)
     return np.array([min(min(_MOST, decibels(expected[n][i], got[n][i])) for n in expected) for i in range(count)])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
     from compressor.core.signature import Feeds, Outputs
+    from compressor.data import AnySource
 
 __all__ = ["GraphNetwork", "load_graph"]
 
@@ -63,14 +64,16 @@ class GraphNetwork:
         return None, path, hashlib.sha256(self.content).hexdigest()
 
 
-def load_graph(path: Path, given: tuple[GivenInput, ...]) -> GraphNetwork:
+def load_graph(path: Path, given: tuple[GivenInput, ...], source: AnySource | None) -> GraphNetwork:
     """Read an ONNX file, clean it, find the sizes of its free axes and count what it costs.
 
+    Arrays of ``source`` tell those sizes where ``given`` does not.
     Raises UnsafeInput or UsageError as `load_onnx` and `clean_graph` do, UsageError where a size must be given.
     """
     import onnx_ir as ir
 
     from compressor import catalog
+    from compressor.data import FeedSource
     from compressor.lowering.clean_onnx import clean_graph
     from compressor.lowering.save import save
     from compressor.lowering.signature import signature_of
@@ -83,6 +86,8 @@ def load_graph(path: Path, given: tuple[GivenInput, ...]) -> GraphNetwork:
         saved = save(graph, Path(folder) / "model.onnx", "fp32")
         session = catalog.find("backends", "onnxruntime")().open(saved.path, threads=1)
     sizes, ranges = sizes_given(signature, given)
+    if isinstance(source, FeedSource):
+        sizes = {**source.sizes(signature), **sizes}
     found, notes = _found_sizes(signature, sizes, session)
     params, macs = _cost(ir.to_proto(graph), signature, found)
     told = f"an ONNX file of opset {proto.opset_import[0].version}, made by {proto.producer_name or 'an unknown tool'}"

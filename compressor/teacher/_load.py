@@ -12,7 +12,7 @@ from compressor.teacher._network import Network, free_sides, image_of
 from compressor.teacher._teacher import Teacher
 
 if TYPE_CHECKING:
-    from compressor.data import PhotographSource, Source
+    from compressor.data import AnySource
 
 __all__ = ["load_teacher"]
 
@@ -21,10 +21,11 @@ def load_teacher(
     path: Path,
     arch: str | None,
     given: tuple[GivenInput, ...],
-    source: Source | PhotographSource | None,
+    source: AnySource | None,
     *,
     trust: bool = False,
     task: str | None = None,
+    metric: str | None = None,
     layout: str = "nchw",
 ) -> Teacher:
     """Read a model file, a checkpoint or an ONNX graph; find its signature, its costs and its task.
@@ -36,34 +37,38 @@ def load_teacher(
             raise UsageError("--arch is for checkpoints, and an ONNX file holds its own graph", hint="leave out --arch")
         from compressor.teacher._graph import load_graph
 
-        network: Network = load_graph(path, given)
+        network: Network = load_graph(path, given, source)
     else:
         # Nothing here imports torch before this is done: a file that is refused is refused at once.
         from compressor.teacher._torch import load_torch
 
         network = load_torch(path, arch, given, source, trust=trust)
-    return _with_task(path, network, source, task, layout)
+    return _with_task(path, network, source, task, metric, layout)
 
 
 def _with_task(
-    path: Path, network: Network, source: Source | PhotographSource | None, named: str | None, layout: str
+    path: Path, network: Network, source: AnySource | None, named: str | None, metric: str | None, layout: str
 ) -> Teacher:
+    from compressor.data import FeedSource
     from compressor.feeds import random_feeds
     from compressor.preprocessing import parse_normalization
-    from compressor.tasks import Evidence, find_task
+    from compressor.tasks import Evidence, find_task, with_metric
 
-    image = image_of(network.signature, network.sizes, layout)
+    arrays = source if isinstance(source, FeedSource) else None
+    image = None if arrays else image_of(network.signature, network.sizes, layout)
     made = network(random_feeds(network.signature, network.sizes, None, 0))
     shapes = tuple(array.shape for array in made.values())
     evidence = Evidence(network.signature, image, shapes, network, source, network.task, divisor=network.divisor)
-    task = find_task(named, evidence)
-    if source is not None and image is None:
+    task = with_metric(find_task(named, evidence), metric)
+    if arrays is not None:
+        arrays.prepare_feeds(network.signature, network)
+    elif source is not None and image is None:
         raise UsageError(
             f"{source.evaluate.name} holds images, and the network takes "
             f"{', '.join(map(str, network.signature.inputs))}",
-            hint="leave --data out: --profile float needs none",
+            hint="give arrays by the names of its inputs, an .npz; --profile float needs no data",
         )
-    if source is not None and image is not None:
+    elif source is not None and image is not None:
         # Data that is for other networks is refused before anything is written.
         task.prepare(source, image, parse_normalization("unit", image.channels), network.signature.input.name)
     if task.spatial and image is not None and not network.signature.input.free[1:]:

@@ -38,6 +38,8 @@ class Teacher:
         Returns the model, the data, and sentences for the report.
         Raises UsageError where data and model do not fit, or no normalisation is clearly right.
         """
+        from compressor.data import FeedSource
+
         normalization, note = self._normalization(plan, store, progress)
         folder = store.folder / "teacher"
         folder.mkdir(exist_ok=True)
@@ -53,8 +55,10 @@ class Teacher:
             ranges=self.network.ranges,
             normalization=normalization,
         )
-        data = None
-        if plan.source is not None:
+        data: Data | None = None
+        if isinstance(plan.source, FeedSource):
+            data = plan.source.prepare_feeds(self.network.signature, self.network)
+        elif plan.source is not None:
             assert self.image is not None
             assert normalization is not None
             name = self.network.signature.input.name

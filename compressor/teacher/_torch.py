@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import catalog
 from compressor.core import GivenInput, InputSpec, Json, Signature, TensorSpec, TorchSource, UsageError
 from compressor.frontend import LoadedNetwork, load_checkpoint
+from compressor.teacher._published import published_normalization, published_size
 
 if TYPE_CHECKING:
     from torch import nn
 
     from compressor.core.signature import Feeds, Outputs
-    from compressor.data import PhotographSource, Source
+    from compressor.data import AnySource
 
 __all__ = ["TorchNetwork", "load_torch"]
 
@@ -51,7 +52,9 @@ class TorchNetwork:
     @property
     def default_normalization(self) -> str | None:
         known = _family(self.loaded)
-        return known.normalization if known is not None and self.signature.input.shape[1] == 3 else None
+        if known is None:
+            return published_normalization(self.module)
+        return known.normalization if self.signature.input.shape[1] == 3 else None
 
     @property
     def divisor(self) -> int:
@@ -82,7 +85,7 @@ def load_torch(
     path: Path,
     arch: str | None,
     given: tuple[GivenInput, ...],
-    source: Source | PhotographSource | None,
+    source: AnySource | None,
     *,
     trust: bool,
 ) -> TorchNetwork:
@@ -91,13 +94,17 @@ def load_torch(
     Raises UsageError or UnsafeInput as `load_checkpoint` does, UsageError where it does not take such inputs.
     """
     loaded = load_checkpoint(path, arch=arch, trust=trust)
+    from compressor.calling import call_network
     from compressor.models.common.cost import cost_of_feeds
 
     module = loaded.build()
     inputs = _inputs(loaded, module, given, source)
     signature = _signature(module, inputs)
     shapes = tuple(spec.sized({"batch": 1}) for spec in signature.inputs)
-    counted = cost_of_feeds(module, shapes, [spec.dtype for spec in signature.inputs])
+    names = [spec.name for spec in signature.inputs]
+    counted = cost_of_feeds(
+        module, shapes, [spec.dtype for spec in signature.inputs], partial(call_network, names=names)
+    )
     return TorchNetwork(
         loaded, module, signature, {} if signature.batch is None else {"batch": 1}, counted.params, counted.macs,
         _ranges(inputs, given),
@@ -112,12 +119,16 @@ def _inputs(
     loaded: LoadedNetwork,
     module: nn.Module,
     given: tuple[GivenInput, ...],
-    source: Source | PhotographSource | None,
+    source: AnySource | None,
 ) -> tuple[TensorSpec, ...]:
     """The inputs of one sample: as given, else one image of the file's, the family's or the data's size."""
+    from compressor.data import FeedSource
+
     if len(given) == 1 and given[0].image is not None:
         name = given[0].name or "input"
-        return (TensorSpec(name, "float32", ("batch", *_image(loaded, given[0].image, source).shape)),)
+        return (TensorSpec(name, "float32", ("batch", *_image(loaded, module, given[0].image, source).shape)),)
+    if isinstance(source, FeedSource) and not given:
+        given = _ordered(module, source.given_inputs())
     if given:
         if loaded.input is not None or _family(loaded) is not None:
             raise UsageError("this model takes one image", hint="--input CHANNELSxHEIGHTxWIDTH, such as 3x224x224")
@@ -126,17 +137,25 @@ def _inputs(
             TensorSpec(name, each.dtype or "float32", ("batch", *each.shape))
             for name, each in zip(names, given, strict=True)
         )
-    return (TensorSpec("input", "float32", ("batch", *_image(loaded, None, source).shape)),)
+    return (TensorSpec("input", "float32", ("batch", *_image(loaded, module, None, source).shape)),)
+
+
+def _ordered(module: nn.Module, given: tuple[GivenInput, ...]) -> tuple[GivenInput, ...]:
+    """Inputs in the order of the forward's parameters, where these have their names."""
+    from compressor.calling import forward_parameters
+
+    order = forward_parameters(module)
+    known = all(each.name in order for each in given)
+    return tuple(sorted(given, key=lambda each: order.index(str(each.name)))) if known else given
 
 
 def _names(module: nn.Module, given: tuple[GivenInput, ...]) -> list[str]:
     """The names of inputs, checked to be those of the forward's parameters, in their order."""
     if given[0].name is None:
         return ["input"]
-    try:
-        parameters = list(inspect.signature(module.forward).parameters)
-    except (TypeError, ValueError):
-        parameters = []
+    from compressor.calling import forward_parameters
+
+    parameters = forward_parameters(module)
     names = [str(each.name) for each in given]
     if parameters and names != [name for name in parameters if name in names]:
         raise UsageError(
@@ -146,7 +165,7 @@ def _names(module: nn.Module, given: tuple[GivenInput, ...]) -> list[str]:
     return names
 
 
-def _image(loaded: LoadedNetwork, given: InputSpec | None, source: Source | PhotographSource | None) -> InputSpec:
+def _image(loaded: LoadedNetwork, module: nn.Module, given: InputSpec | None, source: AnySource | None) -> InputSpec:
     """The flag, the file's or the family's own, or the data's; a family trained at its data's size follows that."""
     from compressor.data import default_size
 
@@ -162,9 +181,11 @@ def _image(loaded: LoadedNetwork, given: InputSpec | None, source: Source | Phot
             )
         return given
     family, size = _family(loaded), default_size(source)
-    side = None if family is None else family.input_size
+    side = published_size(module) if family is None else family.input_size
     if size is not None and (family is None or (family.follows_data and max(size) <= 64)):
         height, width = size
+    elif isinstance(side, tuple):
+        height, width = side
     elif side is not None:
         height = width = side
     else:
@@ -175,42 +196,49 @@ def _image(loaded: LoadedNetwork, given: InputSpec | None, source: Source | Phot
 
 def _signature(module: nn.Module, inputs: tuple[TensorSpec, ...]) -> Signature:
     """The outputs, and whether the batch is free: found by running one sample, and two."""
-    one, two = (_shapes(module, inputs, samples) for samples in _SAMPLES)
+    one, two = (_made(module, inputs, samples) for samples in _SAMPLES)
     if isinstance(one, Exception):
         if isinstance(two, Exception) or len(inputs) == 0:
             reason = (str(one).strip().splitlines() or [type(one).__name__])[0]
             told = ", ".join("x".join(map(str, spec.shape[1:])) for spec in inputs)
             raise UsageError(f"the model does not take an input of {told}: {reason}", hint="correct --input") from one
         one = two  # batch statistics want two
-    free = not isinstance(two, Exception) and all(
-        a[0][:1] == (1,) and b[0][:1] == (2,) and a[0][1:] == b[0][1:] for a, b in zip(one, two, strict=True)
-    )
-    free = free or (one is two)
-    names = ["output"] if len(one) == 1 else [f"output_{i}" for i in range(len(one))]
+    free = one is two or (not isinstance(two, Exception) and _grows(one, two))
+    taken = {spec.name for spec in inputs}
     outputs = tuple(
-        TensorSpec(name, dtype, ("batch", *shape[1:]) if free else shape)
-        for name, (shape, dtype) in zip(names, one, strict=True)
+        TensorSpec(f"{name}_out" if name in taken else name, dtype, ("batch", *shape[1:]) if free else shape)
+        for name, (shape, dtype) in one.items()
     )
     if not free:
         inputs = tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in inputs)
     return Signature(inputs, outputs)
 
 
-def _shapes(
-    module: nn.Module, inputs: tuple[TensorSpec, ...], samples: int
-) -> list[tuple[tuple[int, ...], str]] | Exception:
-    """The shape and dtype of each output for so many samples of zeros, or what the module raised."""
+_Made = dict[str, tuple[tuple[int, ...], str]]
+"""The shape and dtype of each output."""
+
+
+def _grows(one: _Made, two: _Made) -> bool:
+    """Whether each output has one row of one sample, and two of the same shape of two."""
+    if list(one) != list(two):
+        return False
+    pairs = zip(one.values(), two.values(), strict=True)
+    return all(a[:1] == (1,) and b[:1] == (2,) and a[1:] == b[1:] for (a, _), (b, _) in pairs)
+
+
+def _made(module: nn.Module, inputs: tuple[TensorSpec, ...], samples: int) -> _Made | Exception:
+    """The outputs for so many samples of zeros, or what the module raised."""
     import torch
 
-    from compressor.frontend import tensors_of
+    from compressor.calling import call_network, named_tensors
 
     feeds = [torch.zeros(spec.sized({"batch": samples}), dtype=getattr(torch, spec.dtype)) for spec in inputs]
     try:
         with torch.inference_mode():
-            made = module(*feeds)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, KeyError) as error:
+            made = call_network(module, [spec.name for spec in inputs], feeds)
+    except Exception as error:  # noqa: BLE001 - a user's own network may raise anything
         return error
-    return [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in tensors_of(made)]
+    return {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in named_tensors(made).items()}
 
 
 def _ranges(inputs: tuple[TensorSpec, ...], given: tuple[GivenInput, ...]) -> dict[str, tuple[int, int]]:

@@ -72,10 +72,10 @@ def arch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 @pytest.fixture
 def net(arch: str) -> nn.Module:
     """A trained network of the user's own."""
-    from compressor.user_code import call
+    from compressor.user_code import UserCode
 
     torch.manual_seed(0)
-    made: nn.Module = call(arch)
+    made: nn.Module = UserCode.parse(arch).call()
     for _ in range(3):
         made(torch.randn(8, 2, 2, 2))
     return made.eval()

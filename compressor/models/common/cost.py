@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,15 @@ def cost(module: nn.Module, input: InputSpec) -> Cost:
     return cost_of_feeds(module, [(1, *input.shape)], ["float32"])
 
 
-def cost_of_feeds(module: nn.Module, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> Cost:
+def cost_of_feeds(
+    module: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[str],
+    call: Callable[..., Any] = lambda module, tensors: module(*tensors),
+) -> Cost:
     """Count for one sample, in eval mode and in the deployed form, by the formulas of torch's FlopCounterMode.
+
+    ``call(module, tensors=...)`` runs the network.
 
     Nothing is computed where the module is on the meta device. Raises UsageError where the network does not run
     on such an input.
@@ -43,7 +50,7 @@ def cost_of_feeds(module: nn.Module, shapes: Sequence[tuple[int, ...]], dtypes: 
     try:
         # Without gradients, or with fused attention, torch runs a transformer as operations that have no formula.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
-            module.eval()(*feeds)
+            call(module.eval(), tensors=feeds)
     except Exception as error:  # a user's own network may raise anything
         told = ", ".join("x".join(map(str, shape[1:])) for shape in shapes)
         raise UsageError(
