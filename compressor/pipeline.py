@@ -272,6 +272,7 @@ def _perform(
         store.memo,
         store.kept,
         plan.options.board,
+        plan.max_drop,
     )
     start = time.perf_counter()
     result = each.run(artifact, context)
@@ -292,6 +293,7 @@ def _key(each: Pass, artifact: Artifact, plan: Plan, task: Task, data: Data | No
             "target": identity(plan.target),
             "profile": plan.profile.name,
             "board": plan.options.board,
+            "max_drop": plan.max_drop if each.kind == "quantize" else None,
             "data": _fingerprints(data),
             "seed": plan.seed,
             "versions": installed_versions(),

@@ -61,8 +61,7 @@ def compress(
     ``arch``. ``arch``, ``data``, ``evaluate`` and ``metric`` also take a function at the top level of a module:
     ``arch()`` makes the network; ``data()`` returns arrays (x, y) or (x, y, x_test, y_test), or dicts of arrays, one a
     sample; ``metric(outputs, targets)`` returns a number. ``input`` is (channels, height, width), or maps each input's
-    name to the size of one sample. ``budget`` maps costs to a share such as ``"25%"`` or to a number of ms, parameters,
-    multiply-accumulates or bytes. ``set`` maps ``"pass.field"`` to its value.
+    name to the size of one sample. ``budget`` maps costs to a share such as ``"25%"`` or to a number.
 
     A missed budget raises nothing, because the bundle is there: the result's ``missed`` is the BudgetMissed. Raises
     UsageError, Unavailable, VerificationFailed, Inconclusive or UnsafeInput where no bundle can be made; the error's

@@ -44,6 +44,8 @@ class Context:
     """``kept(name, key)``: a folder that stays from run to run, for what is costly and can be made again."""
     board: str | None = None
     """Where latency is taken and the bundle tried, as ``ssh://user@host``; None: here."""
+    max_drop: float | None = None
+    """The drop of the metric that the user allows, in points or the metric's unit; None: the task's own allowance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,13 @@ class Task(Protocol):
         """
         ...
 
+    def allowance(self, metric: Metric) -> float:
+        """The drop that post-training INT8 may cost where the user names none, in points or the metric's unit.
+
+        ``metric`` is that of the network in float.
+        """
+        ...
+
     def samples(
         self,
         split: Split,

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.budgets import Budget
@@ -40,6 +41,11 @@ class Quantize:
     trained on the teacher's outputs as ``distill`` says, by default for five minutes at a tenth of the distill pass's
     learning rate. ``"codebook"``: differentiable quantization; weights take points that are learned the same way.
 
+    Integers that lose more than ``--max-drop`` (by default a point, 0.1 dB, or 1 % of the metric), or are slower than
+    float, are repaired for up to ``minutes`` by operations that stay in float; where that does not do, the network
+    stays in float (`compressor.quant.precision_search`). ``prefer = "bytes"`` leaves speed out of it. ``leave_float``
+    names the nodes that stay, ``*`` all, and nothing is searched.
+
     ``bits`` are those of the weights, ``edge_bits`` those of the first layer's and the last one's. With a ``budget``
     of bytes (by default the command line's) each weight gets the bits that the outputs need most and the file has
     room for; with a ``soft_budget`` the limit is dropped where two bits for each are too many. With ``redistributed``
@@ -63,6 +69,9 @@ class Quantize:
     samples: int = 300
     range: Literal["minmax", "mean-minmax"] = "minmax"
     distill: DistillConfig | None = None
+    minutes: float = 3.0
+    prefer: Literal["speed", "bytes"] = "speed"
+    leave_float: tuple[str, ...] | None = None
 
     kind: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
@@ -93,6 +102,8 @@ class Quantize:
             yield 'quantize.redistributed is for learned points: set quantize.method = "codebook"'
         if not plan_context.has_train:
             yield "there is no training data to calibrate on: give --data, or use --profile float"
+        if self.minutes <= 0:
+            yield f"quantize.minutes = {self.minutes:g}: give more than 0"
         if self.samples < 1:
             yield f"quantize.samples = {self.samples}: calibrate on at least one sample"
         for name in ("bits", "edge_bits"):
@@ -144,7 +155,10 @@ class Quantize:
         placement = Placement(graph, rules)
         tensors = placement.tensors
         bits = self._weight_bits(artifact, context, rules)
-        placement.apply(activation_ranges(graph, tensors, calibration.batches, self.range, context.progress), bits)
+        ranges = activation_ranges(graph, tensors, calibration.batches, self.range, context.progress)
+        if not bits:
+            return self._searched(artifact, context, calibration, ranges)
+        placement.apply(ranges, bits)
         path = context.workdir / "model.onnx"
         made, packed = finish_quantized(graph, rules, path, artifact.onnx, packable=bool(bits))
         metrics = {
@@ -156,6 +170,59 @@ class Quantize:
             **_bytes(artifact.onnx, made),
         }
         return Result(replace(artifact, onnx=made), metrics, calibration.warnings)
+
+    def _searched(
+        self, artifact: Artifact, context: Context, calibration: _Calibration, ranges: Mapping[str, tuple[float, float]]
+    ) -> Result:
+        """All in integers, or with what accuracy and time leave in float."""
+        from compressor.bench.speedups import quick_speedups
+        from compressor.machine import judgement
+        from compressor.quant.post_training import PostTraining
+        from compressor.quant.precision_search import PrecisionChoice
+
+        assert artifact.onnx is not None
+        assert context.data is not None
+        assert context.data.train is not None
+        backend = _backend(context)
+        rules, judge = backend.rules(context.target), judgement(context.target, backend)
+        speedups = partial(
+            quick_speedups, model=artifact.result, target=context.target, judge=judge, seed=context.seed,
+            progress=context.progress,
+        )  # fmt: skip
+        search = PostTraining(
+            source=artifact.onnx,
+            model=artifact.result,
+            task=context.task,
+            rules=rules,
+            judge=judge,
+            ranges=ranges,
+            batches=calibration.batches,
+            train=context.data.train,
+            allowed=context.max_drop,
+            speedups=speedups if self.prefer == "speed" and context.board is None else None,
+            minutes=self.minutes,
+            seed=context.seed,
+            workdir=context.workdir,
+            progress=context.progress,
+        )
+        if self.leave_float is None:
+            made = search.run()
+        else:
+            floats = None if "*" in self.leave_float else frozenset(self.leave_float)
+            made = search.with_floats(PrecisionChoice(floats, None, ()))
+        choice = made.choice
+        left = ("*",) if choice.floats is None else tuple(sorted(choice.floats))
+        metrics = {
+            "calibration": calibration.text,
+            "quantised_tensors": made.tensors,
+            "weight_bits": rules.weight_bits,
+            "activations": rules.activation_dtype,
+            **({"trials": [dict(each) for each in choice.trials]} if len(choice.trials) > 1 else {}),
+            **({"in_float": list(left)} if left else {}),
+            **_bytes(artifact.onnx, made.onnx),
+        }
+        warnings = (*calibration.warnings, *((choice.reason,) if choice.reason else ()))
+        return Result(replace(artifact, onnx=made.onnx), metrics, warnings, {"leave_float": left})
 
     def _mixed_precision(self, artifact: Artifact, context: Context) -> Result:
         """As `_ptq`, with ranges of least error, and float where the parity of the output needs it."""

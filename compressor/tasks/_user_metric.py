@@ -86,6 +86,10 @@ class UserMetric:
         metric = Metric(name, number, len(split), split.fingerprint, split.name, higher_is_better=self.higher_is_better)
         return metric, np.full(len(split), np.nan)
 
+    def allowance(self, metric: Metric) -> float:
+        """One percent of the figure."""
+        return abs(metric.value) / 100
+
     def samples(self, *args: Any, **kwargs: Any) -> Json:
         """Nothing: the metric tells nothing of single samples."""
         return None

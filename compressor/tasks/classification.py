@@ -136,6 +136,10 @@ class Classification:
         metric = Metric("top1", value, total, split.fingerprint, split.name, unit="%")
         return metric, predicted
 
+    def allowance(self, metric: Metric) -> float:
+        """One percentage point."""
+        return 1.0
+
     def samples(
         self,
         split: ImageSplit,

@@ -34,6 +34,8 @@ __all__ = ["Generic"]
 
 _MOST = 100.0
 """dB: the metric of outputs that are the same."""
+_LEAST = 17.0
+"""dB: the metric under which integers are not good enough."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Generic:
         also |= {f"{name}_agreement": p.agreement for name, p in parities.items() if p.agreement is not None}
         metric = Metric("snr", min(each.values()), len(split), split.fingerprint, split.name, also, unit="dB")
         return metric, np.concatenate(by_sample)
+
+    def allowance(self, metric: Metric) -> float:
+        """What leaves an SNR of 17 dB: noise of 2 % of the signal's power, a cosine of 0.99."""
+        return _MOST - _LEAST
 
     def samples(
         self,

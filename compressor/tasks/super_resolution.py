@@ -125,6 +125,10 @@ class SuperResolution:
         metric = Metric("psnr", value, len(split), split.fingerprint, split.name, also, unit="dB")
         return metric, np.array(psnrs)
 
+    def allowance(self, metric: Metric) -> float:
+        """A tenth of a dB."""
+        return 0.1
+
     def samples(
         self,
         split: ImagePairs,

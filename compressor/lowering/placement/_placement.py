@@ -93,6 +93,17 @@ class Placement:
         return tuple(tuple(m.name or "" for m in self._groups.members(root)) for root in self._quantised)
 
     @property
+    def integer_ops(self) -> tuple[str, ...]:
+        """The names of the nodes that compute in integers, in the graph's order."""
+        found = []
+        statistics = normalisation_statistics(self._model.graph)
+        for node in self._model.graph:
+            skips = node.op_type in self._rules.skip_branch and bool(self._skip_branch(node))
+            if skips or (self._runs_in_integers(node) and node not in statistics):
+                found.append(node.name or "")
+        return tuple(found)
+
+    @property
     def float_weights(self) -> frozenset[str]:
         """The names of the constants that ops with weights read as their weight, and that stay float."""
         nodes = (n for n in self._model.graph if n.op_type in WEIGHTED_OPS and not self._runs_in_integers(n))

@@ -1,0 +1,182 @@
+"""Post-training INT8 that keeps its accuracy and is no slower than float."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from compressor.core import Metric, Model, OnnxModel, Progress, QdqRules, Session, Split, Task
+from compressor.feeds import run_in_batches
+from compressor.figures import drop
+from compressor.lowering.fp16 import fp16_twin
+from compressor.lowering.lower import finish_quantized
+from compressor.lowering.placement import Placement
+from compressor.quant.audit import audit
+from compressor.quant.precision_search import PrecisionChoice, PrecisionSearch
+
+if TYPE_CHECKING:
+    from compressor.core.signature import Feeds, Outputs
+    from compressor.machine import Judgement
+
+__all__ = ["PostTraining", "PostTrainingResult"]
+
+_MARGIN = 0.9
+"""The part of the allowance that may be used on the samples here: other samples lose a little more or less."""
+_JUDGED, _JUDGED_MACS = (8, 512), 40_000_000_000
+"""The least and the most training samples that a metric is taken on, and about what they may cost."""
+_COMPARED = 4
+"""Calibration batches on which regions are compared."""
+
+
+@dataclass(frozen=True)
+class PostTrainingResult:
+    """The file that ships, in integers or in float, and how it was chosen."""
+
+    onnx: OnnxModel
+    choice: PrecisionChoice
+    tensors: int
+    """How many tensors are quantised."""
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """Quantise a float graph by its ranges; where accuracy or time asks for it, leave operations in float.
+
+    See `PrecisionSearch` for how they are chosen.
+    """
+
+    source: OnnxModel
+    """The float32 graph."""
+    model: Model
+    task: Task
+    rules: QdqRules
+    judge: Judgement
+    ranges: Mapping[str, tuple[float, float]]
+    """Of every tensor that may be quantised."""
+    batches: Sequence[Feeds]
+    train: Split
+    allowed: float | None
+    """The drop of the metric that is allowed; None: the task's own."""
+    speedups: Callable[[Path, Sequence[Path]], list[float | None]] | None
+    """How many times as fast as the first file each other is; None: what ships may be slower than float."""
+    minutes: float
+    seed: int
+    workdir: Path
+    progress: Progress
+
+    def run(self) -> PostTrainingResult:
+        """Search, and write ``model.onnx`` into ``workdir``; the float graph ships as it is where that is chosen."""
+        search = PrecisionSearch(
+            graph=self._graph(),
+            integer_ops=self._plan(frozenset()).integer_ops,
+            macs=self._macs,
+            make=self._make,
+            drop=self._drop,
+            parity=self._parity,
+            speedups=self._speedups,
+            allowed=_MARGIN * self._allowance,
+            faster=self.speedups is not None,
+            workdir=self.workdir,
+            seconds=60 * self.minutes,
+            progress=self.progress,
+        )
+        try:
+            choice = search.run()
+        finally:
+            for trial in self.workdir.glob("trial*.onnx"):
+                trial.unlink()
+        return self.with_floats(choice)
+
+    def with_floats(self, choice: PrecisionChoice) -> PostTrainingResult:
+        """Write what was chosen."""
+        if choice.floats is None:
+            return PostTrainingResult(self._float_twin, choice, 0)
+        graph = self._graph()
+        placement = Placement(graph, self.rules, choice.floats)
+        tensors = placement.tensors
+        placement.apply(self.ranges)
+        made, _ = finish_quantized(graph, self.rules, self.workdir / "model.onnx", self.source, packable=False)
+        return PostTrainingResult(made, choice, len(tensors))
+
+    # -- graphs -----------------------------------------------------------------------------------
+
+    def _graph(self) -> ir.Model:
+        return ir.load(self.source.path)
+
+    def _plan(self, floats: frozenset[str]) -> Placement:
+        return Placement(self._graph(), self.rules, floats)
+
+    def _make(self, floats: frozenset[str], path: Path) -> None:
+        graph = self._graph()
+        Placement(graph, self.rules, floats).apply(self.ranges)
+        finish_quantized(graph, self.rules, path, None, packable=False)
+
+    @cached_property
+    def _float_twin(self) -> OnnxModel:
+        """What would ship in float: FP16 where the target's other operations are, else the graph itself."""
+        if self.rules.float_dtype != "float16":
+            return self.source
+        return fp16_twin(self.source, self.workdir / "float.onnx")
+
+    @cached_property
+    def _macs(self) -> dict[str, int]:
+        layers = audit(onnx.load(str(self.source.path)), self.model.feed_shapes).layers
+        return {layer.node: layer.macs for layer in layers}
+
+    # -- accuracy ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _judged(self) -> Split:
+        """Training samples that the metric is taken on."""
+        least, most = _JUDGED
+        cost = max(1, self.model.macs)
+        count = min(len(self.train), max(least, min(most, _JUDGED_MACS // cost)))
+        drawn = np.random.default_rng([self.seed, 1]).choice(len(self.train), count, replace=False)
+        return self.train.take(np.sort(drawn))
+
+    @cached_property
+    def _reference(self) -> Session:
+        return self._open(self.source.path)
+
+    @cached_property
+    def _before(self) -> Metric:
+        metric, _ = self.task.evaluate(self._reference, self._judged, 100, self.progress, None)
+        return metric
+
+    @cached_property
+    def _allowance(self) -> float:
+        return self.task.allowance(self._before) if self.allowed is None else self.allowed
+
+    def _drop(self, path: Path) -> float:
+        after, _ = self.task.evaluate(self._open(path), self._judged, 100, self.progress, self._reference)
+        before = self._before
+        return drop(before.value, after.value, before.unit, higher_is_better=before.higher_is_better)
+
+    def _parity(self, path: Path) -> float:
+        session = self._open(path)
+        worst = float("inf")
+        for feeds, expected in zip(self.batches, self._expected, strict=False):
+            got = run_in_batches(session, feeds, len(next(iter(feeds.values()))))
+            worst = min(worst, *(each.db for each in self.task.parity(expected, got).values()))
+        return worst
+
+    @cached_property
+    def _expected(self) -> list[Outputs]:
+        parts = self.batches[:_COMPARED]
+        return [run_in_batches(self._reference, feeds, len(next(iter(feeds.values())))) for feeds in parts]
+
+    def _open(self, path: Path) -> Session:
+        return self.judge.open(path, threads=len(os.sched_getaffinity(0)))
+
+    def _speedups(self, paths: Sequence[Path]) -> list[float | None]:
+        if not paths or self.speedups is None:
+            return [None] * len(paths)
+        return self.speedups(self._float_twin.path, paths)
