@@ -1,13 +1,13 @@
-"""A session in memory: a function of one batch under the names ``input`` and ``output``."""
+"""Sessions in memory: functions of one batch of images, and of feeds by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from compressor.core import InputSpec, image_signature
+from compressor.core import InputSpec, Signature, image_signature
 
-__all__ = ["FunctionSession"]
+__all__ = ["FeedsSession", "FunctionSession"]
 
 
 class FunctionSession:
@@ -19,3 +19,13 @@ class FunctionSession:
 
     def __call__(self, feeds: Any) -> dict[str, Any]:
         return {"output": self.function(feeds["input"])}
+
+
+class FeedsSession:
+    """A function from feeds to outputs, by name. Satisfies `compressor.core.Session`."""
+
+    def __init__(self, signature: Signature, function: Callable[[Any], dict[str, Any]]) -> None:
+        self.signature, self.function = signature, function
+
+    def __call__(self, feeds: Any) -> dict[str, Any]:
+        return self.function(feeds)
