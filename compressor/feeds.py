@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from compressor.core import GivenInput, Session, Signature, TensorSpec, UsageErr
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds, Outputs
 
-__all__ = ["concat", "random_feeds", "run_in_batches", "sizes_given"]
+_AT_ONCE = 100
+
+__all__ = ["concat", "judged_at_once", "random_feeds", "run_in_batches", "sizes_given"]
 
 
 def random_feeds(signature: Signature, sizes: Mapping[str, int], samples: int | None, seed: int) -> dict[str, Any]:
@@ -52,6 +55,13 @@ def _drawn(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -
     if dtype.kind in "iub":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     raise UsageError(f"input {spec} holds no numbers", hint="give a network whose inputs are numbers")
+
+
+def judged_at_once(signature: Signature, sizes: Mapping[str, int]) -> int:
+    """Return how many samples are judged at a time: 100 of up to 64 x 64 pixels, fewer of larger ones, for memory."""
+    shapes = signature.feeds_of({**dict.fromkeys(signature.free, 1), **sizes})
+    values = max(math.prod(shape) for shape in shapes.values()) // (signature.samples or 1)
+    return max(1, min(_AT_ONCE, _AT_ONCE * 3 * 64 * 64 // max(1, values)))
 
 
 def run_in_batches(session: Session, feeds: Feeds, size: int) -> Outputs:

@@ -12,6 +12,7 @@ from compressor import catalog
 from compressor.bench.bench_model import BenchModel
 from compressor.bundle import Manifest
 from compressor.core import InputSpec, Metric, Progress, Session, Split, Task, UsageError
+from compressor.feeds import judged_at_once
 from compressor.machine import judgement, known_target
 from compressor.tasks import METRIC, with_metric
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from compressor.data import AnySource
 
 __all__ = ["evaluate_models"]
-
-_BATCH = 100
 
 
 def evaluate_models(
@@ -48,7 +47,8 @@ def evaluate_models(
             task = _task(manifest, metric)
             session = _open(model, manifest, Path(folder))
             split = _prepared(task, manifest, source, reference or session, model.signature.input.name)
-            metrics[name], _ = task.evaluate(session, split, _BATCH, progress, reference)
+            batch = judged_at_once(session.signature, manifest.sizes)
+            metrics[name], _ = task.evaluate(session, split, batch, progress, reference)
             reference = reference or session
     return metrics
 

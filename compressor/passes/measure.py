@@ -173,15 +173,18 @@ class Measure:
         """
         import numpy as np
 
+        from compressor.feeds import judged_at_once
+
         if context.data is None:
             return None
         split, task = self._judged(context), context.task
+        batch = judged_at_once(file.model.signature, file.model.sizes)
 
         def evaluate() -> dict[str, object]:
             threads = len(os.sched_getaffinity(0))
             session = judge.open(file.path, threads=threads)
             reference = None if file.path == teacher else judge.open(teacher, threads=threads)
-            metric, outcomes = task.evaluate(session, split, 100, context.progress, reference)
+            metric, outcomes = task.evaluate(session, split, batch, context.progress, reference)
             return {"metric": asdict(metric), "outcomes": outcomes.tolist()}
 
         scaling = file.model.normalization

@@ -15,12 +15,10 @@ from compressor.losses import objective
 from compressor.train.distill_config import DistillConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
-    from compressor.core import Model, OnnxModel, QdqRules, Split
-    from compressor.core.signature import Feeds
+    from compressor.core import Model, OnnxModel, QdqRules
+    from compressor.quant.calibration import Calibration
     from compressor.quant.weight_spec import BitAllocation, WeightQuantSpec
 
 __all__ = ["Quantize"]
@@ -46,6 +44,10 @@ class Quantize:
     stays in float (`compressor.quant.precision_search`). ``prefer = "bytes"`` leaves speed out of it. ``leave_float``
     names the nodes that stay, ``*`` all, and nothing is searched.
 
+    ``data = "synthetic"`` needs no samples: it calibrates on images that are made to have the statistics that the
+    network's own normalisations have seen in training (`compressor.quant.synthetic`), and judges integers by how far
+    the outputs are from float's.
+
     ``bits`` are those of the weights, ``edge_bits`` those of the first layer's and the last one's. With a ``budget``
     of bytes (by default the command line's) each weight gets the bits that the outputs need most and the file has
     room for; with a ``soft_budget`` the limit is dropped where two bits for each are too many. With ``redistributed``
@@ -67,6 +69,7 @@ class Quantize:
     bucket_size: int = 0
     rounding: Literal["nearest", "stochastic"] = "nearest"
     samples: int = 300
+    data: Literal["given", "synthetic"] = "given"
     range: Literal["minmax", "mean-minmax"] = "minmax"
     distill: DistillConfig | None = None
     minutes: float = 3.0
@@ -100,8 +103,11 @@ class Quantize:
             yield 'quantize.rounding is for uniform weights in training: set quantize.method = "qat"'
         if self.redistributed and self.method != "codebook":
             yield 'quantize.redistributed is for learned points: set quantize.method = "codebook"'
-        if not plan_context.has_train:
-            yield "there is no training data to calibrate on: give --data, or use --profile float"
+        if not plan_context.has_train and (self.data == "given" or self.method != "ptq"):
+            yield (
+                "there is no training data to calibrate on: give --data, use --profile float, or calibrate on samples "
+                "that are made up: --set quantize.data=synthetic"
+            )
         if self.minutes <= 0:
             yield f"quantize.minutes = {self.minutes:g}: give more than 0"
         if self.samples < 1:
@@ -172,17 +178,16 @@ class Quantize:
         return Result(replace(artifact, onnx=made), metrics, calibration.warnings)
 
     def _searched(
-        self, artifact: Artifact, context: Context, calibration: _Calibration, ranges: Mapping[str, tuple[float, float]]
+        self, artifact: Artifact, context: Context, calibration: Calibration, ranges: Mapping[str, tuple[float, float]]
     ) -> Result:
         """All in integers, or with what accuracy and time leave in float."""
         from compressor.bench.speedups import quick_speedups
         from compressor.machine import judgement
         from compressor.quant.post_training import PostTraining
         from compressor.quant.precision_search import PrecisionChoice
+        from compressor.tasks import agreement_task
 
         assert artifact.onnx is not None
-        assert context.data is not None
-        assert context.data.train is not None
         backend = _backend(context)
         rules, judge = backend.rules(context.target), judgement(context.target, backend)
         speedups = partial(
@@ -192,13 +197,13 @@ class Quantize:
         search = PostTraining(
             source=artifact.onnx,
             model=artifact.result,
-            task=context.task,
+            task=agreement_task() if self.data == "synthetic" else context.task,
             rules=rules,
             judge=judge,
             ranges=ranges,
             batches=calibration.batches,
-            train=context.data.train,
-            allowed=context.max_drop,
+            train=calibration.split,
+            allowed=None if self.data == "synthetic" else context.max_drop,
             speedups=speedups if self.prefer == "speed" and context.board is None else None,
             minutes=self.minutes,
             seed=context.seed,
@@ -296,18 +301,16 @@ class Quantize:
 
     # -- what the routes share --------------------------------------------------------------------
 
-    def _calibration(self, model: Model, context: Context) -> _Calibration:
-        """Draw the training samples that ranges are gathered over."""
-        import numpy as np
+    def _calibration(self, model: Model, context: Context) -> Calibration:
+        """Draw the training samples that ranges are gathered over, or make some."""
+        from compressor.quant.calibration import draw_calibration
 
-        assert context.data is not None
-        assert context.data.train is not None
-        train = context.data.train
-        count = min(self.samples, len(train))
-        drawn = np.sort(np.random.default_rng(context.seed).choice(len(train), count, replace=False))
+        train = None
+        if self.data == "given":
+            assert context.data is not None
+            train = context.data.train
         what = "crops" if context.task.mixed_precision else "samples"
-        warnings = () if count == self.samples else (f"calibrated on {count} samples: the training half has no more",)
-        return _Calibration(_batches(train, drawn, model), f"{count} {what} of {train.name}", warnings)
+        return draw_calibration(train, model, self.samples, context.seed, what, context.progress)
 
     def _spec(self, artifact: Artifact) -> WeightQuantSpec:
         from compressor.quant.weight_spec import WeightFormat, WeightQuantSpec
@@ -344,16 +347,6 @@ class Quantize:
         return self._allocation(artifact, context, rules, network or _network(artifact.result)).bits
 
 
-@dataclass(frozen=True)
-class _Calibration:
-    """What ranges are gathered over."""
-
-    batches: list[Feeds]
-    text: str
-    """For the report."""
-    warnings: tuple[str, ...]
-
-
 def _backend(context: Context) -> Backend:
     from compressor import catalog
 
@@ -371,22 +364,3 @@ def _network(model: Model) -> nn.Module:
 
 def _bytes(before: OnnxModel, after: OnnxModel) -> dict[str, Json]:
     return {"bytes_before": before.path.stat().st_size, "bytes": after.path.stat().st_size}
-
-
-def _batches(train: Split, drawn: NDArray[np.int64], network: Model) -> list[Feeds]:
-    """The samples ``drawn`` in batches: ten small images or one large one, for the memory of all tensors of a run.
-
-    A network with a fixed batch gets whole batches of that; an incomplete one is left out. Raises UsageError where
-    there is not one whole batch.
-    """
-    fixed = network.signature.samples
-    values = max(1, *(math.prod(shape[1:]) for shape in network.feed_shapes.values()))
-    size = fixed or max(1, min(10, 10 * 3 * 64 * 64 // values))
-    batches = [batch.feeds for batch in train.batches(size, drawn)]
-    whole = [feeds for feeds in batches if fixed is None or len(next(iter(feeds.values()))) == fixed]
-    if not whole:
-        raise UsageError(
-            f"the network takes {fixed} samples at a time, and there are {len(drawn)} to calibrate on",
-            hint=f"give {fixed} samples or more",
-        )
-    return whole

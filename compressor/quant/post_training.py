@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from compressor.core import Metric, Model, OnnxModel, Progress, QdqRules, Session, Split, Task
-from compressor.feeds import run_in_batches
+from compressor.feeds import judged_at_once, run_in_batches
 from compressor.figures import drop
 from compressor.lowering.fp16 import fp16_twin
 from compressor.lowering.lower import finish_quantized
@@ -143,12 +143,16 @@ class PostTraining:
         return self.train.take(np.sort(drawn))
 
     @cached_property
+    def _batch(self) -> int:
+        return judged_at_once(self.model.signature, self.model.sizes)
+
+    @cached_property
     def _reference(self) -> Session:
         return self._open(self.source.path)
 
     @cached_property
     def _before(self) -> Metric:
-        metric, _ = self.task.evaluate(self._reference, self._judged, 100, self.progress, None)
+        metric, _ = self.task.evaluate(self._reference, self._judged, self._batch, self.progress, None)
         return metric
 
     @cached_property
@@ -156,7 +160,7 @@ class PostTraining:
         return self.task.allowance(self._before) if self.allowed is None else self.allowed
 
     def _drop(self, path: Path) -> float:
-        after, _ = self.task.evaluate(self._open(path), self._judged, 100, self.progress, self._reference)
+        after, _ = self.task.evaluate(self._open(path), self._judged, self._batch, self.progress, self._reference)
         before = self._before
         return drop(before.value, after.value, before.unit, higher_is_better=before.higher_is_better)
 

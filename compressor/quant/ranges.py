@@ -74,7 +74,7 @@ def activation_ranges(
         done += 1
         return batch
 
-    dataset = nncf.Dataset(list(batches), feed)
+    dataset = nncf.Dataset(batches, feed)
     aggregator = ONNXStatisticsAggregator(dataset)
     aggregator.register_statistic_points(points)
     with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws a progress bar of its own

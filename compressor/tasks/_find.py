@@ -9,7 +9,7 @@ from compressor import catalog
 from compressor.core import Task, UsageError
 from compressor.tasks._evidence import Evidence
 
-__all__ = ["find_task", "profile_for"]
+__all__ = ["agreement_task", "find_task", "profile_for"]
 
 _LAST = "generic"
 """Fits every network, so it is asked last."""
@@ -36,6 +36,12 @@ def find_task(named: str | None, evidence: Evidence) -> Task:
         f"the network maps {_shapes(evidence)}, and {_held(evidence)}",
         hint="give data of the kind that the network was made for, or --task generic and unlabelled samples",
     )
+
+
+def agreement_task() -> Task:
+    """The task that judges any network by how far its outputs are from the teacher's."""
+    task: Task = catalog.find("tasks", _LAST)()
+    return task
 
 
 def profile_for(sources: Sequence[str]) -> str:
