@@ -50,7 +50,8 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
     """Return the weights in the order and the types of a module's own state dict.
 
     A missing buffer that is not learned is taken from a fresh module. An entry that the module lacks and that looks
-    like such a buffer (of another version of a library) is left out. The notes say both.
+    like such a buffer (of another version of a library), or belongs to a part that the module does not have, is left
+    out. The notes say so.
     Raises UsageError with the first keys where the two differ (``whose`` names the module), and for values that are
     not finite: NaN anywhere, infinity in what is learned.
     """
@@ -59,6 +60,9 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
     if aside := [key for key in state if key not in reference and _is_constant(key, state[key])]:
         notes.append(f"left aside, being constants that the network lacks: {some(aside)}")
         state = {key: tensor for key, tensor in state.items() if key not in aside}
+    if others := _other_parts(state, reference):
+        notes.append(f"left aside, being of parts that the network does not have: {some(others)}")
+        state = {key: tensor for key, tensor in state.items() if key not in others}
     tied = {key: _twin(key, reference, state) for key in reference if key not in state}
     state |= {key: state[twin] for key, twin in tied.items() if twin is not None}
     if absent := [key for key in reference if key not in state and not wanted.learned(key)]:
@@ -73,6 +77,20 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
     ordered = {k: state[k] if want.is_floating_point() else state[k].to(want.dtype) for k, want in reference.items()}
     _check_finite(ordered, wanted)
     return Weights(ordered, tuple(notes), weights.place)
+
+
+def _other_parts(state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> list[str]:
+    """Return the entries of parts that the module lacks altogether, such as a loss's or a training head's.
+
+    A part is known by the first segment of a name. One that is like a part of the module but for its number (``layer5``
+    beside ``layer4``, ``7`` of a sequence) is none of these: then the file is of a deeper network.
+    """
+    own = {_kind(key) for key in reference}
+    return [key for key in state if key not in reference and _kind(key) not in own]
+
+
+def _kind(key: str) -> str:
+    return key.partition(".")[0].strip("0123456789_")
 
 
 def _is_constant(key: str, tensor: Tensor) -> bool:

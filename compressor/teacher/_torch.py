@@ -157,6 +157,8 @@ def _names(module: nn.Module, given: tuple[GivenInput, ...]) -> list[str]:
 
     parameters = forward_parameters(module)
     names = [str(each.name) for each in given]
+    if len(names) == 1 and names[0] not in parameters:
+        return names  # the first parameter, under a name of the user's own
     if parameters and names != [name for name in parameters if name in names]:
         raise UsageError(
             f"--input names {', '.join(names)}; the model's forward takes {', '.join(parameters)}",
@@ -201,7 +203,11 @@ def _signature(module: nn.Module, inputs: tuple[TensorSpec, ...]) -> Signature:
         if isinstance(two, Exception) or len(inputs) == 0:
             reason = (str(one).strip().splitlines() or [type(one).__name__])[0]
             told = ", ".join("x".join(map(str, spec.shape[1:])) for spec in inputs)
-            raise UsageError(f"the model does not take an input of {told}: {reason}", hint="correct --input") from one
+            raise UsageError(
+                f"the model does not take an input of {told}: {reason}",
+                hint="correct --input; where its forward takes more than tensors, wrap it in a module that gives it "
+                "those by itself, and name that with --arch",
+            ) from one
         one = two  # batch statistics want two
     free = one is two or (not isinstance(two, Exception) and _grows(one, two))
     taken = {spec.name for spec in inputs}
