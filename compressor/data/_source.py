@@ -117,7 +117,7 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> AnySource:
         if found.test is not None:
             train, test = found.main, found.test
         else:
-            train, test = hold_out(found.main, classes)
+            train, test = hold_out(found.main)
             notes.append(
                 f"held out 20 % of {found.where} ({len(test):,} of {len(found.main):,} samples, of every class), "
                 "as it has no test half"

@@ -157,22 +157,23 @@ class PreparedSplit:
             yield Batch({self.input_name: normalize(self.pixels(part), self.normalization)}, self.labels[part])
 
 
-def hold_out(split: RawSplit, classes: Sequence[str]) -> tuple[RawSplit, RawSplit]:
-    """Cut a split in (train, held out): a fifth of every class, at least one sample.
+def hold_out(split: RawSplit) -> tuple[RawSplit, RawSplit]:
+    """Cut a split in (train, held out): a fifth of every class, at least one sample; a class of one is trained on.
 
     The seed is fixed, so that figures of different runs are judged on the same samples.
-    Raises UsageError for a class that has one sample only.
+    Raises UsageError where every class has one sample only.
     """
     generator = np.random.default_rng(0)
     held = np.zeros(len(split), np.bool_)
     for label in np.unique(split.labels).tolist():
         places = generator.permutation(np.flatnonzero(split.labels == label))
-        if len(places) < 2:
-            raise UsageError(
-                f"{split.name}: class {classes[label]!r} has one sample only, none would be left to train on",
-                hint="add samples, or name others to judge on with --eval",
-            )
-        held[places[: max(1, round(HELD_OUT * len(places)))]] = True
+        if len(places) > 1:
+            held[places[: max(1, round(HELD_OUT * len(places)))]] = True
+    if not held.any():
+        raise UsageError(
+            f"{split.name}: no class has two samples, one to train on and one to judge on",
+            hint="add samples, or name others to judge on with --eval",
+        )
     return (
         split.take(np.flatnonzero(~held), f"{split.name} without the held-out 20 %"),
         split.take(np.flatnonzero(held), f"{split.name} held-out 20 %"),

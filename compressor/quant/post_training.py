@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PostTraining", "PostTrainingResult"]
 
-_MARGIN = 0.9
+_MARGIN = 0.8
 """The part of the allowance that may be used on the samples here: other samples lose a little more or less."""
-_JUDGED, _JUDGED_MACS = (8, 512), 40_000_000_000
+_JUDGED, _JUDGED_MACS = (8, 2000), 40_000_000_000
 """The least and the most training samples that a metric is taken on, and about what they may cost."""
 _COMPARED = 4
 """Calibration batches on which regions are compared."""
