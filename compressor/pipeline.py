@@ -128,7 +128,7 @@ def _load_teacher(plan: Plan) -> Teacher:
         trust=plan.trust,
         task=plan.options.task,
         metric=plan.options.metric,
-        layout=plan.options.layout or "nchw",
+        layout=plan.options.layout,
     )
 
 

@@ -15,7 +15,10 @@ from compressor.core import Normalization, UsageError
 
 _BYTE = 1 / 255
 _AGREE = 0.95
-_CLEAR = 2.0
+_CLEAR, _CLEARER = 2.0, 3.0
+"""Standard errors by which a candidate must be better, on all samples and on a part of them."""
+_STAGES = (64, 128)
+"""Samples after which it may be clear already."""
 _BATCH = 64
 
 NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
@@ -87,37 +90,73 @@ def infer_normalization(
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
     family_default: str | None,
-    order: Normalization,
+    channels: str | None,
+    layout: str,
 ) -> Inferred:
     """Try the candidates on samples of training data (N x C x H x W) and choose the one that is clearly best.
 
-    ``predict`` maps normalised batches to N x K scores. Colours and layout are those of ``order``. Candidates whose
-    predictions agree on 95 % of the samples form a group. The best candidate must beat every candidate outside its
-    group by two standard errors of the paired difference, and beat chance clearly. Within the group the family's
-    default is chosen, else the best. Raises UsageError with all accuracies where no group wins.
+    ``predict`` maps normalised batches of ``layout`` to N x K scores. Candidates whose predictions agree on 95 % of the
+    samples form a group. The best candidate must beat every candidate outside its group by two standard errors of the
+    paired difference, and beat chance clearly. Within the group the family's default is chosen, else the best. A part
+    of the samples is enough where it is clear there by three standard errors. With ``channels`` None (not known) blue
+    first is tried too, and taken where that is clearly better. Raises UsageError with all accuracies where no group
+    wins.
     """
-    tried = tuple(replace(each, channels=order.channels, layout=order.layout) for each in candidates(pixels.shape[1]))
+    tried = tuple(replace(each, channels=channels or "rgb", layout=layout) for each in candidates(pixels.shape[1]))
+    order = np.random.default_rng(0).permutation(len(labels))  # they may come class by class
     guesses: dict[str, NDArray[np.int64]] = {}
-    chance = 1.0
-    for candidate in tried:
-        guesses[candidate.name], classes = _guess(predict, pixels, candidate)
-        chance = 1 / classes
-    right = {name: guess == labels for name, guess in guesses.items()}
-    accuracies = {name: float(r.mean()) for name, r in right.items()}
-    table = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in accuracies.items())
-    best = max(accuracies, key=accuracies.__getitem__)
-    group = _group(best, guesses)
-    above_chance = accuracies[best] - chance > max(0.05, 3 * math.sqrt(chance * (1 - chance) / len(labels)))
-    if not above_chance or not all(_clearly_better(right[best], r) for n, r in right.items() if n not in group):
+    counts = [*(n for n in _STAGES if 2 * n <= len(labels)), len(labels)]
+    for count in counts:
+        new, last = order[len(next(iter(guesses.values()), ())) : count], count == len(labels)
+        classes = 1
+        for candidate in tried:
+            guess, classes = _guess(predict, pixels[new], candidate)
+            guesses[candidate.name] = np.concatenate([guesses.get(candidate.name, guess[:0]), guess])
+        verdict = _Verdict(guesses, labels[order[:count]], 1 / classes, _CLEAR if last else _CLEARER)
+        if verdict.clear:
+            break
+    if not verdict.clear:
         raise UsageError(
-            f"no normalisation is clearly the network's own; accuracy on {len(labels)} training samples: {table}",
+            f"no normalisation is clearly the network's own; accuracy on {len(labels)} training samples: "
+            f"{verdict.table}",
             hint="name it with --normalize"
-            + ("" if above_chance else ", and check that the data's classes are the network's, in its order"),
+            + ("" if verdict.above_chance else ", and check that the data's classes are the network's, in its order"),
         )
-    chosen = family_default if family_default in group else best
+    chosen = verdict.best if family_default is None or family_default not in verdict.group else family_default
     reason = "the family's default among those that fit" if chosen == family_default else "the best"
-    note = f"normalisation {chosen!r}, {reason} on {len(labels)} samples of training data: {table}"
-    return Inferred(next(n for n in tried if n.name == chosen), accuracies, note)
+    note = f"normalisation {chosen!r}, {reason} on {count} samples of training data: {verdict.table}"
+    normalization = next(n for n in tried if n.name == chosen)
+    if channels is None and pixels.shape[1] == 3:
+        swapped = replace(normalization, channels="bgr")
+        guess, _ = _guess(predict, pixels[order[:count]], swapped)
+        right = guess == verdict.labels
+        if _clearly_better(right, verdict.right[chosen], _CLEARER):
+            accuracy, before = float(right.mean()), verdict.accuracies[chosen]
+            return Inferred(
+                swapped, verdict.accuracies, f"{note}; blue first: {accuracy:.1%} right, against {before:.1%} red first"
+            )
+    return Inferred(normalization, verdict.accuracies, note)
+
+
+class _Verdict:
+    """What the predictions with each candidate say."""
+
+    def __init__(
+        self, guesses: Mapping[str, NDArray[np.int64]], labels: NDArray[np.int64], chance: float, errors: float
+    ) -> None:
+        self.labels = labels
+        self.right = {name: guess == labels for name, guess in guesses.items()}
+        self.accuracies = {name: float(r.mean()) for name, r in self.right.items()}
+        self.best = max(self.accuracies, key=self.accuracies.__getitem__)
+        self.group = _group(self.best, guesses)
+        least = max(0.05, 3 * math.sqrt(chance * (1 - chance) / len(labels)))
+        self.above_chance = self.accuracies[self.best] - chance > least
+        others = [r for name, r in self.right.items() if name not in self.group]
+        self.clear = self.above_chance and all(_clearly_better(self.right[self.best], r, errors) for r in others)
+
+    @property
+    def table(self) -> str:
+        return ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in self.accuracies.items())
 
 
 def _for_channels(known: Normalization, channels: int) -> Normalization | None:
@@ -166,7 +205,7 @@ def _group(member: str, guesses: Mapping[str, NDArray[np.int64]]) -> Sequence[st
     return group
 
 
-def _clearly_better(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """Tell whether ``one`` is right more often than ``other`` by two standard errors (McNemar's test)."""
+def _clearly_better(one: NDArray[np.bool_], other: NDArray[np.bool_], errors: float) -> bool:
+    """Tell whether ``one`` is right more often than ``other`` by so many standard errors (McNemar's test)."""
     wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
-    return wins - losses >= _CLEAR * math.sqrt(wins + losses) and wins > losses
+    return wins - losses >= errors * math.sqrt(wins + losses) and wins > losses

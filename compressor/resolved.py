@@ -26,7 +26,8 @@ def resolved_toml(plan: Plan, artifact: Artifact) -> str:
             options[name] = str(Path(options[name]).resolve())
     options |= {"input": _inputs(artifact.teacher, plan), "seed": plan.seed, "device": plan.device}
     if artifact.teacher.normalization is not None:
-        options["normalize"] = artifact.teacher.normalization.name
+        found = artifact.teacher.normalization
+        options |= {"normalize": found.name, "channels": found.channels, "layout": found.layout}
     passes = [{"kind": done.kind, **_without_none({**done.settings, **done.pinned})} for done in artifact.log]
     profile = {"name": plan.profile.name, "title": plan.profile.title, "resolved": True}
     return tomli_w.dumps({**profile, "options": options, "pass": passes})

@@ -18,7 +18,6 @@ from compressor.preprocessing import (
 )
 
 CLASSES = 10
-PLAIN = NORMALIZATIONS["unit"]
 """Red before green and blue, channels first."""
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -100,22 +99,22 @@ def network(wants: Normalization, *, right: float = 0.9) -> Predict:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_finds_the_networks_own(name: str, channels: int) -> None:
     wants = parse_normalization(name, channels)
-    found = infer_normalization(network(wants), *samples(channels), None, PLAIN)
+    found = infer_normalization(network(wants), *samples(channels), None, "rgb", "nchw")
     assert found.normalization == wants
-    assert found.accuracies[name] > 0.8
+    assert found.accuracies[name] > 0.7
     assert set(found.accuracies) == {n.name for n in candidates(channels)}
     assert f"{name!r}, the best" in found.note
 
 
 @pytest.mark.parametrize("default", ["imagenet", "cifar10"])
 def test_the_familys_default_is_taken_inside_the_group(default: str) -> None:
-    found = infer_normalization(network(NORMALIZATIONS["cifar10"], right=1), *samples(3), default, PLAIN)
+    found = infer_normalization(network(NORMALIZATIONS["cifar10"], right=1), *samples(3), default, "rgb", "nchw")
     assert found.normalization.name == default
     assert "family's default" in found.note
 
 
 def test_the_familys_default_does_not_win_from_outside() -> None:
-    found = infer_normalization(network(NORMALIZATIONS["raw"]), *samples(3), "imagenet", PLAIN)
+    found = infer_normalization(network(NORMALIZATIONS["raw"]), *samples(3), "imagenet", "rgb", "nchw")
     assert found.normalization.name == "raw"
 
 
@@ -127,12 +126,50 @@ def test_no_clear_group() -> None:
         return generator.random((len(batch), CLASSES), np.float32)
 
     with pytest.raises(UsageError, match=r"imagenet \d+\.\d%, cifar10 .* raw") as caught:
-        infer_normalization(guess, pixels, labels, "imagenet", PLAIN)
+        infer_normalization(guess, pixels, labels, "imagenet", "rgb", "nchw")
     assert "--normalize" in str(caught.value.hint)
     # right with one, but the data's classes are in another order
     with pytest.raises(UsageError) as caught:
-        infer_normalization(network(NORMALIZATIONS["unit"], right=1), pixels, (labels + 5) % CLASSES, None, PLAIN)
+        infer_normalization(
+            network(NORMALIZATIONS["unit"], right=1), pixels, (labels + 5) % CLASSES, None, "rgb", "nchw"
+        )
     assert "order" in str(caught.value.hint)
+
+
+def test_blue_first_is_found_out() -> None:
+    """The label is in the last channel, as the network reads it; the others hold another one."""
+    pixels, labels = samples(3)
+    pixels = pixels.copy()
+    pixels[:, 1:] = pixels[::-1, 1:]  # red has the label
+    reads_last = network(NORMALIZATIONS["unit"])
+
+    def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return reads_last(batch[:, ::-1])
+
+    with pytest.raises(UsageError):
+        infer_normalization(predict, pixels, labels, None, "rgb", "nchw")
+    mixed = pixels.copy()
+    mixed[::3] = mixed[::3, :1]  # grey samples, on which the order does not matter
+    found = infer_normalization(predict, mixed, labels, None, None, "nchw")
+    assert (found.normalization.name, found.normalization.channels) == ("unit", "bgr")
+    assert "blue first" in found.note
+    assert infer_normalization(predict, mixed, labels, None, "rgb", "nchw").normalization.channels == "rgb"
+
+
+def test_a_part_of_the_samples_is_enough_where_it_is_clear() -> None:
+    pixels, labels = samples(3)
+    seen = 0
+    known = network(NORMALIZATIONS["unit"], right=1)
+
+    def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        nonlocal seen
+        seen += len(batch)
+        return known(batch)
+
+    pixels, labels = np.tile(pixels, (8, 1, 1, 1)), np.tile(labels, 8)
+    found = infer_normalization(predict, pixels, labels, None, "rgb", "nchw")
+    assert seen == 64 * len(found.accuracies)
+    assert "on 64 samples" in found.note
 
 
 def test_two_that_are_as_good_but_differ() -> None:
@@ -150,7 +187,7 @@ def test_two_that_are_as_good_but_differ() -> None:
         return answers[np.where(odd, label, 1)] if batch.min() >= 0 else answers[label * 0]
 
     with pytest.raises(UsageError, match=r"unit 50\.0%.*raw 50\.0%"):
-        infer_normalization(predict, pixels, labels, None, PLAIN)
+        infer_normalization(predict, pixels, labels, None, "rgb", "nchw")
 
 
 def test_scores_that_are_nan_are_wrong() -> None:
@@ -160,5 +197,5 @@ def test_scores_that_are_nan_are_wrong() -> None:
     def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return known(batch) if batch.max() <= 1 and batch.min() >= 0 else np.full((len(batch), CLASSES), np.nan, "f4")
 
-    found = infer_normalization(predict, pixels, labels, None, PLAIN)
+    found = infer_normalization(predict, pixels, labels, None, "rgb", "nchw")
     assert found.accuracies == {"mnist": 0, "unit": 1, "symmetric": 0, "raw": 0}

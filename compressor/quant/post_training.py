@@ -32,6 +32,8 @@ _MARGIN = 0.8
 """The part of the allowance that may be used on the samples here: other samples lose a little more or less."""
 _JUDGED, _JUDGED_MACS = (8, 2000), 40_000_000_000
 """The least and the most training samples that a metric is taken on, and about what they may cost."""
+_MEASURED, _ESTIMATED = 1.03, 1.0
+"""The least speed-up over float: of a measurement so much that another one will not find integers slower."""
 _COMPARED = 4
 """Calibration batches on which regions are compared."""
 
@@ -83,7 +85,7 @@ class PostTraining:
             parity=self._parity,
             speedups=self._speedups,
             allowed=_MARGIN * self._allowance,
-            faster=self.speedups is not None,
+            least_speedup=self._least_speedup,
             workdir=self.workdir,
             seconds=60 * self.minutes,
             progress=self.progress,
@@ -179,6 +181,12 @@ class PostTraining:
 
     def _open(self, path: Path) -> Session:
         return self.judge.open(path, threads=len(os.sched_getaffinity(0)))
+
+    @property
+    def _least_speedup(self) -> float | None:
+        if self.speedups is None:
+            return None
+        return _MEASURED if self.judge.times_count else _ESTIMATED
 
     def _speedups(self, paths: Sequence[Path]) -> list[float | None]:
         if not paths or self.speedups is None:

@@ -20,8 +20,6 @@ _REGIONS = 24
 _SMALL_SHARE = 0.01
 """A layer with a smaller share of the network's multiplications gains little in integers."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_FASTER = 1.03
-"""The speed-up under which integers are not worth their error: another measurement may find them slower."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class PrecisionSearch:
     speedups: Callable[[Sequence[Path]], list[float | None]]
     """How many times as fast as float each file is; None where nothing tells."""
     allowed: float
-    faster: bool
-    """Whether it must be no slower than float."""
+    least_speedup: float | None
+    """What it must be as fast as, against float; None: it may be slower."""
     workdir: Path
     seconds: float
     progress: Progress
@@ -184,7 +182,7 @@ class PrecisionSearch:
     # -- verdicts ---------------------------------------------------------------------------------
 
     def _fast(self, trial: _Trial) -> bool:
-        return not self.faster or trial.speedup is None or trial.speedup >= _FASTER
+        return self.least_speedup is None or trial.speedup is None or trial.speedup >= self.least_speedup
 
     def _late(self) -> bool:
         return time.monotonic() - self._started > self.seconds

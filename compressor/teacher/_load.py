@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from compressor.core import GivenInput, UsageError
 from compressor.store import file_sha256
-from compressor.teacher._network import Network, free_sides, image_of
+from compressor.teacher._network import Network, free_sides, image_of, layout_of
 from compressor.teacher._teacher import Teacher
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def load_teacher(
     trust: bool = False,
     task: str | None = None,
     metric: str | None = None,
-    layout: str = "nchw",
+    layout: str | None = None,
 ) -> Teacher:
     """Read a model file, a checkpoint or an ONNX graph; find its signature, its costs and its task.
 
@@ -47,7 +47,7 @@ def load_teacher(
 
 
 def _with_task(
-    path: Path, network: Network, source: AnySource | None, named: str | None, metric: str | None, layout: str
+    path: Path, network: Network, source: AnySource | None, named: str | None, metric: str | None, layout: str | None
 ) -> Teacher:
     from compressor.data import FeedSource
     from compressor.feeds import random_feeds
@@ -55,6 +55,7 @@ def _with_task(
     from compressor.tasks import Evidence, find_task, with_metric
 
     arrays = source if isinstance(source, FeedSource) else None
+    layout = layout or layout_of(network.signature)
     image = None if arrays else image_of(network.signature, network.sizes, layout)
     made = network(random_feeds(network.signature, network.sizes, None, 0))
     shapes = tuple(array.shape for array in made.values())
@@ -74,4 +75,4 @@ def _with_task(
     if task.spatial and image is not None and not network.signature.input.free[1:]:
         signature, sides = free_sides(network.signature, image)
         network = replace(network, signature=signature, sizes={**network.sizes, **sides})  # type: ignore[type-var]
-    return Teacher(network, file_sha256(path), task, image)
+    return Teacher(network, file_sha256(path), task, image, layout)

@@ -12,7 +12,7 @@ from compressor.core import InputSpec, Json, Signature, TensorSpec, TorchSource
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds, Outputs
 
-__all__ = ["Network", "free_sides", "image_of", "sample_sizes"]
+__all__ = ["Network", "free_sides", "image_of", "layout_of", "sample_sizes"]
 
 
 class Network(Protocol):
@@ -74,6 +74,13 @@ class Network(Protocol):
     def write(self, folder: Path) -> tuple[TorchSource | None, Path | None, str]:
         """Keep it in ``folder``: its torch source or its graph, and the SHA-256 of the file."""
         ...
+
+
+def layout_of(signature: Signature) -> str:
+    """The layout of the one input, told by which of its axes may be colours; ``nchw`` where that does not tell."""
+    shape = signature.input.shape
+    last = len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
+    return "nhwc" if last and len(signature.inputs) == 1 else "nchw"
 
 
 def image_of(signature: Signature, sizes: Mapping[str, int], layout: str = "nchw") -> InputSpec | None:

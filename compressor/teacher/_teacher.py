@@ -31,6 +31,8 @@ class Teacher:
     task: Task
     image: InputSpec | None
     """The size of its image input; None of any other network."""
+    layout: str = "nchw"
+    """Of its image input: ``nchw`` or ``nhwc``."""
 
     def resolve(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Data | None, tuple[str, ...]]:
         """Write the network to the run's folder, settle its normalisation, prepare the data.
@@ -78,7 +80,7 @@ class Teacher:
         found = self._known(plan, self.image.channels)
         if found is None or found[0] is None:
             return found
-        return self._ordered(plan, found[0]), found[1]
+        return self._ordered(plan.options.channels, found[0]), found[1]
 
     def _known(self, plan: Plan, channels: int) -> tuple[Normalization | None, str] | None:
         from compressor.preprocessing import parse_normalization
@@ -113,7 +115,7 @@ class Teacher:
         """The normalisation, and a sentence on where it comes from."""
         from compressor.data import Source
         from compressor.feeds import run_in_batches
-        from compressor.preprocessing import NORMALIZATIONS, infer_normalization, parse_normalization
+        from compressor.preprocessing import infer_normalization, parse_normalization
 
         if (known := self.known_normalization(plan)) is not None:
             return known
@@ -122,7 +124,7 @@ class Teacher:
         assert plan.source.train is not None
         image, train, name = self.image, plan.source.train, self.network.signature.input.name
         drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.network.macs))))
-        order = self._ordered(plan, NORMALIZATIONS["unit"])
+        given = plan.options.channels
 
         def infer() -> dict[str, Json]:
             def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,15 +134,20 @@ class Teacher:
                 return scores
 
             inferred = infer_normalization(
-                predict, train.pixels(drawn, image), train.labels[drawn], self.network.default_normalization, order
+                predict,
+                train.pixels(drawn, image),
+                train.labels[drawn],
+                self.network.default_normalization,
+                given,
+                self.layout,
             )
-            return {"name": inferred.normalization.name, "note": inferred.note}
+            found = inferred.normalization
+            return {"name": found.name, "channels": found.channels, "note": inferred.note}
 
-        key = [self.file_sha256, plan.options.arch, image.shape, [order.channels, order.layout], train.fingerprint]
+        key = [self.file_sha256, plan.options.arch, image.shape, [given, self.layout], train.fingerprint]
         found = store.memo("normalization", key, infer)
-        return self._ordered(plan, parse_normalization(found["name"], image.channels)), found["note"]
+        return self._ordered(found["channels"], parse_normalization(found["name"], image.channels)), found["note"]
 
-    @staticmethod
-    def _ordered(plan: Plan, normalization: Normalization) -> Normalization:
-        """The same for the order of colours and the layout that were said."""
-        return replace(normalization, channels=plan.options.channels or "rgb", layout=plan.options.layout or "nchw")
+    def _ordered(self, channels: str | None, normalization: Normalization) -> Normalization:
+        """The same for an order of colours, and for the network's layout."""
+        return replace(normalization, channels=channels or "rgb", layout=self.layout)

@@ -57,7 +57,7 @@ def search(
     return PrecisionSearch(
         graph=held, integer_ops=ops, macs={**dict.fromkeys(LAYERS, 1000), "gate1": 1}, make=make,
         drop=lambda path: loss(made[path]), parity=lambda path: -loss(made[path]), speedups=speedups, allowed=allowed,
-        faster=speed is not None, workdir=folder, seconds=seconds, progress=lambda *_: None,
+        least_speedup=None if speed is None else 1.0, workdir=folder, seconds=seconds, progress=lambda *_: None,
     ).run()  # fmt: skip
 
 
