@@ -63,14 +63,14 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     """
     with open_model_file(model):
         pass  # it can be read; its content is checked after the plan
-    options, profile = _merged(model, flags, default_target)
+    options, profile, source = _merged(model, flags, default_target)
     target = with_machine_quirks(_target(options))
     profile = replace(profile, passes=apply_settings(profile.passes, options.set or ()))
     passes = tuple(make_pass(spec, profile.name, options) for spec in profile.passes)
     budgets = tuple(Budget.parse(text) for text in options.budget or ())
     inputs = GivenInput.parse_all(options.input or ())
     _check_options(options)
-    source = _source(options)
+    source = source or _source(options)
     if options.metric is not None and source is None:
         raise UsageError("--metric needs samples to evaluate on", hint="give --data or --eval")
     if options.max_drop is not None and source is None:
@@ -109,22 +109,28 @@ def with_machine_quirks(target: Target) -> Target:
 # -- options ----------------------------------------------------------------------------------
 
 
-def _merged(model: Path, flags: Options, default_target: str | None) -> tuple[Options, Profile]:
-    """Merge flags, the compress.toml files, the profile's options and the default target."""
+def _merged(model: Path, flags: Options, default_target: str | None) -> tuple[Options, Profile, AnySource | None]:
+    """Merge flags, the compress.toml files, the profile's options and the default target.
+
+    The data come with it where they had to be read to choose the profile.
+    """
     files = [read_options(folder / "compress.toml") for folder in (Path(), model.resolve().parent)]
-    options = merge_options(flags, *files)
-    name = _default_profile(model, options) if options.profile is None else options.profile
+    options, source = merge_options(flags, *files), None
+    name = options.profile
+    if name is None:
+        _check_options(options)
+        source = _source(options)
+        name = _default_profile(model, options, source)
     profile = catalog.find_profile(name)
     profile_options = make_options(profile.options, f"profile {name!r}: options")
     # A resolved.toml is a whole plan: what a compress.toml says was merged into it when it ran.
     options = merge_options(flags if profile.resolved else options, profile_options, Options(target=default_target))
-    return options, profile
+    return options, profile, source
 
 
-def _default_profile(model: Path, options: Options) -> str:
+def _default_profile(model: Path, options: Options, source: AnySource | None) -> str:
     """Return the profile of the data's task; for an ONNX teacher ``ptq``; without data ``float``."""
-    sources = [name for name in (options.data, options.eval) if name is not None]
-    if not sources:
+    if source is None:
         return _WITHOUT_DATA
     is_graph = model.suffix.lower() == ".onnx"
     if options.task is not None:
@@ -134,7 +140,7 @@ def _default_profile(model: Path, options: Options) -> str:
         return _GRAPH
     from compressor.tasks import profile_for
 
-    return profile_for(sources)
+    return profile_for(source)
 
 
 def _target(options: Options) -> Target:

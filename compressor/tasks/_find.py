@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from compressor import catalog
 from compressor.core import Task, UsageError
 from compressor.tasks._evidence import Evidence
+
+if TYPE_CHECKING:
+    from compressor.data import AnySource
 
 __all__ = ["agreement_task", "find_task", "profile_for"]
 
@@ -44,13 +47,15 @@ def agreement_task() -> Task:
     return task
 
 
-def profile_for(sources: Sequence[str]) -> str:
-    """The default profile of the task that data sources are for, told by their layout alone."""
-    from compressor.data import read_photographs
+def profile_for(source: AnySource) -> str:
+    """The default profile of the task that a data source is for."""
     from compressor.tasks.classification import Classification
+    from compressor.tasks.generic import Generic
     from compressor.tasks.super_resolution import SuperResolution
 
-    return SuperResolution.profile if any(map(read_photographs, sources)) else Classification.profile
+    if not source.images:
+        return Generic.profile
+    return SuperResolution.profile if source.targets == "images" else Classification.profile
 
 
 def _shapes(evidence: Evidence) -> str:

@@ -84,7 +84,7 @@ def test_the_zoo_in_float(name: str, shared_data: Path, tmp_path: Path, compress
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gender", "fastestdet"])
 def test_the_zoo_in_int8(name: str, shared_data: Path, tmp_path: Path, compress: Callable[..., Done]) -> None:
-    """Calibrated on unlabelled photographs; the report has the parity of each output."""
+    """Calibrated on unlabelled photographs: 17 dB are kept, in integers or in float, and float is said."""
     file, flags = shared_data / "zoo" / f"{name}.onnx", str(ZOO[name]).split()
     done = compress(
         "run", file, "--target", "host", "--profile", "ptq", "--data", shared_data / "photos", *flags, *QUICK,
@@ -92,10 +92,12 @@ def test_the_zoo_in_int8(name: str, shared_data: Path, tmp_path: Path, compress:
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    rung = next(p for p in report["passes"] if p["kind"] == "verify")["metrics"]["ladder"][-1]
-    assert (rung["from"], rung["to"]) == ("fp32", "int8")
-    assert rung["outputs"]
-    assert all(parity["db"] > 0 for parity in rung["outputs"].values())
+    quantize, verify = (next(p for p in report["passes"] if p["kind"] == kind) for kind in ("quantize", "verify"))
+    rung = verify["metrics"]["ladder"][-1]
+    assert min(parity["db"] for parity in rung["outputs"].values()) > 14
+    assert rung["to"] == report["result"]["precision"]
+    in_float = quantize["metrics"].get("in_float") == ["*"]
+    assert in_float == (rung["to"] == "fp32") == any("stays in float" in warning for warning in quantize["warnings"])
 
 
 def _check_same(original: Path, bundle: Path) -> None:
