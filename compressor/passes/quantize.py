@@ -42,7 +42,8 @@ class Quantize:
     Integers that lose more than ``--max-drop`` (by default a point, 0.1 dB, or 1 % of the metric), or are slower than
     float, are repaired for up to ``minutes`` by operations that stay in float; where that does not do, the network
     stays in float (`compressor.quant.precision_search`). ``prefer = "bytes"`` leaves speed out of it. ``leave_float``
-    names the nodes that stay, ``*`` all, and nothing is searched.
+    names the nodes that stay, ``*`` all, and nothing is searched; ``correction`` is then the name of one of
+    `compressor.quant.corrections`.
 
     ``data = "synthetic"`` needs no samples: it calibrates on images that are made to have the statistics that the
     network's own normalisations have seen in training (`compressor.quant.synthetic`), and judges integers by how far
@@ -75,6 +76,7 @@ class Quantize:
     minutes: float = 3.0
     prefer: Literal["speed", "bytes"] = "speed"
     leave_float: tuple[str, ...] | None = None
+    correction: str | None = None
 
     kind: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "onnx"})
@@ -214,7 +216,7 @@ class Quantize:
             made = search.run()
         else:
             floats = None if "*" in self.leave_float else frozenset(self.leave_float)
-            made = search.with_floats(PrecisionChoice(floats, None, ()))
+            made = search.with_floats(PrecisionChoice(floats, None, ()), self.correction)
         choice = made.choice
         left = ("*",) if choice.floats is None else tuple(sorted(choice.floats))
         metrics = {
@@ -224,10 +226,13 @@ class Quantize:
             "activations": rules.activation_dtype,
             **({"trials": [dict(each) for each in choice.trials]} if len(choice.trials) > 1 else {}),
             **({"in_float": list(left)} if left else {}),
+            **({"correction": made.correction} if made.correction else {}),
             **_bytes(artifact.onnx, made.onnx),
         }
-        warnings = (*calibration.warnings, *((choice.reason,) if choice.reason else ()))
-        return Result(replace(artifact, onnx=made.onnx), metrics, warnings, {"leave_float": left})
+        warnings = (*calibration.warnings, *(told for told in (made.gain, choice.reason) if told))
+        return Result(
+            replace(artifact, onnx=made.onnx), metrics, warnings, {"leave_float": left, "correction": made.correction}
+        )
 
     def _mixed_precision(self, artifact: Artifact, context: Context) -> Result:
         """As `_ptq`, with ranges of least error, and float where the parity of the output needs it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from compressor.lowering.fp16 import fp16_twin
 from compressor.lowering.lower import finish_quantized
 from compressor.lowering.placement import Placement
 from compressor.quant.audit import audit
+from compressor.quant.corrections import Base, corrected
 from compressor.quant.precision_search import PrecisionChoice, PrecisionSearch
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class PostTrainingResult:
     choice: PrecisionChoice
     tensors: int
     """How many tensors are quantised."""
+    correction: str | None
+    """The name of the correction that was made to the float graph; None: none."""
+    gain: str | None
+    """What that gained, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,12 @@ class PostTraining:
 
     def run(self) -> PostTrainingResult:
         """Search, and write ``model.onnx`` into ``workdir``; the float graph ships as it is where that is chosen."""
+        base, reason = self._base()
         search = PrecisionSearch(
-            graph=self._graph(),
-            integer_ops=self._plan(frozenset()).integer_ops,
+            graph=ir.load(base.source.path),
+            integer_ops=Placement(ir.load(base.source.path), self.rules).integer_ops,
             macs=self._macs,
-            make=self._make,
+            make=partial(self._make, base),
             drop=self._drop,
             parity=self._parity,
             speedups=self._speedups,
@@ -95,30 +101,58 @@ class PostTraining:
         finally:
             for trial in self.workdir.glob("trial*.onnx"):
                 trial.unlink()
-        return self.with_floats(choice)
+        told = reason if choice.floats is not None else None
+        return self._written(base, choice, told)
 
-    def with_floats(self, choice: PrecisionChoice) -> PostTrainingResult:
-        """Write what was chosen."""
+    def with_floats(self, choice: PrecisionChoice, correction: str | None) -> PostTrainingResult:
+        """Write what was chosen before, on the graph with that ``correction``."""
+        if correction is None:
+            return self._written(self._plain, choice, None)
+        bases = corrected(self.source, self.rules, self.batches, self.workdir, self.progress)
+        return self._written(next(base for base in bases if base.name == correction), choice, None)
+
+    def _written(self, base: Base, choice: PrecisionChoice, correction: str | None) -> PostTrainingResult:
         if choice.floats is None:
-            return PostTrainingResult(self._float_twin, choice, 0)
-        graph = self._graph()
+            return PostTrainingResult(self._float_twin, choice, 0, None, None)
+        graph = ir.load(base.source.path)
         placement = Placement(graph, self.rules, choice.floats)
         tensors = placement.tensors
-        placement.apply(self.ranges)
-        made, _ = finish_quantized(graph, self.rules, self.workdir / "model.onnx", self.source, packable=False)
-        return PostTrainingResult(made, choice, len(tensors))
+        placement.apply(base.ranges, means=base.means)
+        made, _ = finish_quantized(graph, self.rules, self.workdir / "model.onnx", base.source, packable=False)
+        name = None if base is self._plain else base.name
+        return PostTrainingResult(made, choice, len(tensors), name, correction)
 
     # -- graphs -----------------------------------------------------------------------------------
 
-    def _graph(self) -> ir.Model:
-        return ir.load(self.source.path)
+    @cached_property
+    def _plain(self) -> Base:
+        return Base("as it is", self.source, self.ranges)
 
-    def _plan(self, floats: frozenset[str]) -> Placement:
-        return Placement(self._graph(), self.rules, floats)
+    def _base(self) -> tuple[Base, str | None]:
+        """The graph that is quantised: as it is where all in integers keeps the allowance, else the best correction.
 
-    def _make(self, floats: frozenset[str], path: Path) -> None:
-        graph = self._graph()
-        Placement(graph, self.rules, floats).apply(self.ranges)
+        With it what the correction gained, in a sentence.
+        """
+        best, least = self._plain, self._lost(self._plain)
+        first, allowed = least, _MARGIN * self._allowance
+        if least <= allowed or not all(spec.shape for spec in self.model.signature.inputs):
+            return best, None
+        for base in corrected(self.source, self.rules, self.batches, self.workdir, self.progress):
+            if (lost := self._lost(base)) < least:
+                best, least = base, lost
+            if least <= allowed:
+                break
+        told = None if best is self._plain else f"{best.name}: all in integers loses {least:.3g}, without {first:.3g}"
+        return best, told
+
+    def _lost(self, base: Base) -> float:
+        path = self.workdir / "trial.onnx"
+        self._make(base, frozenset(), path)
+        return self._drop(path)
+
+    def _make(self, base: Base, floats: frozenset[str], path: Path) -> None:
+        graph = ir.load(base.source.path)
+        Placement(graph, self.rules, floats).apply(base.ranges, means=base.means)
         finish_quantized(graph, self.rules, path, None, packable=False)
 
     @cached_property

@@ -1,0 +1,93 @@
+"""Corrections of a float graph before it is quantised, which cost nothing when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from numpy.typing import NDArray
+
+from compressor.core import OnnxModel, Progress, QdqRules
+from compressor.lowering.placement import Placement
+from compressor.lowering.save import save
+from compressor.quant.channel_scaling import ChannelScaling
+from compressor.quant.mse_ranges import least_error_ranges
+
+if TYPE_CHECKING:
+    from compressor.core.signature import Feeds
+
+__all__ = ["Base", "corrected"]
+
+_SHARES = (0.5, 1.0)
+"""Parts of the distance between channels' ranges that are taken off."""
+_BATCHES = 16
+"""Calibration batches that corrections are made from."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A float graph with what its quantisers need."""
+
+    name: str
+    """What was corrected, for people."""
+    source: OnnxModel
+    ranges: Mapping[str, tuple[float, float]]
+    means: Mapping[str, NDArray[np.float64]] | None = None
+    """Of the channels of tensors that convolutions read, by which their biases are corrected."""
+
+
+def corrected(
+    source: OnnxModel, rules: QdqRules, batches: Sequence[Feeds], workdir: Path, progress: Progress
+) -> Iterator[Base]:
+    """Yield the corrections of a float32 graph, one after another; each is made when it is asked for.
+
+    First ranges of least squared error with biases corrected for rounded weights, then the same on graphs whose
+    channels are scaled to like ranges (`ChannelScaling`).
+    """
+    part = list(batches[:_BATCHES])
+    yield _calibrated("ranges of least error, biases corrected", source, rules, part, progress)
+    largest: dict[str, NDArray[np.float64]] | None = None
+    for share in _SHARES:
+        graph = ir.load(source.path)
+        common.ShapeInferencePass()(graph)
+        scaling = ChannelScaling(graph)
+        if not scaling.tensors:
+            return
+        if largest is None:
+            largest = _largest(onnx.load(str(source.path)), scaling.tensors, part)
+        if not scaling.scale(largest, share):
+            return
+        scaled = save(graph, workdir / f"scaled{share:g}.onnx", "fp32", source)
+        yield _calibrated(f"channels scaled to like ranges ({share:g})", scaled, rules, part, progress)
+
+
+def _calibrated(name: str, source: OnnxModel, rules: QdqRules, batches: Sequence[Feeds], progress: Progress) -> Base:
+    graph = ir.load(source.path)
+    groups = Placement(ir.load(source.path), rules).groups
+    found = least_error_ranges(graph, groups, rules.symmetric_activations, batches, progress)
+    return Base(name, source, found.ranges, found.means)
+
+
+def _largest(model: onnx.ModelProto, names: Sequence[str], batches: Sequence[Feeds]) -> dict[str, NDArray[np.float64]]:
+    """The largest magnitude of each channel (axis 1) of tensors over ``batches``."""
+    import onnxruntime
+
+    held = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in held)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, so nothing needs to be printed
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: dict[str, NDArray[np.float64]] = {}
+    for feeds in batches:
+        values: list[NDArray[Any]] = session.run(list(names), dict(feeds))
+        for name, value in zip(names, values, strict=True):
+            axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+            seen = np.abs(value).max(axis=axes).astype(np.float64)
+            found[name] = np.maximum(found.get(name, seen), seen)
+    return found
