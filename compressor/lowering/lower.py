@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from compressor.core import Model, OnnxModel, QdqRules, Task
+from compressor.lowering._onnx_affine import FoldAffine
 from compressor.lowering.clip import clip_output
 from compressor.lowering.export import export
 from compressor.lowering.fp16 import convert_to_fp16
@@ -36,6 +38,9 @@ def lower_to_float(model: Model, task: Task, opset: int, module: nn.Module | Non
 
             module = load_network(model)
         graph = export(module, model.signature, model.sizes, opset)
+        common.ShapeInferencePass()(graph)
+        FoldAffine()(graph)
+        common.RemoveUnusedNodesPass()(graph)
     return graph if task.output_range is None else clip_output(graph, task.output_range)
 
 

@@ -8,7 +8,7 @@ factors), and concatenations (each part has its own). What the graph computes st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,8 +102,10 @@ class ChannelScaling:
             if self._scales(root) and not self._groups[root].parts:
                 seen = largest[value.name or ""]
                 factors[root] = np.maximum(factors.get(root, seen), seen)
-        for root, seen in factors.items():
-            factors[root] = _factors(seen, share)
+        for joined in self._joined(factors):
+            mean = _mean_log(np.concatenate([factors[root] for root in joined]))
+            for root in joined:
+                factors[root] = _factors(factors[root], mean, share)
         count = 0
         for root in dict.fromkeys(self._root(v) for v in self._values):
             if not self._scales(root):
@@ -115,6 +117,16 @@ class ChannelScaling:
                 _multiply(constant, factor)
             count += 1
         return count
+
+    def _joined(self, roots: Iterable[ir.Value]) -> list[list[ir.Value]]:
+        """The groups that meet in concatenations together: their ranges are to be alike."""
+        sets = {root: {root} for root in roots}
+        for group in self._groups.values():
+            met = [self._root(part) for part in group.parts if self._root(part) in sets]
+            merged = set().union(*(sets[root] for root in met))
+            for root in merged:
+                sets[root] = merged
+        return [[r for r in sets if r in each] for each in {id(each): each for each in sets.values()}.values()]
 
     def _factor(self, root: ir.Value, factors: Mapping[ir.Value, NDArray[np.float64]]) -> NDArray[np.float64]:
         group = self._groups[root]
@@ -266,13 +278,16 @@ def _rank(value: ir.Value) -> int | None:
     return None if value.shape is None else value.shape.rank()
 
 
-def _factors(largest: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """Factors whose logarithms are ``share`` of each channel's distance from the mean; 1 of a channel of zeros."""
+def _mean_log(largest: NDArray[np.float64]) -> float:
+    """The mean of the logarithms of channels that are not zero."""
+    alive = largest[largest > 0]
+    return float(np.log(alive).mean()) if alive.size else 0.0
+
+
+def _factors(largest: NDArray[np.float64], mean: float, share: float) -> NDArray[np.float64]:
+    """Factors whose logarithms are ``share`` of each channel's distance from ``mean``; 1 of a channel of zeros."""
     alive = largest > 0
-    if not alive.any():
-        return np.ones_like(largest)
-    logs = np.where(alive, np.log(np.where(alive, largest, 1.0)), 0.0)
-    distance = np.where(alive, logs - logs[alive].mean(), 0.0)
+    distance = np.where(alive, np.log(np.where(alive, largest, 1.0)) - mean, 0.0)
     made: NDArray[np.float64] = np.exp(share * np.clip(distance, -np.log(_MOST), np.log(_MOST)))
     return made
 

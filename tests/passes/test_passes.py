@@ -343,7 +343,7 @@ def test_quantising_uses_only_training_samples_drawn_by_the_seed(
 
 
 def test_fewer_training_samples_than_asked_for_is_a_warning(lowered: Artifact, context: Callable[..., Context]) -> None:
-    result = make_pass("quantize", samples=41).run(lowered, context())
+    result = make_pass("quantize", samples=41, leave_float=()).run(lowered, context())
     assert len(result.warnings) == 1
     assert "40 samples" in result.warnings[0]
 
