@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,6 +23,7 @@ from compressor.lowering.placement import Placement
 from compressor.quant.audit import audit
 from compressor.quant.corrections import Base, corrected
 from compressor.quant.precision_search import PrecisionChoice, PrecisionSearch
+from compressor.store import file_sha256
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds, Outputs
@@ -81,6 +83,7 @@ class PostTraining:
 
     def run(self) -> PostTrainingResult:
         """Search, and write ``model.onnx`` into ``workdir``; the float graph ships as it is where that is chosen."""
+        started = time.monotonic()
         base, reason = self._base()
         search = PrecisionSearch(
             graph=ir.load(base.source.path),
@@ -93,7 +96,7 @@ class PostTraining:
             allowed=_MARGIN * self._allowance,
             least_speedup=self._least_speedup,
             workdir=self.workdir,
-            seconds=60 * self.minutes,
+            seconds=60 * self.minutes - (time.monotonic() - started),
             progress=self.progress,
         )
         try:
@@ -196,6 +199,17 @@ class PostTraining:
         return self.task.allowance(self._before) if self.allowed is None else self.allowed
 
     def _drop(self, path: Path) -> float:
+        """How much of the metric a file loses; of the same graph it is computed once."""
+        key = file_sha256(path)
+        if key not in self._drops:
+            self._drops[key] = self._computed_drop(path)
+        return self._drops[key]
+
+    @cached_property
+    def _drops(self) -> dict[str, float]:
+        return {}
+
+    def _computed_drop(self, path: Path) -> float:
         after, _ = self.task.evaluate(self._open(path), self._judged, self._batch, self.progress, self._reference)
         before = self._before
         return drop(before.value, after.value, before.unit, higher_is_better=before.higher_is_better)
