@@ -50,8 +50,8 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
     """Return the weights in the order and the types of a module's own state dict.
 
     A missing buffer that is not learned is taken from a fresh module. An entry that the module lacks and that looks
-    like such a buffer (of another version of a library), or belongs to a part that the module does not have, is left
-    out. The notes say so.
+    like such a buffer (of another version of a library), or that the code which makes the module leaves out of
+    this very file, is left out. The notes say so.
     Raises UsageError with the first keys where the two differ (``whose`` names the module), and for values that are
     not finite: NaN anywhere, infinity in what is learned.
     """
@@ -60,8 +60,8 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
     if aside := [key for key in state if key not in reference and _is_constant(key, state[key])]:
         notes.append(f"left aside, being constants that the network lacks: {some(aside)}")
         state = {key: tensor for key, tensor in state.items() if key not in aside}
-    if others := _other_parts(state, reference):
-        notes.append(f"left aside, being of parts that the network does not have: {some(others)}")
+    if others := _unused(state, wanted):
+        notes.append(f"left aside, as the code that makes the network does: {some(others)}")
         state = {key: tensor for key, tensor in state.items() if key not in others}
     tied = {key: _twin(key, reference, state) for key in reference if key not in state}
     state |= {key: state[twin] for key, twin in tied.items() if twin is not None}
@@ -79,18 +79,17 @@ def fit(weights: Weights, wanted: Expected, whose: str) -> Weights:
     return Weights(ordered, tuple(notes), weights.place)
 
 
-def _other_parts(state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> list[str]:
-    """Return the entries of parts that the module lacks altogether, such as a loss's or a training head's.
+def _unused(state: Mapping[str, Tensor], wanted: Expected) -> list[str]:
+    """Return the entries that the module lacks, where the code that makes it gives it the very weights of the file.
 
-    A part is known by the first segment of a name. One that is like a part of the module but for its number (``layer5``
-    beside ``layer4``, ``7`` of a sequence) is none of these: then the file is of a deeper network.
+    Then its maker loads the file himself, and leaves these out, such as the parameters of a loss.
     """
-    own = {_kind(key) for key in reference}
-    return [key for key in state if key not in reference and _kind(key) not in own]
-
-
-def _kind(key: str) -> str:
-    return key.partition(".")[0].strip("0123456789_")
+    extra = [key for key in state if key not in wanted.state]
+    if not extra or not all(key in state and state[key].shape == t.shape for key, t in wanted.state.items()):
+        return []
+    own = state_dict(wanted.build())
+    learned = [key for key in wanted.parameters if not own[key].is_meta]
+    return extra if learned and all(torch.equal(own[key], state[key].to(own[key].dtype)) for key in learned) else []
 
 
 def _is_constant(key: str, tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ class ReturningTensors(nn.Module):
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.network, self.names = network, tuple(names)
-        self.training = network.training
+        self.training = False  # by itself: TorchScript refuses to be told
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(named_tensors(call_network(self.network, self.names, tensors)).values())

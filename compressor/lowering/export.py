@@ -74,7 +74,7 @@ def _exported(module: torch.nn.Module, signature: Signature, sizes: Mapping[str,
     try:
         with _quiet():
             program = torch.onnx.export(
-                ReturningTensors(_followed(module, example), [spec.name for spec in signature.inputs]).eval(),
+                ReturningTensors(_followed(module, example), [spec.name for spec in signature.inputs]),
                 example,
                 dynamo=True,
                 dynamic_shapes=(free,) if any(free) else None,

@@ -437,7 +437,7 @@ def test_measuring_on_fewer_samples_draws_them_by_the_seed(lowered: Artifact, co
 
 
 def test_an_int8_result_is_timed_beside_the_teacher(lowered: Artifact, context: Callable[..., Context]) -> None:
-    passes = [make_pass("quantize", samples=16), make_pass("build"), make_pass("measure", **QUICK)]
+    passes = [make_pass("quantize", samples=16, leave_float=()), make_pass("build"), make_pass("measure", **QUICK)]
     result = through(lowered, context(), *passes)
     taken = result.artifact.measurements
     assert taken is not None
@@ -479,7 +479,7 @@ def _scale_initialiser(named: Callable[[str], bool], by: float) -> Callable[[onn
 
 def test_verify_climbs_the_ladder_and_leaves_a_bundle(lowered: Artifact, context: Callable[..., Context]) -> None:
     here = context()
-    done = _measured(lowered, here, make_pass("quantize", samples=16))
+    done = _measured(lowered, here, make_pass("quantize", samples=16, leave_float=()))
     result = through(done, replace(here, workdir=here.workdir), make_pass("verify", **QUIET))
     ladder = result.metrics["ladder"]
     assert [(r["from"], r["to"]) for r in ladder] == [("torch", "fp32"), ("fp32", "int8")]
@@ -520,7 +520,7 @@ def test_an_export_that_differs_from_torch_fails(
 
 def test_a_result_that_is_not_finite_fails(lowered: Artifact, context: Callable[..., Context], tmp_path: Path) -> None:
     here = context()
-    done = _measured(lowered, here, make_pass("quantize", samples=16))
+    done = _measured(lowered, here, make_pass("quantize", samples=16, leave_float=()))
     nan = _scale_initialiser(lambda n: n.endswith("linear.weight_scale"), float("nan"))
     with pytest.raises(VerificationFailed, match="not finite"):
         through(_spoil(done, tmp_path, nan), here, make_pass("verify", **QUIET))
@@ -553,7 +553,7 @@ def test_the_drift_list_names_the_layer_that_was_sabotaged(
     lowered: Artifact, context: Callable[..., Context], tmp_path: Path
 ) -> None:
     here = context()
-    done = _measured(lowered, here, make_pass("quantize", samples=16))
+    done = _measured(lowered, here, make_pass("quantize", samples=16, leave_float=()))
     assert done.onnx is not None
     floats = onnx.load(str(done.onnx.made_from.path))  # type: ignore[union-attr]
     convolution = next(n for n in floats.graph.node if n.op_type == "Conv" and "layer2.0.conv1" in n.input[1])
@@ -597,7 +597,7 @@ def test_verify_speaks_of_labels_that_changed(
     lowered: Artifact, context: Callable[..., Context], tmp_path: Path
 ) -> None:
     here = context()
-    done = _measured(lowered, here, make_pass("quantize", samples=16))
+    done = _measured(lowered, here, make_pass("quantize", samples=16, leave_float=()))
     named = _scale_initialiser(lambda n: n.endswith("linear.weight_scale"), -1.0)
     result = through(_spoil(done, tmp_path, named), here, make_pass("verify", **QUIET))
     assert len(result.warnings) == 1
@@ -620,7 +620,7 @@ def test_passes_give_what_they_say(lowered: Artifact, context: Callable[..., Con
     artifact = lowered
     for number, each in enumerate(
         (
-            make_pass("quantize", samples=8),
+            make_pass("quantize", samples=8, leave_float=()),
             make_pass("build"),
             make_pass("measure", **QUICK),
             make_pass("verify", **QUIET),

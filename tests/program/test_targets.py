@@ -93,7 +93,7 @@ def context(tmp_path: Path) -> Callable[[Target], Context]:
 def steps(target: Target) -> list[Any]:
     """The narrowest that a target runs."""
     if "int8" in target.precisions:
-        return [make_pass("lower"), make_pass("quantize", samples=32), make_pass("build")]
+        return [make_pass("lower"), make_pass("quantize", samples=32, leave_float=()), make_pass("build")]
     return [make_pass("lower", precision="native"), make_pass("build")]
 
 
