@@ -58,7 +58,7 @@ class Tally:
         want, have = expected.astype(np.float64), got.astype(np.float64)
         same = (want == have) | (np.isnan(want) & np.isnan(have))
         difference = np.where(same, 0.0, have - want)  # equal infinities differ by nothing
-        self.worst = max(self.worst, float(np.max(np.abs(difference))))
+        self.worst = float(np.maximum(self.worst, np.max(np.abs(difference))))  # which keeps what is no number
         held = want[np.isfinite(want)]
         self.largest = max(self.largest, float(np.max(np.abs(held), initial=0.0)))
         self.signal += float(np.sum(np.square(held)))
