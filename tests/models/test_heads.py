@@ -455,6 +455,7 @@ kind = "lower"
 
 [[pass]]
 kind = "quantize"
+leave_float = []
 
 [[pass]]
 kind = "build"

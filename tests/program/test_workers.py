@@ -101,11 +101,11 @@ def children(process: subprocess.Popen[bytes]) -> Sequence[int]:
 
 
 def test_two_processes_learn_as_one_does_and_one_may_die(tmp_path: Path) -> None:
-    length = profile(tmp_path, f"epochs = 3\n{QUANTISED}")
+    length = profile(tmp_path, f"epochs = 2\n{QUANTISED}")
     one = finish(start(tmp_path, length, "one"), tmp_path, "one")
     two = finish(start(tmp_path, length, "two", *torchrun()), tmp_path, "two")
     # The same batches; but each process normalises its half by that half's own statistics.
-    assert two["steps"] == one["steps"] == 33
+    assert two["steps"] == one["steps"] == 22
     for ours, theirs in zip(one["curve"], two["curve"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=0.15)
 

@@ -540,8 +540,11 @@ kind = "quantize"
 kind = "build"
 [[pass]]
 kind = "measure"
+blocks = 5
+inferences = 1
 [[pass]]
 kind = "verify"
+samples = 32
 """
 
 

@@ -332,7 +332,7 @@ def test_search(compress, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_scales_and_the_graph_take_counts_as_bytes(compress, tmp_path: Path) -> None:
     """All parameters that a budget of bytes would hold leave no room for them: smaller students are measured then."""
-    settings = ("--set", "search.evaluations=40", "--set", "search.finalists=2", "--set", "search.inits=1")
+    settings = ("--set", "search.evaluations=16", "--set", "search.finalists=2", "--set", "search.inits=1")
     ran = compress(
         "run", TEACHER, "--target", "host", "--profile", "search", *settings, "--budget", "bytes=40k",
         "-o", tmp_path / "run", "--json",
