@@ -40,7 +40,7 @@ class PrecisionSearch:
 
     All operations in integers is tried first, and taken where it keeps the allowance and is no slower than float.
     Else the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without
-    weights, layers of few multiplications in float. Where none keeps the allowance, regions return to float on top of
+    weights, layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none keeps the allowance, regions return to float on top of
     the fastest ones, in the order of what each alone in integers costs at the output, as many as it takes.
     Where nothing is left that is accurate enough and not slower the network stays in float.
     """
@@ -99,6 +99,8 @@ class PrecisionSearch:
         """The structural variants that differ from all in integers, timed together."""
         gates = attention_nodes(self.graph) & set(self.integer_ops)
         plain = frozenset(name for name in self.integer_ops if self._op(name) not in _WEIGHTED)
+        grouped = frozenset(node.name or "" for node in self.graph.graph if node.attributes.get_int("group", 1) > 1)
+        grouped &= set(self.integer_ops)
         total = sum(self.macs.values()) or 1
         small = frozenset(name for name, macs in self.macs.items() if macs < _SMALL_SHARE * total)
         named = {
@@ -106,6 +108,9 @@ class PrecisionSearch:
             "arithmetic without weights in float": plain,
             "gates and small layers in float": gates | small,
             "small layers and arithmetic in float": small | plain,
+            "grouped convolutions in float": grouped,
+            "grouped convolutions and gates in float": grouped | gates,
+            "grouped convolutions and arithmetic in float": grouped | plain,
         }
         variants: dict[frozenset[str], str] = {}
         for name, floats in named.items():
