@@ -128,7 +128,7 @@ class Verify:
         expected = _torch_outputs(artifact, context, feeds) if torch else _original_outputs(artifact, context, feeds)
         ladder: list[dict[str, Json]] = []
         for model in artifact.onnx.chain():
-            above = model.precision if model.precision != below else f"{below} of codes"
+            above = model.precision if model.precision != below else f"{below} with other weights"
             got = outputs(model)
             parities = context.task.parity(expected, got)
             if not ladder:

@@ -19,6 +19,8 @@ _REGIONS = 24
 """Regions that are tried one by one: each costs a graph, a session and some samples."""
 _SMALL_SHARE = 0.01
 """A layer with a smaller share of the network's multiplications gains little in integers."""
+_LEAST_SHARE = 0.2
+"""The share of multiplications in integers under which a network may as well stay in float."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -145,6 +147,8 @@ class PrecisionSearch:
         """``base`` with the fewest of the most sensitive regions in float that keep the allowance; None: none does."""
         found: _Trial | None = None
         low, high = 1, len(order) - 1  # all of them in float is the float network
+        while high and self._share(base.floats.union(*order[:high])) < _LEAST_SHARE:
+            high -= 1
         while low <= high and not self._late():
             count = (low + high) // 2 if found or low > 1 else min(high, 2)
             floats = base.floats.union(*order[:count])
@@ -157,6 +161,11 @@ class PrecisionSearch:
             else:
                 low = count + 1
         return found
+
+    def _share(self, floats: frozenset[str]) -> float:
+        """The share of the multiplications that stays in integers; 1 of a network without any."""
+        total = sum(self.macs.values())
+        return sum(macs for name, macs in self.macs.items() if name not in floats) / total if total else 1.0
 
     def _sensitive_regions(self) -> list[frozenset[str]]:
         """The regions, the one first that alone in integers costs the output most."""
