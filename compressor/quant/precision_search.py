@@ -40,11 +40,12 @@ class PrecisionChoice:
 class PrecisionSearch:
     """A search over graphs that differ in what they leave in float.
 
-    All operations in integers is tried first, and taken where it keeps the allowance and is no slower than float.
-    Else the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without
-    weights, layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none keeps the allowance, regions return to float on top of
-    the fastest ones, in the order of what each alone in integers costs at the output, as many as it takes.
-    Where nothing is left that is accurate enough and not slower the network stays in float.
+    All operations in integers is tried first, and taken where it keeps the allowance and is no slower than float. Else
+    the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without weights,
+    layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none
+    keeps the allowance, regions return to float on top of the fastest ones, in the order of what each alone in integers
+    costs at the output, as many as it takes. Where nothing is left that is accurate enough and not slower the network
+    stays in float.
     """
 
     graph: ir.Model
