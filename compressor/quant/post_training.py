@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PostTraining", "PostTrainingResult"]
 
-_MARGIN = 0.8
-"""The part of the allowance that may be used on the samples here: other samples lose a little more or less."""
+_MARGIN, _MARGIN_OF = 0.2, 5.0
+"""The part of the allowance (of at most so much of it) that is kept for other samples, which lose a little more."""
 _JUDGED, _JUDGED_MACS = (8, 2000), 40_000_000_000
 """The least and the most training samples that a metric is taken on, and about what they may cost."""
 _MEASURED, _ESTIMATED = 1.03, 1.0
@@ -93,7 +93,7 @@ class PostTraining:
             drop=self._drop,
             parity=self._parity,
             speedups=self._speedups,
-            allowed=_MARGIN * self._allowance,
+            allowed=self._allowed,
             least_speedup=self._least_speedup,
             workdir=self.workdir,
             seconds=60 * self.minutes - (time.monotonic() - started),
@@ -137,7 +137,7 @@ class PostTraining:
         With it what the correction gained, in a sentence.
         """
         best, least = self._plain, self._lost(self._plain)
-        first, allowed = least, _MARGIN * self._allowance
+        first, allowed = least, self._allowed
         if least <= allowed or not all(spec.shape for spec in self.model.signature.inputs):
             return best, None
         for base in corrected(self.source, self.rules, self.batches, self.workdir, self.progress):
@@ -195,8 +195,10 @@ class PostTraining:
         return metric
 
     @cached_property
-    def _allowance(self) -> float:
-        return self.task.allowance(self._before) if self.allowed is None else self.allowed
+    def _allowed(self) -> float:
+        """The drop that is allowed on these samples."""
+        allowance = self.task.allowance(self._before) if self.allowed is None else self.allowed
+        return allowance - _MARGIN * min(max(0.0, allowance), _MARGIN_OF)
 
     def _drop(self, path: Path) -> float:
         """How much of the metric a file loses; of the same graph it is computed once."""
