@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.core import Batch, GivenInput, Signature, UsageError
+from compressor.core import Batch, GivenInput, Signature, TensorSpec, UsageError
 from compressor.data._npz import read_all_arrays
 from compressor.data._splits import HELD_OUT
 from compressor.data._states import feed_back, states_of
@@ -180,7 +180,7 @@ class FeedSplit:
                 hint=_HINT,
             )
         feeds = {
-            spec.name: _fitted(given[spec.name], spec.shape, spec.dtype, str(spec), signature, steps=bool(states))
+            spec.name: _fitted(given[spec.name], spec, raw.name, signature, steps=bool(states))
             for spec in signature.inputs
             if spec.name not in states
         }
@@ -234,24 +234,23 @@ class FeedSplit:
             yield Batch(feeds, None if target is None else target[part])
 
 
-def _fitted(
-    array: NDArray[Any], shape: Sequence[int | str], dtype: str, told: str, signature: Signature, *, steps: bool
-) -> NDArray[Any]:
+def _fitted(array: NDArray[Any], spec: TensorSpec, where: str, signature: Signature, *, steps: bool) -> NDArray[Any]:
     """The samples of one input in its type and shape, with one axis in front for the samples.
 
     An axis of 1 that a sample has in front of what the network takes, or lacks, is no difference.
     """
     own = array.shape[2:] if steps else array.shape[1:]
-    row = tuple(shape) if signature.batch is None else tuple(shape[1:])
+    row = tuple(spec.shape) if signature.batch is None else tuple(spec.shape[1:])
     lead = array.shape[:2] if steps else array.shape[:1]
     tries = [own, own[1:] if own[:1] == (1,) else None, (1, *own)]
     if signature.batch is None and row[:1] == (1,) and not steps and len(signature.inputs) == 1:
         row = row[1:]  # one row a sample, as `run_in_batches` takes it
     for fitted in tries:
         if fitted is not None and _fits(fitted, row):
-            return array.reshape((*lead, *fitted)).astype(_known_dtype(array, dtype, told))
+            return array.reshape((*lead, *fitted)).astype(_known_dtype(array, spec, where))
     raise UsageError(
-        f"a sample of {array.dtype} {list(own)} is given for {told}", hint="give arrays of the input's type and shape"
+        f"{where}: a sample is {array.dtype} {list(own)}, and the network takes {spec}",
+        hint="give arrays of the input's type and shape; images of classes are x and y",
     )
 
 
@@ -266,11 +265,11 @@ def _fits(own: Sequence[int], row: Sequence[int | str]) -> bool:
     )
 
 
-def _known_dtype(array: NDArray[Any], dtype: str, told: str) -> np.dtype[Any]:
-    wanted = np.dtype(dtype)
+def _known_dtype(array: NDArray[Any], spec: TensorSpec, where: str) -> np.dtype[Any]:
+    wanted = np.dtype(spec.dtype)
     whole = array.dtype.kind in "iub"
     if wanted.kind in "iub" and not whole:
-        raise UsageError(f"samples of {array.dtype} are given for {told}", hint=f"give {dtype}")
+        raise UsageError(f"{where}: samples are {array.dtype}, and the network takes {spec}", hint=f"give {spec.dtype}")
     return wanted
 
 

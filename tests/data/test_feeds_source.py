@@ -92,8 +92,8 @@ def test_samples_of_both_halves_are_judged_on_alone(tmp_path: Path) -> None:
     [
         ({"left": None}, "the samples have no left, and no output has its type and shape"),
         ({"more": np.zeros((10, 2))}, "the network takes left, right"),
-        ({"left": np.zeros((10, 5))}, r"a sample of float64 \[5\] is given for left float32"),
-        ({"right": np.zeros((10, 7))}, "samples of float64 are given for right int64"),
+        ({"left": np.zeros((10, 5))}, r"odd.npz.*a sample is float64 \[5\], and the network takes left float32"),
+        ({"right": np.zeros((10, 7))}, "samples are float64, and the network takes right int64"),
         ({"left": np.zeros((9, 4))}, "not all the same number of rows"),
     ],
 )

@@ -368,7 +368,6 @@ def test_bad_npz(tmp_path: Path) -> None:
     nan = x / 255
     nan[3, 3, 3] = np.nan
     cases: list[tuple[dict[str, object], str]] = [
-        ({"images": x, "y": y}, "images"),
         ({"x": x, "y": y, "x_test": x}, "x_test"),
         ({"x": x, "y": y[:-1]}, "19"),
         ({"x": nan, "y": y}, "nan"),
