@@ -138,6 +138,7 @@ def test_stopped_while_it_starts(tmp_path: Path) -> None:
     check_whole(folder)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(digits_ptq: Run, compress: Compress, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = start(folder)

@@ -217,6 +217,7 @@ def test_a_batch_has_every_class_alike() -> None:
     assert not torch.equal(of_split(train, 40, seed=2).images, batch.images)
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_scores() -> None:
     students = RESNET.seeds(INPUT, 10, 8)[:6]
     batch = of_noise(INPUT, 10, 16, seed=0)
@@ -306,6 +307,7 @@ def test_rank_refuses(compress, tmp_path: Path, content: str, more: tuple[str, .
     assert says in ran.err
 
 
+@pytest.mark.slow
 def test_search(compress, tmp_path: Path) -> None:
     common = ("run", TEACHER, "--target", "host", "--seed", "1")
     settings = ("--set", "search.evaluations=12", "--set", "search.finalists=2", "--set", "search.inits=1")

@@ -348,6 +348,7 @@ def test_what_does_not_fit_stays_as_it_is() -> None:
 # -- in a run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_searched_distilled_and_quantised(digits_student: Run, compress: Any, tmp_path: Path) -> None:
     passes = digits_student.passes
     curve = passes["distill"]["curve"]
