@@ -61,7 +61,7 @@ class Keywords(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(7, 4)
+        self.table = nn.Embedding(7, 4)  # the exporter's own name of what it makes is "embedding"
         self.linear = nn.Linear(4, 3)
 
     def forward(
@@ -86,7 +86,7 @@ def test_such_a_network_is_exported_and_computes_the_same() -> None:
 
     signature = Signature(
         (TensorSpec("ids", "int64", ("batch", 5)), TensorSpec("kinds", "float32", ("batch", 5))),
-        (TensorSpec("logits", "float32", ("batch", 5, 3)),),
+        (TensorSpec("embedding", "float32", ("batch", 5, 3)),),
     )
     torch.manual_seed(0)
     network = Keywords().eval()
@@ -94,6 +94,6 @@ def test_such_a_network_is_exported_and_computes_the_same() -> None:
     assert {"table.weight", "linear.bias"} <= set(graph.graph.initializers)
     feeds = {"ids": np.arange(15).reshape(3, 5) % 7, "kinds": np.ones((3, 5), np.float32)}
     runtime = ort.InferenceSession(ir.to_proto(graph).SerializeToString())
-    (got,) = runtime.run(["logits"], feeds)
+    (got,) = runtime.run(["embedding"], feeds)
     expected = network(torch.from_numpy(feeds["ids"]), kinds=torch.from_numpy(feeds["kinds"])).logits
     np.testing.assert_allclose(got, expected.detach().numpy(), atol=1e-6)

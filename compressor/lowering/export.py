@@ -91,11 +91,21 @@ def _exported(module: torch.nn.Module, signature: Signature, sizes: Mapping[str,
         ) from error
     assert program is not None
     model = program.model
+    _free_names(model.graph, signature)
     ReturningTensors.restore_names(model.graph)
     if signature.batch is not None:
         _check_batch(model.graph)
     model.producer_name, model.producer_version = "compressor", None
     return model
+
+
+def _free_names(graph: ir.Graph, signature: Signature) -> None:
+    """Rename computed values that the exporter gave the name of an input or output, such as ``embedding``."""
+    taken = {spec.name for spec in (*signature.inputs, *signature.outputs)}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken and not value.is_graph_output():
+                value.name = f"{value.name}_inside"
 
 
 def _example(signature: Signature, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
