@@ -104,6 +104,7 @@ class PrecisionSearch:
         plain = frozenset(name for name in self.integer_ops if self._op(name) not in _WEIGHTED)
         grouped = frozenset(node.name or "" for node in self.graph.graph if node.attributes.get_int("group", 1) > 1)
         grouped &= set(self.integer_ops)
+        products = frozenset(name for name in self.integer_ops if name in self._activation_products)
         total = sum(self.macs.values()) or 1
         small = frozenset(name for name, macs in self.macs.items() if macs < _SMALL_SHARE * total)
         named = {
@@ -111,6 +112,7 @@ class PrecisionSearch:
             "arithmetic without weights in float": plain,
             "gates and small layers in float": gates | small,
             "small layers and arithmetic in float": small | plain,
+            "products of activations and arithmetic in float": products | plain,
             "grouped convolutions in float": grouped,
             "grouped convolutions and gates in float": grouped | gates,
             "grouped convolutions and arithmetic in float": grouped | plain,
@@ -208,6 +210,12 @@ class PrecisionSearch:
     @property
     def _ops(self) -> dict[str, str]:
         return {node.name or "": node.op_type for node in self.graph.graph}
+
+    @property
+    def _activation_products(self) -> set[str]:
+        """The names of matrix products without a constant, as attention has them."""
+        products = (node for node in self.graph.graph if node.op_type == "MatMul")
+        return {n.name or "" for n in products if all(v is not None and not v.is_initializer() for v in n.inputs)}
 
     @staticmethod
     def _by_speed(trials: Iterable[_Trial]) -> list[_Trial]:
