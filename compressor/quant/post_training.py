@@ -37,6 +37,8 @@ _JUDGED, _JUDGED_MACS = (8, 2000), 40_000_000_000
 """The least and the most training samples that a metric is taken on, and about what they may cost."""
 _MEASURED, _ESTIMATED = 1.03, 1.0
 """The least speed-up over float: of a measurement so much that another one will not find integers slower."""
+_FOR_CORRECTIONS = 0.3
+"""The part of the minutes after which no further correction is tried."""
 _COMPARED = 4
 """Calibration batches on which regions are compared."""
 
@@ -136,6 +138,7 @@ class PostTraining:
 
         With it what the correction gained, in a sentence.
         """
+        started = time.monotonic()
         best, least = self._plain, self._lost(self._plain)
         first, allowed = least, self._allowed
         if least <= allowed or not all(spec.shape for spec in self.model.signature.inputs):
@@ -143,7 +146,7 @@ class PostTraining:
         for base in corrected(self.source, self.rules, self.batches, self.workdir, self.progress):
             if (lost := self._lost(base)) < least:
                 best, least = base, lost
-            if least <= allowed:
+            if least <= allowed or time.monotonic() - started > _FOR_CORRECTIONS * 60 * self.minutes:
                 break
         told = None if best is self._plain else f"{best.name}: all in integers loses {least:.3g}, without {first:.3g}"
         return best, told
