@@ -20,7 +20,15 @@ from compressor.data._states import feed_back, states_of
 if TYPE_CHECKING:
     from compressor.core import Session
 
-__all__ = ["FeedSource", "FeedSplit", "Feedings", "PreparedFeeds", "feedings_of", "read_feedings", "split_feedings"]
+__all__ = [
+    "ArraySamples",
+    "FeedSource",
+    "FeedSplit",
+    "PreparedFeeds",
+    "array_samples_of",
+    "read_array_samples",
+    "split_array_samples",
+]
 
 TARGET = "target"
 """What the names of arrays begin with that are no inputs, but what the outputs should be."""
@@ -33,7 +41,7 @@ _HINT = (
 
 
 @dataclass(frozen=True, eq=False)
-class Feedings:
+class ArraySamples:
     """Some samples of a source, as stored."""
 
     name: str
@@ -65,7 +73,7 @@ class Feedings:
         """SHA-256 over the samples, in an order of its own."""
         return hashlib.sha256("\n".join(sorted(self.keys)).encode()).hexdigest()
 
-    def take(self, positions: NDArray[np.int64], name: str) -> Feedings:
+    def take(self, positions: NDArray[np.int64], name: str) -> ArraySamples:
         """The samples at ``positions`` of this part."""
         return replace(self, name=name, rows=self.rows[positions])
 
@@ -82,8 +90,8 @@ class Feedings:
 class FeedSource:
     """A source of arrays, split. ``train`` and ``evaluate`` share no sample."""
 
-    train: Feedings | None
-    evaluate: Feedings
+    train: ArraySamples | None
+    evaluate: ArraySamples
     notes: tuple[str, ...]
 
     size: ClassVar[None] = None
@@ -159,7 +167,7 @@ class FeedSplit:
     the network in float has there.
     """
 
-    raw: Feedings
+    raw: ArraySamples
     feeds: Mapping[str, NDArray[Any]]
     """What is fed, one row a sample of the whole source; of a sequence one axis more, of its steps."""
     states: Mapping[str, str]
@@ -168,7 +176,7 @@ class FeedSplit:
     """The network in float."""
 
     @classmethod
-    def of(cls, raw: Feedings, signature: Signature, states: Mapping[str, str], session: Session) -> FeedSplit:
+    def of(cls, raw: ArraySamples, signature: Signature, states: Mapping[str, str], session: Session) -> FeedSplit:
         """Check the samples against the network's inputs. Raises UsageError where they do not fit."""
         given = raw.inputs
         wanted = [spec.name for spec in signature.inputs if spec.name not in states]
@@ -273,7 +281,7 @@ def _known_dtype(array: NDArray[Any], spec: TensorSpec, where: str) -> np.dtype[
     return wanted
 
 
-def read_feedings(path: Path) -> Feedings | None:
+def read_array_samples(path: Path) -> ArraySamples | None:
     """Read an ``.npz`` of stacked arrays, or a folder of ``.npz`` files of a sample each; None of anything else."""
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
@@ -285,17 +293,17 @@ def read_feedings(path: Path) -> Feedings | None:
     if not arrays or len(set(counts.values())) != 1 or min(counts.values()) < 1:
         told = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "none"
         raise UsageError(f"{path}: its arrays have not all the same number of rows: {told}", hint=_HINT)
-    return Feedings(path.name, arrays, np.arange(next(iter(counts.values())), dtype=np.int64))
+    return ArraySamples(path.name, arrays, np.arange(next(iter(counts.values())), dtype=np.int64))
 
 
-def feedings_of(given: Iterable[Any], where: str) -> Feedings:
+def array_samples_of(given: Iterable[Any], where: str) -> ArraySamples:
     """Take the dicts of arrays that the user's code yields, a sample each. Raises UsageError for anything else."""
     if isinstance(given, Mapping):
         arrays = {str(name): np.asarray(array) for name, array in given.items()}
         rows = {len(array) if array.ndim else 0 for array in arrays.values()}
         if len(rows) != 1 or 0 in rows:
             raise UsageError(f"{where} returned arrays of unlike numbers of rows", hint=_HINT)
-        return Feedings(where, arrays, np.arange(rows.pop(), dtype=np.int64))
+        return ArraySamples(where, arrays, np.arange(rows.pop(), dtype=np.int64))
     samples, held = [], 0
     for each in given:
         if not isinstance(each, Mapping):
@@ -307,7 +315,7 @@ def feedings_of(given: Iterable[Any], where: str) -> Feedings:
     return _stacked(samples, where)
 
 
-def _stacked(samples: Sequence[Mapping[str, NDArray[Any]]], where: str) -> Feedings:
+def _stacked(samples: Sequence[Mapping[str, NDArray[Any]]], where: str) -> ArraySamples:
     """Samples of the same names, types and shapes as arrays. Raises UsageError where they are not."""
     forms = [{name: (array.dtype.str, array.shape) for name, array in sample.items()} for sample in samples]
     if not forms or not forms[0]:
@@ -321,14 +329,14 @@ def _stacked(samples: Sequence[Mapping[str, NDArray[Any]]], where: str) -> Feedi
     if any(array.dtype.kind not in "biuf" for array in samples[0].values()):
         raise UsageError(f"{where} has arrays that hold no numbers: {_told(forms[0])}", hint=_HINT)
     arrays = {name: np.stack([sample[name] for sample in samples]) for name in forms[0]}
-    return Feedings(where, arrays, np.arange(len(samples), dtype=np.int64))
+    return ArraySamples(where, arrays, np.arange(len(samples), dtype=np.int64))
 
 
 def _told(form: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name} {np.dtype(dtype)} {list(shape)}" for name, (dtype, shape) in form.items()) or "nothing"
 
 
-def split_feedings(found: Feedings | None, judged: Feedings | None) -> FeedSource:
+def split_array_samples(found: ArraySamples | None, judged: ArraySamples | None) -> FeedSource:
     """Hold out a fifth of the samples, or judge on others; none is in both halves. Raises UsageError for one alone."""
     if found is None:
         assert judged is not None

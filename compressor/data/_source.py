@@ -13,7 +13,7 @@ import numpy as np
 
 from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data._arrays import found_in, read_builtin, read_npz
-from compressor.data._feeds import Feedings, FeedSource, feedings_of, read_feedings, split_feedings
+from compressor.data._feeds import ArraySamples, FeedSource, array_samples_of, read_array_samples, split_array_samples
 from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
 from compressor.data._npz import held_arrays
@@ -98,8 +98,8 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> AnySource:
         return photographs
     found = None if source is None else _read(source)
     judged = None if evaluate is None else _read(evaluate)
-    if isinstance(found, Feedings) or isinstance(judged, Feedings):
-        return split_feedings(*(_feedings(each, source, evaluate) for each in (found, judged)))
+    if isinstance(found, ArraySamples) or isinstance(judged, ArraySamples):
+        return split_array_samples(*(_array_samples(each, source, evaluate) for each in (found, judged)))
     for each, name in ((found, source), (judged, evaluate)):
         if each is not None and len(each.classes) < 2:
             raise UsageError(f"{name} has one class only: {each.classes[0]}", hint="give it two classes or more")
@@ -176,7 +176,7 @@ def default_size(source: AnySource | None) -> tuple[int, int] | None:
     return 224, 224
 
 
-def _feedings(found: Found | Feedings | None, *names: str | None) -> Feedings | None:
+def _array_samples(found: Found | ArraySamples | None, *names: str | None) -> ArraySamples | None:
     if isinstance(found, Found):
         raise UsageError(
             f"{' and '.join(filter(None, names))}: one holds images of classes, the other arrays by input name",
@@ -185,13 +185,13 @@ def _feedings(found: Found | Feedings | None, *names: str | None) -> Feedings | 
     return found
 
 
-def _read(source: str) -> Found | Feedings:
+def _read(source: str) -> Found | ArraySamples:
     if source.startswith(BUILTIN):
         return read_builtin(source.removeprefix(BUILTIN))
     path = Path(source)
     try:
         if source and path.is_dir():
-            return read_feedings(path) or read_folder(path)
+            return read_array_samples(path) or read_folder(path)
         if source and path.exists():
             if path.is_file() and _is_pickle(path):
                 raise UnsafeInput(f"{source} is a pickle, which can hold code", hint=_TAKES)
@@ -199,14 +199,14 @@ def _read(source: str) -> Found | Feedings:
                 raise UsageError(f"{source} is neither a folder, a zip nor an .npz, or it is truncated", hint=_TAKES)
             if path.suffix.lower() != ".npz":
                 return read_folder(path)
-            return read_npz(path) if set(held_arrays(path)) >= _IMAGES else read_feedings(path) or read_npz(path)
+            return read_npz(path) if set(held_arrays(path)) >= _IMAGES else read_array_samples(path) or read_npz(path)
     except OSError as error:
         raise UsageError(f"cannot read {source}: {error.strerror}", hint=_TAKES) from error
     if UserCode.matches(source):
         given = UserCode.parse(source).call()
         listed = isinstance(given, list | tuple) and isinstance(next(iter(given), None), Mapping)
         dicts = listed or isinstance(given, Mapping | Iterator)
-        return feedings_of(given, source) if dicts else found_in(given, source)
+        return array_samples_of(given, source) if dicts else found_in(given, source)
     raise UsageError(f"no such data: {source!r}", hint=_TAKES)
 
 

@@ -56,7 +56,7 @@ class _Group:
     fixed: bool = False
     """Whether the factors must be 1: something else reads or makes a tensor of it."""
     parts: tuple[ir.Value, ...] = ()
-    """Of a concatenation: the tensors whose factors it has, one after another."""
+    """The tensors whose factors a concatenation has, one after another."""
     divided: list[_Constant] = field(default_factory=list)
     """Constants to divide by the factors: of the layers that make a tensor of it."""
     multiplied: list[_Constant] = field(default_factory=list)
@@ -174,6 +174,8 @@ class ChannelScaling:
             self._union([*variables, made])
         elif node.op_type in _SUMS and whole:
             self._union([*variables, made])
+            if len({_rank(value) for value in (*variables, made)}) > 1:
+                self._fix(made)  # broadcast: axis 1 is not the same one in all
             if self._groups.get(self._root(made), _Group(0)).parts:
                 self._fix(made)
         elif _is_join(node) and whole and all(v in self._groups for v in (*variables, made)):
@@ -230,7 +232,7 @@ def _is_join(node: ir.Node) -> bool:
 def _passes(node: ir.Node) -> bool:
     """Whether a channel's factor goes through a node as it is."""
     if node.op_type in _PASSING:
-        return len(node.outputs) == 1
+        return len(node.outputs) == 1 and len(_variables(node)) == 1
     if node.op_type in ("Mul", "Div"):  # by one number
         number = node.inputs[1] if len(_variables(node)) == 1 and node.inputs[0] in _variables(node) else None
         constant = None if number is None else ir.convenience.get_const_tensor(number)

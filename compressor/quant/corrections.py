@@ -39,7 +39,7 @@ class Base:
     source: OnnxModel
     ranges: Mapping[str, tuple[float, float]]
     means: Mapping[str, NDArray[np.float64]] | None = None
-    """Of the channels of tensors that convolutions read, by which their biases are corrected."""
+    """The mean of each channel of tensors that convolutions read, by which their biases are corrected."""
 
 
 def corrected(

@@ -71,7 +71,7 @@ class PostTraining:
     rules: QdqRules
     judge: Judgement
     ranges: Mapping[str, tuple[float, float]]
-    """Of every tensor that may be quantised."""
+    """The range of every tensor that may be quantised."""
     batches: Sequence[Feeds]
     train: Split
     allowed: float | None

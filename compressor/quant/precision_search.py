@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,7 +105,7 @@ class PrecisionSearch:
         plain = frozenset(name for name in self.integer_ops if self._op(name) not in _WEIGHTED)
         grouped = frozenset(node.name or "" for node in self.graph.graph if node.attributes.get_int("group", 1) > 1)
         grouped &= set(self.integer_ops)
-        products = frozenset(name for name in self.integer_ops if name in self._activation_products)
+        products = self._activation_products & set(self.integer_ops)
         total = sum(self.macs.values()) or 1
         small = frozenset(name for name, macs in self.macs.items() if macs < _SMALL_SHARE * total)
         named = {
@@ -207,15 +208,16 @@ class PrecisionSearch:
     def _op(self, name: str) -> str:
         return self._ops[name]
 
-    @property
+    @cached_property
     def _ops(self) -> dict[str, str]:
         return {node.name or "": node.op_type for node in self.graph.graph}
 
     @property
-    def _activation_products(self) -> set[str]:
+    def _activation_products(self) -> frozenset[str]:
         """The names of matrix products without a constant, as attention has them."""
         products = (node for node in self.graph.graph if node.op_type == "MatMul")
-        return {n.name or "" for n in products if all(v is not None and not v.is_initializer() for v in n.inputs)}
+        own = (n for n in products if all(v is not None and not v.is_initializer() for v in n.inputs))
+        return frozenset(node.name or "" for node in own)
 
     @staticmethod
     def _by_speed(trials: Iterable[_Trial]) -> list[_Trial]:

@@ -89,7 +89,7 @@ class Classification:
 
     @classmethod
     def _of_arrays(cls, scores: tuple[int, ...] | None, evidence: Evidence) -> Self | None:
-        """Of arrays that are fed as they are: where there is a class number a sample, and as many scores or more."""
+        """Take arrays that are fed as they are, where there is a class number a sample, and as many scores or more."""
         assert evidence.source is not None
         told = len(evidence.source.classes)
         if evidence.targets != "labels" or scores is None or scores[1] < told or scores[1] < 2:

@@ -32,7 +32,7 @@ class Teacher:
     image: InputSpec | None
     """The size of its image input; None of any other network."""
     layout: str = "nchw"
-    """Of its image input: ``nchw`` or ``nhwc``."""
+    """The layout of its image input: ``nchw`` or ``nhwc``."""
 
     def resolve(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Data | None, tuple[str, ...]]:
         """Write the network to the run's folder, settle its normalisation, prepare the data.
