@@ -66,15 +66,21 @@ def _batches(split: Split, drawn: NDArray[np.int64], model: Model) -> Sequence[F
     size = fixed or max(1, min(_BATCH, _BATCH_VALUES // values))
     if not getattr(split, "states", None) and 4 * values * len(drawn) > _KEPT:
         whole = len(drawn) // size * size if fixed else len(drawn)
+        if not whole:
+            raise _too_few(fixed, len(drawn))
         return _Read(split, [drawn[start : start + size] for start in range(0, whole, size)])
     batches = [batch.feeds for batch in split.batches(size, drawn)]
     whole_ones = [feeds for feeds in batches if fixed is None or len(next(iter(feeds.values()))) == fixed]
     if not whole_ones:
-        raise UsageError(
-            f"the network takes {fixed} samples at a time, and there are {len(drawn)} to calibrate on",
-            hint=f"give {fixed} samples or more",
-        )
+        raise _too_few(fixed, len(drawn))
     return whole_ones
+
+
+def _too_few(fixed: int | None, count: int) -> UsageError:
+    return UsageError(
+        f"the network takes {fixed} samples at a time, and there are {count} to calibrate on",
+        hint=f"give {fixed} samples or more",
+    )
 
 
 @dataclass(frozen=True)
