@@ -142,12 +142,13 @@ def quantise(
     batch: np.ndarray,
     widen: Mapping[str, tuple[float, float]] | None = None,
     floats: frozenset[str] = frozenset(),
+    bits: Mapping[str, int] | None = None,
 ) -> Quantised:
     graph = ir.from_proto(model)
     placement = Placement(graph, rules, floats)
     values = float_values(model, placement.tensors, batch)
     ranges = {n: (float(values[n].min()), float(values[n].max())) for n in placement.tensors} | dict(widen or {})
-    placement.apply(ranges)
+    placement.apply(ranges, bits)
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
     return Quantised(proto, ranges, rules)

@@ -59,11 +59,12 @@ class OnnxRuntime:
             activation_dtype="uint8",
             symmetric_activations=False,
             weight_bits=7 if "u8s8-saturates" in target.quirks else 8,
-            per_channel=frozenset({"Conv", "Gemm"}),
+            per_channel=frozenset({"Conv", "Gemm", "MatMul"}),
             # QLinearConv takes a float bias and rounds it as it loads; QGemm is not chosen without an int32 one.
             integer_bias=frozenset({"Gemm"}),
             fold_activations=True,
             keep_float_outputs=True,
+            integer_tables=True,
         )
 
     def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:

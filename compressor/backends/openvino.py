@@ -40,13 +40,14 @@ class OpenVino:
             activation_dtype="uint8",
             symmetric_activations=False,
             weight_bits=8,
-            per_channel=frozenset({"Conv", "ConvTranspose", "Gemm"}),
+            per_channel=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
             integer_bias=frozenset(),
             fold_activations=False,
             keep_float_outputs=True,
             skip_branch=frozenset({"Add"}),
             shared_scale_ops=frozenset({"Concat"}),
             folds_packed_weights=False,
+            integer_tables=True,
         )
 
     def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:

@@ -61,6 +61,8 @@ class QdqRules:
     """Whether weights are stored as integers; else as floats, with a QuantizeLinear of their own."""
     folds_packed_weights: bool = True
     """Whether the runtime unpacks weights of a few bits when it loads the file."""
+    integer_tables: bool = False
+    """Whether embedding tables are stored as integers, and the rows that are read dequantised."""
     float_dtype: str = "float32"
     """What all other operators compute in, and scales are stored in: ``float32`` or ``float16``."""
 

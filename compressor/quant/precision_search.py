@@ -22,7 +22,7 @@ _SMALL_SHARE = 0.01
 """A layer with a smaller share of the network's multiplications gains little in integers."""
 _LEAST_SHARE = 0.2
 """The share of multiplications in integers under which a network may as well stay in float."""
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def test_every_graph(name: str, table: str) -> None:
         column = scale.reshape([-1 if i == axis else 1 for i in range(wanted.ndim)]) if scale.ndim else scale
         assert np.all(np.abs(integers * column - wanted) <= column * 0.501)
         if before.op_type in rules.per_channel:
-            trans = next((a.i for a in before.attribute if a.name == "transB"), 1)
+            trans = next((a.i for a in before.attribute if a.name == "transB"), before.op_type != "MatMul")
             assert axis == (0 if trans else 1)
             others = tuple(i for i in range(wanted.ndim) if i != axis)
             np.testing.assert_allclose(scale, np.abs(wanted).max(axis=others) / limit, rtol=1e-6)
@@ -489,7 +489,7 @@ def test_a_weight_shared_along_different_axes(other: str) -> None:
     first, second = q.weight(q.node("Gemm")), q.weight([m for m in q.proto.graph.node if m.op_type == kind][-1])
     weight = numpy_helper.to_array(n.constants[0])
     np.testing.assert_allclose(first[1], np.abs(weight).max(1) / 63, rtol=1e-6)
-    np.testing.assert_allclose(second[1], np.abs(weight).max(0 if kind == "Gemm" else None) / 63, rtol=1e-6)
+    np.testing.assert_allclose(second[1], np.abs(weight).max(0) / 63, rtol=1e-6)
 
 
 def test_a_bias_shared_by_two_gemms_has_a_scale_for_each() -> None:
@@ -691,3 +691,40 @@ def test_seven_bits_never_saturate(kind: str, sign: int) -> None:
     exact, fast = run(q.proto, batch, exact=True)[0], run(q.proto, batch)[0]
     np.testing.assert_allclose(fast, exact, atol=0.81 * 0.8 * 1.01, rtol=0)  # a step of b, through v
     assert np.all(exact >= 0)
+
+
+def embedding() -> Net:
+    """Rows of a table, which two nodes read, under a layer."""
+    n = Net((5,))
+    table = n.const(
+        "table", n.rng.standard_normal((2000, 40)).astype(np.float32) * np.linspace(0.01, 10, 40, dtype="f")
+    )
+    index = n.op("Cast", n.op("Abs", "input", out="abs"), out="index", to=TensorProto.INT64)
+    n.op("Add", n.op("Gather", table, index, out="a"), n.op("Gather", table, index, out="b"), out="rows")
+    n.op("MatMul", "rows", n.const("w", n.rng.standard_normal((40, 6)).astype(np.float32)), out="y")
+    return n
+
+
+def test_embedding_tables_are_integers_once() -> None:
+    n, rules = embedding(), RULES["ort"]
+    model = n.model("y")
+    made = quantise(model, rules, n.batch() * 300)
+    (name,) = [name for name, values in made.constants.items() if values.shape == (2000, 40)]
+    assert made.constants[name].dtype == np.int8
+    scales = made.constants["table_column_scale"]
+    wanted = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "table")
+    assert np.all(np.abs(made.constants[name] * scales - wanted) <= scales / 2 + 1e-6)
+    assert np.allclose(scales, np.abs(wanted).max(0) / 127)
+    assert len([node for node in made.proto.graph.node if node.op_type == "Gather"]) == 2
+    batch = n.batch() * 300
+    assert decibels(run(model, batch)[0], run(made.proto, batch)[0]) > 30
+    left = quantise(model, rules, batch, floats=frozenset({"n2", "n3"}))
+    assert left.constants["table"].dtype == np.float32
+
+
+def test_products_with_a_matrix_have_scales_by_column(tmp_path: Path) -> None:
+    n = matmul()
+    made = quantise(n.model("y"), ORT, n.batch())
+    integers, scale, axis = made.weight(made.node("MatMul"))
+    assert (integers.shape, scale.shape, axis % 2) == ((12, 5), (5,), 1)
+    assert "MatMul" not in kernels(made.proto, tmp_path)

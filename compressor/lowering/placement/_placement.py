@@ -8,7 +8,8 @@ The rules (`compressor.core.QdqRules`) come from the target's backend. The algor
 3. A group is quantised once, at its source. Ops that only move it work on the integers, and every other reader gets
    it through a DequantizeLinear; but a float op reads what a float op made as it is.
 4. A Relu or Clip before a QuantizeLinear is dropped where the integers' own range clamps as it does.
-5. Weights become int8 initializers, symmetric, one scale each output channel or each tensor.
+5. Weights become int8 initializers, symmetric, one scale each output channel or each tensor; embedding tables, of
+   which rows are read and then dequantised, one scale each column.
 
 A runtime that works out by itself which ops may run on integers (TensorRT) wants the pairs at the
 integer ops' own inputs, and nowhere else: ops that move values are then left in between, in float.
@@ -38,6 +39,7 @@ from compressor.lowering.placement._operators import (
     yields_single_rows,
 )
 from compressor.lowering.placement._qparams import QParams
+from compressor.lowering.placement._tables import quantize_tables, reads_table
 from compressor.lowering.placement._weight_rewriter import WeightRewriter
 
 __all__ = ["Placement"]
@@ -96,10 +98,10 @@ class Placement:
     def integer_ops(self) -> tuple[str, ...]:
         """The names of the nodes that compute in integers, in the graph's order."""
         found = []
-        statistics = normalisation_statistics(self._model.graph)
+        statistics, tables = normalisation_statistics(self._model.graph), self._tables
         for node in self._model.graph:
             skips = node.op_type in self._rules.skip_branch and bool(self._skip_branch(node))
-            if skips or (self._runs_in_integers(node) and node not in statistics):
+            if skips or (self._runs_in_integers(node) and node not in statistics) or node in tables:
                 found.append(node.name or "")
         return tuple(found)
 
@@ -141,10 +143,17 @@ class Placement:
                 integers |= self._quantise(value, of_group, integers)
         for value, integer in integers.items():
             self._dequantise(value, integer, qparams[self._groups.root(value)])
+        quantize_tables(graph, self._tables)
         common.RemoveUnusedNodesPass()(self._model)
         common.DeduplicateInitializersPass()(self._model)
         for number, node in enumerate(graph):
             node.name = f"{node.op_type}_{number}"
+
+    @property
+    def _tables(self) -> list[ir.Node]:
+        """The nodes that read embedding tables which are to be integers."""
+        nodes = (node for node in self._model.graph if self._rules.integer_tables and node.name not in self._floats)
+        return [node for node in nodes if reads_table(node)]
 
     # -- which tensors --------------------------------------------------------------------------
 

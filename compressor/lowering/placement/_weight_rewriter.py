@@ -49,7 +49,7 @@ class WeightRewriter:
             if weight is None or tensor is None:
                 continue
             array = np.asarray(tensor.numpy(), dtype=np.float32)
-            axis = channel_axis(node) % array.ndim if node.op_type in self.rules.per_channel else None
+            axis = channel_axis(node) % array.ndim if self._has_channel_scales(node, array.ndim) else None
             integers, scale = self._integers(node, array, axis, bits, points)
             if node.op_type == "Conv" and node.inputs[0] is not None and (read := node.inputs[0].name) in means:
                 column = scale if axis is None else scale.reshape(-1, *[1] * (array.ndim - 1))
@@ -75,6 +75,10 @@ class WeightRewriter:
             scale = np.asarray(qparams.step * np.tile(weight_scale, groups), dtype=np.float32)
             integers = np.rint(tensor.numpy() / scale.astype(np.float64)).astype(np.int32)
             node.replace_input_with(2, self._store(bias, integers, scale, integers.ndim - 1, before=node))
+
+    def _has_channel_scales(self, node: ir.Node, rank: int) -> bool:
+        """Whether a weight gets a scale for each output channel; one of a product of many matrices never does."""
+        return node.op_type in self.rules.per_channel and (node.op_type != "MatMul" or rank == 2)
 
     def _integers(
         self,
