@@ -18,6 +18,7 @@ from compressor.lowering.placement import Placement
 from compressor.lowering.save import save
 from compressor.quant.channel_scaling import ChannelScaling
 from compressor.quant.mse_ranges import least_error_ranges
+from compressor.quant.smoothing import Smoothing
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds
@@ -48,7 +49,7 @@ def corrected(
     """Yield the corrections of a float32 graph, one after another; each is made when it is asked for.
 
     First ranges of least squared error with biases corrected for rounded weights, then the same on graphs whose
-    channels are scaled to like ranges (`ChannelScaling`).
+    channels are scaled to like ranges (`ChannelScaling`, `Smoothing`).
     """
     part = list(batches[:_BATCHES])
     yield _calibrated("ranges of least error, biases corrected", source, rules, part, progress)
@@ -56,13 +57,14 @@ def corrected(
     for share in _SHARES:
         graph = ir.load(source.path)
         common.ShapeInferencePass()(graph)
-        scaling = ChannelScaling(graph)
-        if not scaling.tensors:
+        scaling, smoothing = ChannelScaling(graph), Smoothing(graph)
+        if not (scaling.tensors or smoothing.tensors):
             return
         if largest is None:
-            largest = _largest(onnx.load(str(source.path)), scaling.tensors, part)
-        if not scaling.scale(largest, share):
-            return
+            axes = dict.fromkeys(scaling.tensors, 1) | dict.fromkeys(smoothing.tensors, -1)
+            largest = _largest(onnx.load(str(source.path)), axes, part)
+        scaling.scale(largest, share)
+        smoothing.scale(largest, share)
         scaled = save(graph, workdir / f"scaled{share:g}.onnx", "fp32", source)
         yield _calibrated(f"channels scaled to like ranges ({share:g})", scaled, rules, part, progress)
 
@@ -74,20 +76,22 @@ def _calibrated(name: str, source: OnnxModel, rules: QdqRules, batches: Sequence
     return Base(name, source, found.ranges, found.means)
 
 
-def _largest(model: onnx.ModelProto, names: Sequence[str], batches: Sequence[Feeds]) -> dict[str, NDArray[np.float64]]:
-    """The largest magnitude of each channel (axis 1) of tensors over ``batches``."""
+def _largest(
+    model: onnx.ModelProto, channels: Mapping[str, int], batches: Sequence[Feeds]
+) -> dict[str, NDArray[np.float64]]:
+    """The largest magnitude of each channel of tensors over ``batches``; ``channels`` are their axes."""
     import onnxruntime
 
     held = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in held)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in channels if name not in held)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, so nothing needs to be printed
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: dict[str, NDArray[np.float64]] = {}
     for feeds in batches:
-        values: list[NDArray[Any]] = session.run(list(names), dict(feeds))
-        for name, value in zip(names, values, strict=True):
-            axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+        values: list[NDArray[Any]] = session.run(list(channels), dict(feeds))
+        for name, value in zip(channels, values, strict=True):
+            axes = tuple(axis for axis in range(value.ndim) if axis != channels[name] % value.ndim)
             seen = np.abs(value).max(axis=axes).astype(np.float64)
             found[name] = np.maximum(found.get(name, seen), seen)
     return found
