@@ -15,6 +15,7 @@ from compressor.losses import objective
 from compressor.train.distill_config import DistillConfig
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     from torch import nn
 
     from compressor.core import Model, OnnxModel, QdqRules
@@ -57,7 +58,9 @@ class Quantize:
 
     ``activations = "float"`` quantises weights alone, as Polino et al. do: the runtime unpacks them at load and
     computes in float, so only the file gets smaller. Only then may each ``bucket_size`` weights (256 in the paper)
-    share a scale; 0 is one for each output channel. ``rounding = "stochastic"`` is for uniform weights in training.
+    share a scale; 0 is one for each output channel. ``rounding = "stochastic"`` is for uniform weights in training;
+    ``"learned"`` is for weights that are not trained: up or down by what the layer's output needs
+    (`compressor.quant.learned_rounding`), in up to ``minutes``.
     """
 
     method: Literal["ptq", "qat", "codebook"] = "ptq"
@@ -68,7 +71,7 @@ class Quantize:
     redistributed: bool = False
     activations: Literal["int8", "float"] = "int8"
     bucket_size: int = 0
-    rounding: Literal["nearest", "stochastic"] = "nearest"
+    rounding: Literal["nearest", "stochastic", "learned"] = "nearest"
     samples: int = 300
     data: Literal["given", "synthetic"] = "given"
     range: Literal["minmax", "mean-minmax"] = "minmax"
@@ -103,6 +106,8 @@ class Quantize:
             )
         if self.rounding == "stochastic" and self.method != "qat":
             yield 'quantize.rounding is for uniform weights in training: set quantize.method = "qat"'
+        if self.rounding == "learned" and (self.method != "ptq" or self.activations == "float"):
+            yield 'quantize.rounding = "learned" is for quantize.method = "ptq" with integer activations'
         if self.redistributed and self.method != "codebook":
             yield 'quantize.redistributed is for learned points: set quantize.method = "codebook"'
         if not plan_context.has_train and (self.data == "given" or self.method != "ptq"):
@@ -154,18 +159,22 @@ class Quantize:
 
         from compressor.lowering.lower import finish_quantized
         from compressor.lowering.placement import Placement
+        from compressor.lowering.save import save
         from compressor.quant.ranges import activation_ranges
 
         assert artifact.onnx is not None
         calibration = self._calibration(artifact.result, context)
         rules = _backend(context).rules(context.target)
-        graph = ir.load(artifact.onnx.path)
+        bits = self._weight_bits(artifact, context, rules)
+        source, graph = artifact.onnx, ir.load(artifact.onnx.path)
+        if self.rounding == "learned":
+            self._learn(graph, bits, context, calibration, rules)
+            source = save(graph, context.workdir / "rounded.onnx", source.precision, source)
         placement = Placement(graph, rules)
         tensors = placement.tensors
-        bits = self._weight_bits(artifact, context, rules)
         ranges = activation_ranges(graph, tensors, calibration.batches, self.range, context.progress)
         if not bits:
-            return self._searched(artifact, context, calibration, ranges)
+            return self._searched(artifact, context, calibration, ranges, source)
         placement.apply(ranges, bits)
         path = context.workdir / "model.onnx"
         made, packed = finish_quantized(graph, rules, path, artifact.onnx, packable=bool(bits))
@@ -180,7 +189,12 @@ class Quantize:
         return Result(replace(artifact, onnx=made), metrics, calibration.warnings)
 
     def _searched(
-        self, artifact: Artifact, context: Context, calibration: Calibration, ranges: Mapping[str, tuple[float, float]]
+        self,
+        artifact: Artifact,
+        context: Context,
+        calibration: Calibration,
+        ranges: Mapping[str, tuple[float, float]],
+        rounded: OnnxModel,
     ) -> Result:
         """All in integers, or with what accuracy and time leave in float."""
         from compressor.bench.speedups import quick_speedups
@@ -198,6 +212,7 @@ class Quantize:
         )  # fmt: skip
         search = PostTraining(
             source=artifact.onnx,
+            rounded=rounded,
             model=artifact.result,
             task=agreement_task() if self.data == "synthetic" else context.task,
             rules=rules,
@@ -251,6 +266,7 @@ class Quantize:
             open_session=lambda path: judge.open(path, threads=1),
             batches=calibration.batches,
             bits=lambda network: self._weight_bits(artifact, context, rules, network),
+            learn=partial(self._learn, context=context, calibration=calibration, rules=rules),
             workdir=context.workdir,
             progress=context.progress,
         ).run()
@@ -316,6 +332,15 @@ class Quantize:
             train = context.data.train
         what = "crops" if context.task.mixed_precision else "samples"
         return draw_calibration(train, model, self.samples, context.seed, what, context.progress)
+
+    def _learn(
+        self, graph: ir.Model, bits: Mapping[str, int], context: Context, calibration: Calibration, rules: QdqRules
+    ) -> None:
+        """Put weights on their grids, where their rounding is learned."""
+        from compressor.quant.learned_rounding import LearnedRounding
+
+        if self.rounding == "learned":
+            LearnedRounding(graph, rules, bits, calibration.batches, self.minutes, context.progress).run()
 
     def _spec(self, artifact: Artifact) -> WeightQuantSpec:
         from compressor.quant.weight_spec import WeightFormat, WeightQuantSpec

@@ -63,6 +63,8 @@ class MixedPrecision:
     """Feeds of training images, to calibrate on."""
     bits: Callable[[torch.nn.Module], Mapping[str, int]]
     """The bits of a network's weights that have fewer than the rules'."""
+    learn: Callable[[ir.Model, Mapping[str, int]], None]
+    """Learns how the weights of a graph are rounded to those bits, where that is wanted."""
     workdir: Path
     progress: Progress
 
@@ -125,6 +127,7 @@ class MixedPrecision:
                 blocks = equalize_channels(network, images, share)
             bits = dict(self.bits(network))
         graph = lower_to_float(self.model, self.task, self.opset, network)
+        self.learn(graph, bits)
         groups = Placement(ir.from_proto(ir.to_proto(graph)), self.rules).groups
         symmetric = self.rules.symmetric_activations
         statistics = least_error_ranges(graph, groups, symmetric, self.batches, self.progress)

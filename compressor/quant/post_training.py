@@ -66,6 +66,8 @@ class PostTraining:
 
     source: OnnxModel
     """The float32 graph."""
+    rounded: OnnxModel
+    """The same with its weights on their grids, where their rounding was learned; else ``source``."""
     model: Model
     task: Task
     rules: QdqRules
@@ -131,7 +133,7 @@ class PostTraining:
 
     @cached_property
     def _plain(self) -> Base:
-        return Base("as it is", self.source, self.ranges)
+        return Base("as it is", self.rounded, self.ranges)
 
     def _base(self) -> tuple[Base, str | None]:
         """The graph that is quantised: as it is where all in integers keeps the allowance, else the best correction.

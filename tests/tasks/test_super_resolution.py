@@ -361,7 +361,7 @@ def test_integers_near_the_floats_at_any_size(tmp_path: Path) -> None:
     batches = [{"input": np.random.default_rng(n).random((1, 3, 16, 16), np.float32)} for n in range(3)]
     made = MixedPrecision(
         model, SuperResolution(2), backend.rules(target), 21, partial(backend.open, threads=1), batches, lambda _: {},
-        tmp_path, lambda *_: None,
+        lambda *_: None, tmp_path, lambda *_: None,
     ).run()  # fmt: skip
     assert made.metrics["parity_db"] > 35
     assert made.onnx.precision == "int8"
