@@ -102,4 +102,5 @@ def _set(node: ir.Node, index: int, values: NDArray[np.float64]) -> None:
 
 
 def _floored(magnitudes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(magnitudes, max(float(magnitudes.max()) * _LEAST, np.finfo(np.float32).tiny))
+    least = max(float(magnitudes.max()) * _LEAST, float(np.finfo(np.float32).tiny))
+    return np.clip(magnitudes, least, None)
