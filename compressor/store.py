@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from compressor import catalog
 from compressor.atomic import clear_partial, partial, refusals, write
-from compressor.core import Artifact, Json, Record, Result, UsageError
+from compressor.core import Artifact, Json, OnnxModel, Record, Result, UsageError
 
 __all__ = ["Store", "digest", "file_sha256", "identity"]
 
@@ -180,6 +180,17 @@ class Store:
 
     def _pass_folder(self, kind: str, key: str) -> Path:
         return self._cache / f"{kind}-{key[:16]}"
+
+    def last_graph(self) -> OnnxModel | None:
+        """Return the last graph that a finished pass made, with those it was made from; None where none did."""
+        found = sorted(self._cache.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+        for path in reversed(found):
+            entry = _recall(path)
+            stored = entry and self._unpack(entry["value"])
+            if stored is not None and stored["slots"].get("onnx"):
+                made: OnnxModel = catalog.coerce(OnnxModel, stored["slots"]["onnx"], f"{path}: onnx")
+                return made
+        return None
 
     def missing(self, artifact: Artifact) -> Path | None:
         """Return the first file or folder of an artifact that does not exist any more, if any."""

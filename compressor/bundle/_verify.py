@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from compressor.bundle import runner
+from compressor.bundle._golden import golden_samples
 from compressor.bundle.manifest import Manifest, bundle_folder
 from compressor.core import Bundle, UnsafeInput, UsageError, VerificationFailed
 
 __all__ = ["verify_bundle"]
 
-_GOLDEN = 1 << 30
-"""Bytes of golden.npz; a run writes eight samples."""
 _ROOM, _PER_BYTE = 512 << 20, 256
 """Bytes of memory that running a model may take: for any model, and for each byte of its inputs."""
 
@@ -58,7 +55,7 @@ def _compared(folder: Path, manifest: Manifest, document: Mapping[str, Any]) -> 
         content = load_onnx(folder / "model.onnx", (folder / "model.onnx").read_bytes()).SerializeToString()
         if (version := manifest.engine.facts.get("graph_for")) is not None:
             judge_for_tensorrt(content, str(version))
-        feeds, wanted = _golden(folder, manifest)
+        feeds, wanted = golden_samples(folder, manifest)
     except (UsageError, Pickled, VerificationFailed) as error:  # nothing was unpickled: it is only not what was written
         return [f"the model cannot be run: {error.what}"]
     room = _ROOM + 4 * len(content) + _PER_BYTE * sum(array.nbytes for array in feeds.values())
@@ -81,16 +78,3 @@ def _exact(manifest: Manifest) -> bool:
 
     target = known_target(manifest.target)
     return target is not None and judgement(target, catalog.find("backends", target.backend)()).exact
-
-
-def _golden(folder: Path, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Read the samples by input name, and the outputs expected for them by output name."""
-    from compressor.data import read_arrays
-
-    inputs, outputs = (
-        [spec.name for spec in specs] for specs in (manifest.signature.inputs, manifest.signature.outputs)
-    )
-    names = [*(f"input:{name}" for name in inputs), *(f"output:{name}" for name in outputs)]
-    arrays = read_arrays(folder / "golden.npz", names, _GOLDEN)
-    feeds = {name: arrays[f"input:{name}"] for name in inputs}
-    return feeds, {name: arrays[f"output:{name}"] for name in outputs}

@@ -11,6 +11,7 @@ import typer
 from compressor import __version__
 from compressor.cli.bench import bench
 from compressor.cli.doctor import doctor
+from compressor.cli.explain import explain
 from compressor.cli.gate import gate
 from compressor.cli.inspect import inspect
 from compressor.cli.profiles import profiles
@@ -25,7 +26,7 @@ from compressor.exits import discard, end, fail, heed_signals
 
 __all__ = ["main"]
 
-_COMMANDS = (run, rank, bench, gate, verify, upscale, inspect, report, targets, profiles, doctor)
+_COMMANDS = (run, rank, bench, gate, verify, upscale, inspect, explain, report, targets, profiles, doctor)
 """Every command, in the order of ``compress --help``."""
 
 

@@ -198,22 +198,23 @@ class Quantize:
     ) -> Result:
         """All in integers, or with what accuracy and time leave in float."""
         from compressor.bench.speedups import quick_speedups
+        from compressor.feeds import random_feeds
         from compressor.machine import judgement
         from compressor.quant.post_training import PostTraining
-        from compressor.quant.precision_search import PrecisionChoice
         from compressor.tasks import agreement_task
 
         assert artifact.onnx is not None
         backend = _backend(context)
         rules, judge = backend.rules(context.target), judgement(context.target, backend)
+        model, target, seed = artifact.result, context.target, context.seed
+        feeds = random_feeds(model.signature, model.sizes, None, seed)
         speedups = partial(
-            quick_speedups, model=artifact.result, target=context.target, judge=judge, seed=context.seed,
-            progress=context.progress,
-        )  # fmt: skip
+            quick_speedups, feeds=feeds, target=target, judge=judge, seed=seed, progress=context.progress
+        )
         search = PostTraining(
             source=artifact.onnx,
             rounded=rounded,
-            model=artifact.result,
+            model=model,
             task=agreement_task() if self.data == "synthetic" else context.task,
             rules=rules,
             judge=judge,
@@ -221,17 +222,13 @@ class Quantize:
             batches=calibration.batches,
             train=calibration.split,
             allowed=None if self.data == "synthetic" else context.max_drop,
-            speedups=speedups if self.prefer == "speed" and context.board is None else None,
+            speedups=None if self.prefer == "bytes" or context.board else speedups,
             minutes=self.minutes,
             seed=context.seed,
             workdir=context.workdir,
             progress=context.progress,
         )
-        if self.leave_float is None:
-            made = search.run()
-        else:
-            floats = None if "*" in self.leave_float else frozenset(self.leave_float)
-            made = search.with_floats(PrecisionChoice(floats, None, ()), self.correction)
+        made = search.run() if self.leave_float is None else search.with_floats(self.leave_float, self.correction)
         choice = made.choice
         left = ("*",) if choice.floats is None else tuple(sorted(choice.floats))
         metrics = {

@@ -111,8 +111,9 @@ class PostTraining:
         told = reason if choice.floats is not None else None
         return self._written(base, choice, told)
 
-    def with_floats(self, choice: PrecisionChoice, correction: str | None) -> PostTrainingResult:
-        """Write what was chosen before, on the graph with that ``correction``."""
+    def with_floats(self, names: Sequence[str], correction: str | None) -> PostTrainingResult:
+        """Write what was chosen before: the nodes ``names`` in float (``*``: all), and that ``correction``."""
+        choice = PrecisionChoice(None if "*" in names else frozenset(names), None, ())
         if correction is None:
             return self._written(self._plain, choice, None)
         bases = corrected(self.source, self.rules, self.batches, self.workdir, self.progress)

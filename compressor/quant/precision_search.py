@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import onnx_ir as ir
 
 from compressor.core import Json, Progress
 from compressor.quant.float_layers import attention_nodes
+from compressor.quant.regions import WEIGHTED, regions
 
 __all__ = ["PrecisionChoice", "PrecisionSearch"]
 
@@ -22,7 +22,6 @@ _SMALL_SHARE = 0.01
 """A layer with a smaller share of the network's multiplications gains little in integers."""
 _LEAST_SHARE = 0.2
 """The share of multiplications in integers under which a network may as well stay in float."""
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class PrecisionSearch:
     def _variants(self) -> list[_Trial]:
         """The structural variants that differ from all in integers, timed together."""
         gates = attention_nodes(self.graph) & set(self.integer_ops)
-        plain = frozenset(name for name in self.integer_ops if self._op(name) not in _WEIGHTED)
+        plain = frozenset(name for name in self.integer_ops if self._op(name) not in WEIGHTED)
         grouped = frozenset(node.name or "" for node in self.graph.graph if node.attributes.get_int("group", 1) > 1)
         grouped &= set(self.integer_ops)
         products = self._activation_products & set(self.integer_ops)
@@ -173,29 +172,18 @@ class PrecisionSearch:
 
     def _sensitive_regions(self) -> list[frozenset[str]]:
         """The regions, the one first that alone in integers costs the output most."""
-        regions = self._regions()
+        parts = regions(self.integer_ops, self._ops, _REGIONS)
         everything = frozenset(self.integer_ops)
         costs: list[tuple[float, int]] = []
-        for number, region in enumerate(regions):
-            self.progress("what integers cost, region by region", number, len(regions))
+        for number, region in enumerate(parts):
+            self.progress("what integers cost, region by region", number, len(parts))
             path = self.workdir / "region.onnx"
             self.make(everything - region, path)
             costs.append((self.parity(path), number))
             path.unlink()
             if self._late():
                 break
-        return [regions[number] for _, number in sorted(costs)]
-
-    def _regions(self) -> list[frozenset[str]]:
-        """Neighbouring operations: a layer with weights and what follows it up to the next, in at most 24 parts."""
-        starts: list[list[str]] = []
-        for name in self.integer_ops:
-            if not starts or self._op(name) in _WEIGHTED:
-                starts.append([])
-            starts[-1].append(name)
-        count = min(_REGIONS, len(starts))
-        cuts = [round(i * len(starts) / count) for i in range(count + 1)] if count else []
-        return [frozenset(name for start in starts[a:b] for name in start) for a, b in pairwise(cuts)]
+        return [parts[number] for _, number in sorted(costs)]
 
     # -- verdicts ---------------------------------------------------------------------------------
 

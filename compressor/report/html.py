@@ -14,6 +14,7 @@ from compressor.report.sections.latency import latency
 from compressor.report.sections.layers import layers
 from compressor.report.sections.made import again, made
 from compressor.report.sections.passes import passes
+from compressor.report.sections.precision import precision
 from compressor.report.sections.samples import samples
 from compressor.report.sections.search import search
 from compressor.report.sections.setting import setting
@@ -23,7 +24,7 @@ from compressor.report.tiles import tiles
 
 __all__ = ["render_comparison", "render_html"]
 
-_SECTIONS = (gains, search, trainings, layers, latency, samples, passes, setting, made, again)
+_SECTIONS = (gains, search, trainings, precision, layers, latency, samples, passes, setting, made, again)
 
 
 def render_html(report: Mapping[str, Json]) -> str:
