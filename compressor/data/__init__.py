@@ -15,10 +15,10 @@ from compressor.data._photographs import (
 from compressor.data._pictures import Picture, pictures
 from compressor.data._source import AnySource, Prepared, Source, default_size, load_data
 from compressor.data._splits import PreparedSplit, RawSplit
-from compressor.data._states import feed_back
+from compressor.data._states import feed_back, states_of
 
 __all__ = [
     "AnySource", "FeedSource", "FeedSplit", "ImagePairs", "PhotographSource", "Photographs", "Pickled", "Picture",
     "Prepared", "PreparedImages", "PreparedSource", "PreparedSplit", "RawSplit", "Source", "UnlabelledImages",
-    "default_size", "feed_back", "fit_images", "load_data", "pictures", "read_arrays", "read_photographs",
+    "default_size", "feed_back", "fit_images", "load_data", "pictures", "read_arrays", "read_photographs", "states_of",
 ]  # fmt: skip
