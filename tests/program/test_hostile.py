@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ ALL = {f"{door.__name__.partition('.')[2]}: {case.name}": case for door in (mode
 BYTES = 1_000_000_000
 TWICE = ("(legacy)", "cut to 1/8", "cut to 7/8")
 """Cases that differ from another by the file's format or length alone."""
-QUICK = {name for number, name in enumerate(ALL) if number % 4 == 0 and not name.endswith(TWICE)}
-"""The cases of `make test`: each is a process or two of its own. CI runs all."""
+APART = [name for number, name in enumerate(ALL) if number % 4 == 0 and not name.endswith(TWICE)]
+"""The cases that are a process or two each, whose memory and time are metered. CI runs the others in the tests' own."""
 
 # A process in between: what the tests' own process once held would count as the child's.
 METER = """
@@ -58,19 +58,22 @@ def snapshot(place: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def refuse(case: Case, place: Path) -> Outcome:
+def prepare(case: Case, place: Path) -> tuple[list[str], dict[str, str]]:
+    """Make a case's files below ``place``; return the arguments, and the environment."""
     folder = place / "files"
     for empty in (folder, place / "home", place / "tmp"):
         empty.mkdir(parents=True)
-    arguments = case.make(folder)
-    environment = {
-        **os.environ, "HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }  # fmt: skip
+    return case.make(folder), {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
+
+
+def refuse(case: Case, place: Path) -> Outcome:
+    """Try a case in a process of its own."""
+    arguments, own = prepare(case, place)
+    environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     before = snapshot(place)
     meter = place.with_suffix(".json")
     command = [sys.executable, "-P", "-m", "compressor", *arguments]
-    err, told = metered(command, meter, cwd=folder, env=environment)
+    err, told = metered(command, meter, cwd=place / "files", env=environment)
     return Outcome(told["code"], err, told["bytes"], told["seconds"], before, snapshot(place))
 
 
@@ -94,18 +97,36 @@ def outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Outcome]]]:
     """All the cases that were asked for, two at a time."""
-    asked = [item.callspec.params["name"] for item in request.session.items if item.path == Path(__file__)]
+    items = [item for item in request.session.items if item.originalname == "test_refused"]
+    asked = [item.callspec.params["name"] for item in items if item.path == Path(__file__)]
     root = tmp_path_factory.mktemp("hostile")
     with ThreadPoolExecutor(2) as pool:
         yield {name: pool.submit(refuse, ALL[name], root / str(i)) for i, name in enumerate(asked)}
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
-)
+@pytest.mark.parametrize("name", APART)
 def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) -> None:
-    case, outcome = ALL[name], outcomes[name].result()
+    outcome = outcomes[name].result()
+    check(ALL[name], outcome)
+    assert outcome.bytes < BYTES
+    assert outcome.seconds < limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALL if name not in APART])
+def test_refused_here(name: str, compress: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, own = prepare(ALL[name], tmp_path)
+    for variable, value in own.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("tempfile.tempdir", None)  # it is looked up again
+    monkeypatch.chdir(tmp_path / "files")
+    before = snapshot(tmp_path)
+    done = compress(*arguments)
+    check(ALL[name], Outcome(done.code, done.err, 0, 0.0, before, snapshot(tmp_path)))
+
+
+def check(case: Case, outcome: Outcome) -> None:
     assert outcome.code == case.exit, outcome.err
     lines = outcome.err.splitlines()
     assert len(lines) == 2, outcome.err
@@ -117,5 +138,3 @@ def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) 
     # Neither a canary nor anything else: no output, no temporary file, nothing changed.
     assert not any(Path(path).name == canary(Path()).name for path in outcome.after)
     assert outcome.after == outcome.before
-    assert outcome.bytes < BYTES
-    assert outcome.seconds < limit
