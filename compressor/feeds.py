@@ -38,7 +38,7 @@ def random_feeds(signature: Signature, sizes: Mapping[str, int], samples: int | 
 
 def _stacked(signature: Signature, shape: tuple[int, ...], samples: int) -> tuple[int, ...]:
     """The shape of several samples of an input that has no free batch axis."""
-    if _rows(signature) is not None or shape[:1] == (1,):
+    if signature.rows is not None or shape[:1] == (1,):
         return (samples, *shape[1:])
     return shape if samples == 1 else (samples, *shape)
 
@@ -77,7 +77,7 @@ def run_in_batches(session: Session, feeds: Feeds, size: int) -> Outputs:
         total = len(feeds[signature.input.name])
         slices = [{name: array[at : at + size] for name, array in feeds.items()} for at in range(0, total, size)]
         return concat([session(part) for part in slices])
-    if (rows := _rows(signature)) is not None:
+    if (rows := signature.rows) is not None:
         total = len(feeds[signature.input.name])
         return concat([_run_padded(session, feeds, at, rows) for at in range(0, total, rows)])
     stacked = {s.name: np.ndim(feeds[s.name]) > len(s.shape) for s in signature.inputs}
@@ -94,11 +94,6 @@ def run_in_batches(session: Session, feeds: Feeds, size: int) -> Outputs:
 def concat(parts: Sequence[Outputs]) -> Outputs:
     """Join the arrays of each name along their first axis; scalars become an array of one entry a part."""
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-
-
-def _rows(signature: Signature) -> int | None:
-    """The fixed number of samples that a run of a network with one input takes; None where there is no such."""
-    return signature.samples if len(signature.inputs) == 1 and signature.input.shape else None
 
 
 def _run_padded(session: Session, feeds: Feeds, at: int, rows: int) -> Outputs:

@@ -7,7 +7,7 @@ from onnx import helper, numpy_helper
 
 from compressor.core import Signature, TensorSpec
 
-__all__ = ["FIXED", "LOOSE", "TWO", "fixed_batch", "no_batch", "two_inputs"]
+__all__ = ["FIXED", "LOOSE", "TWO", "WHOLE", "fixed_batch", "no_batch", "two_inputs", "whole_array"]
 
 WIDTH, WORDS, LENGTH = 4, 10, 6
 
@@ -19,6 +19,10 @@ FIXED = Signature((TensorSpec("x", "float32", (3, WIDTH)),), (TensorSpec("y", "f
 LOOSE = Signature(
     (TensorSpec("x", "float32", (1, WIDTH)), TensorSpec("gain", "float32", ())),
     (TensorSpec("y", "float32", (1, WIDTH)), TensorSpec("peak", "float32", ())),
+)
+WHOLE = Signature(
+    (TensorSpec("x", "float32", (5,)),),
+    (TensorSpec("low", "float32", (1,)), TensorSpec("high", "float32", (2,))),
 )
 
 
@@ -52,6 +56,16 @@ def no_batch() -> bytes:
         helper.make_node("ReduceMax", ["y"], ["peak"], keepdims=0),
     ]
     return _model(nodes, LOOSE, [])
+
+
+def whole_array() -> bytes:
+    """``low`` and ``high``: the lowest and the two highest of five numbers, which are no samples but one."""
+    nodes = [
+        helper.make_node("TopK", ["x", "one"], ["low", "lowest"], largest=0),
+        helper.make_node("TopK", ["x", "two"], ["high", "highest"]),
+    ]
+    constants = [numpy_helper.from_array(np.array([n], np.int64), name) for n, name in ((1, "one"), (2, "two"))]
+    return _model(nodes, WHOLE, constants)
 
 
 def _model(nodes: list[object], signature: Signature, constants: list[object]) -> bytes:

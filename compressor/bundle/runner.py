@@ -222,7 +222,7 @@ def in_batches(model: Model, feeds: Dict[str, Any]) -> Dict[str, Any]:
     first = {shape[0] if shape else None for shape in shapes.values()}
     if len(first) == 1 and isinstance(next(iter(first)), str):
         return model(feeds)
-    if len(shapes) == 1 and first != {None}:
+    if _counts_samples(model.manifest):
         return _in_fixed_batches(model, feeds, int(first.pop() or 1))
     indexed = {name: np.ndim(feeds[name]) > len(shape) for name, shape in shapes.items()}
     counts = [
@@ -242,6 +242,16 @@ def in_batches(model: Model, feeds: Dict[str, Any]) -> Dict[str, Any]:
         new_axis = all(indexed.values()) or (any(indexed.values()) and made.shape[:1] != (1,))
         whole[name] = np.stack([part[name] for part in parts]) if new_axis else _concatenated(parts, name)
     return whole
+
+
+def _counts_samples(manifest: Dict[str, Any]) -> bool:
+    """Whether the first axis of the one input counts samples: it is 1, or each output's a multiple of it, or free."""
+    first, *others = [entry["shape"] for entry in manifest["inputs"]]
+    if others or not first:
+        return False
+    made = [entry["shape"][0] if entry["shape"] else None for entry in manifest["outputs"]]
+    counted = len(first) > 1 and all(isinstance(n, str) or (n and n % first[0] == 0) for n in made)
+    return bool(first[0] == 1 or counted)
 
 
 def _in_fixed_batches(model: Model, feeds: Dict[str, Any], rows: int) -> Dict[str, Any]:

@@ -80,12 +80,20 @@ class Signature:
     @property
     def samples(self) -> int | None:
         """Samples that one run takes: None where the batch is free, else a fixed number."""
-        if self.batch is not None:
+        return None if self.batch is not None else self.rows or 1
+
+    @property
+    def rows(self) -> int | None:
+        """The fixed number of samples along the first axis of the one input; None where that axis counts no samples.
+
+        It counts them where it is 1, or where the first axis of each output is free or a multiple of it.
+        """
+        shape = self.input.shape
+        if len(self.inputs) != 1 or not shape or not isinstance(shape[0], int):
             return None
-        shape = self.inputs[0].shape
-        if len(self.inputs) == 1 and shape and isinstance(shape[0], int):
-            return shape[0]
-        return 1
+        made = [spec.shape[0] if spec.shape else None for spec in self.outputs]
+        counted = len(shape) > 1 and all(isinstance(n, str) or (n and n % shape[0] == 0) for n in made)
+        return shape[0] if shape[0] == 1 or counted else None
 
     @property
     def free(self) -> tuple[str, ...]:

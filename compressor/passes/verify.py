@@ -16,6 +16,7 @@ from compressor.core import (
     OutputParity,
     PlanContext,
     Result,
+    UsageError,
     VerificationFailed,
 )
 
@@ -126,6 +127,7 @@ class Verify:
         torch = artifact.result.graph is None
         below = "torch" if torch else "original"
         expected = _torch_outputs(artifact, context, feeds) if torch else _original_outputs(artifact, context, feeds)
+        _check_own(expected, random=context.data is None)
         ladder: list[dict[str, Json]] = []
         for model in artifact.onnx.chain():
             above = model.precision if model.precision != below else f"{below} with other weights"
@@ -215,10 +217,23 @@ def _check_exact(parities: Mapping[str, OutputParity], tolerance: float, what: s
             )
 
 
-def _check_finite(outputs: Outputs) -> None:
+def _check_own(outputs: Outputs, *, random: bool) -> None:
+    """Raise UsageError where the network that was given makes no numbers of its samples."""
+    if (name := _not_finite(outputs)) is not None:
+        samples = "random samples" if random else "these samples"
+        hint = "give --data, samples of its real inputs" if random else "look at its weights and the normalisation"
+        raise UsageError(f"the network's own output {name} is not finite on {samples}", hint=hint)
+
+
+def _not_finite(outputs: Outputs) -> str | None:
     import numpy as np
 
-    if any(array.dtype.kind == "f" and not np.all(np.isfinite(array)) for array in outputs.values()):
+    broken = (name for name, made in outputs.items() if made.dtype.kind == "f" and not np.all(np.isfinite(made)))
+    return next(broken, None)
+
+
+def _check_finite(outputs: Outputs) -> None:
+    if _not_finite(outputs) is not None:
         raise VerificationFailed(
             "the result's outputs are not finite",
             hint="a value is out of the precision's range: try lower.precision = fp32",

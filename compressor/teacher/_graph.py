@@ -80,6 +80,7 @@ def load_graph(path: Path, given: tuple[GivenInput, ...], source: AnySource | No
 
     proto = load_onnx(path)
     content = proto.SerializeToString(deterministic=True)
+    _check_opset(path, proto, content)
     graph = clean_graph(proto, _OPSET)
     signature = signature_of(graph)
     with TemporaryDirectory() as folder:
@@ -94,6 +95,24 @@ def load_graph(path: Path, given: tuple[GivenInput, ...], source: AnySource | No
     return GraphNetwork(content, session, signature, found, ranges, params, macs, (told, *notes))
 
 
+def _check_opset(path: Path, proto: onnx.ModelProto, content: bytes) -> None:
+    """Raise UsageError for a file that ONNX Runtime is too new for: nothing would tell what its operators computed."""
+    import onnxruntime
+
+    opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), 1)
+    if opset >= _OLDEST_RUN:
+        return
+    try:
+        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UsageError(
+            f"{path} is of opset {opset}, and ONNX Runtime no longer runs it: {str(error).strip().splitlines()[0]}",
+            hint=f"export the network again in opset {_OLDEST_RUN} or later",
+        ) from error
+
+
+_OLDEST_RUN = 7
+"""ONNX Runtime runs every operator from this opset on, and some of older ones."""
 _OPSET = 21
 """The opset in which a graph is looked at; it is lowered for its target's own."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import FIXED, LENGTH, LOOSE, TWO, fixed_batch, no_batch, two_inputs
+from networks import FIXED, LENGTH, LOOSE, TWO, WHOLE, fixed_batch, no_batch, two_inputs, whole_array
 
 from compressor.backends.onnxruntime import OnnxRuntime
 from compressor.bundle import EngineEntry, Manifest, runner, verify_bundle, write_bundle
@@ -22,6 +22,7 @@ CASES = {
     "two inputs": (two_inputs, TWO, {"batch": 1, "length": LENGTH}),
     "a fixed batch": (fixed_batch, FIXED, {}),
     "no batch": (no_batch, LOOSE, {}),
+    "no batch, one input": (whole_array, WHOLE, {}),
 }
 
 
@@ -147,7 +148,7 @@ def test_every_network_is_timed(tmp_path: Path) -> None:
     done = run(bundles[0], "--time", *bundles, "--blocks=5", "--inferences=4")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert [[len(block) for block in samples] for samples in document["samples_ms"]] == [[4] * 5] * 3
+    assert [[len(block) for block in samples] for samples in document["samples_ms"]] == [[4] * 5] * len(CASES)
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4, 7])

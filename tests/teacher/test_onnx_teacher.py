@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from conftest import Done
-from networks import TWO, fixed_batch, no_batch, two_inputs
+from networks import TWO, fixed_batch, no_batch, two_inputs, whole_array
+from onnx import helper, numpy_helper
 from PIL import Image
 
 QUICK = ("--set", "measure.blocks=5", "--set", "measure.inferences=1", "--set", "verify.samples=16")
@@ -33,7 +35,7 @@ ZOO = {
 QUICK_ZOO = ("gender", "voice-activity", "denoise-lstm")
 
 
-@pytest.mark.parametrize("make", [two_inputs, fixed_batch, no_batch])
+@pytest.mark.parametrize("make", [two_inputs, fixed_batch, no_batch, whole_array])
 def test_any_signature_goes_through(make: Callable[[], bytes], tmp_path: Path, compress: Callable[..., Done]) -> None:
     (tmp_path / "teacher.onnx").write_bytes(make())
     done = compress("run", tmp_path / "teacher.onnx", "--target", "host", *QUICK, "-o", tmp_path / "run", "--json")
@@ -66,6 +68,31 @@ def test_arch_is_for_checkpoints(tmp_path: Path, compress: Callable[..., Done]) 
     done = compress("run", tmp_path / "teacher.onnx", "--target", "host", "--arch", "a:b")
     assert done.code == 2
     assert "--arch is for checkpoints" in done.err
+
+
+def _one_operator(op: str, opset: int, *constants: onnx.TensorProto, **attributes: float) -> bytes:
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    node = helper.make_node(op, ["x", *(each.name for each in constants)], ["y"], **attributes)
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
+    data: bytes = made.SerializeToString()
+    return data
+
+
+def test_what_the_runtime_is_too_new_for_is_refused(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    slope = numpy_helper.from_array(np.ones(4, np.float32), "slope")
+    (tmp_path / "old.onnx").write_bytes(_one_operator("PRelu", 6, slope))
+    done = compress("run", tmp_path / "old.onnx", "--target", "host", "-o", tmp_path / "run")
+    assert done.code == 2
+    assert "of opset 6, and ONNX Runtime no longer runs it" in done.err
+
+
+def test_a_network_that_makes_no_numbers_of_random_samples(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    (tmp_path / "log.onnx").write_bytes(_one_operator("Log", 13))
+    done = compress("run", tmp_path / "log.onnx", "--target", "host", *QUICK, "-o", tmp_path / "run")
+    assert done.code == 2
+    assert "the network's own output y is not finite on random samples" in done.err
+    assert "--data" in done.err
 
 
 @pytest.mark.shared
