@@ -159,7 +159,7 @@ def main() -> None:
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(0.125, True), 0)
     teacher = load_checkpoint(options.teacher).build()
-    predict = make_predictor(teacher, "auto", "cpu")
+    predict = make_predictor(teacher, "auto", "cpu", Path(mkdtemp()))
     stored = SoftTargets(samples, options.epochs, Path(mkdtemp()), "teacher")
     begun = perf_counter()
     stored.prepare(predict, quiet)

@@ -110,7 +110,7 @@ def main() -> None:
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
     teacher = load_checkpoint(options.teacher).build()
     targets = SoftTargets(samples, 4, Path(mkdtemp()), "teacher")
-    targets.prepare(make_predictor(teacher, "auto", "cpu"), quiet)
+    targets.prepare(make_predictor(teacher, "auto", "cpu", Path(mkdtemp())), quiet)
     for row in rows:
         if "accuracy" in row:
             continue

@@ -136,7 +136,7 @@ def main() -> None:
     split = data.train.take(data.train.raw.sample(options.images))
     samples = Samples(split, INPUT, scaling, 10, Augmentation(), 0)
     targets = SoftTargets(samples, options.views, Path(mkdtemp()), "teacher")
-    targets.prepare(make_predictor(teacher, "auto", "cpu"), quiet)
+    targets.prepare(make_predictor(teacher, "auto", "cpu", Path(mkdtemp())), quiet)
     print("\n| student | encoding | parameters | MACs | latency | top1, float | top1, INT8 |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, (architecture, share) in students.items():

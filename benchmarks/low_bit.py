@@ -150,7 +150,7 @@ def main() -> None:
     assert data.train is not None
     samples = Samples(data.train, INPUT, scaling, 10, Augmentation(0.125, True), 0)
     targets = SoftTargets(samples, 2, Path(mkdtemp()), "teacher")
-    targets.prepare(make_predictor(load_checkpoint(options.teacher).build(), "auto", "cpu"), quiet)
+    targets.prepare(make_predictor(load_checkpoint(options.teacher).build(), "auto", "cpu", Path(mkdtemp())), quiet)
     epoch = len(samples) // 128
     student = float_student(options.out.with_suffix(".pt"), targets, options.epochs * epoch)
     quantise = Quantiser(student, targets, options.more * epoch, tuple(options.lr))

@@ -18,6 +18,7 @@ from compressor.data import ImagePairs, PreparedSplit
 from compressor.frontend import load_network
 from compressor.losses import objective
 from compressor.preprocessing import normalize
+from compressor.store import identity
 from compressor.train import workers
 from compressor.train.augmentation import Augmentation
 from compressor.train.distill_config import DistillConfig
@@ -27,6 +28,7 @@ from compressor.train.patches import Patches
 from compressor.train.predictor import graph_predictor, make_predictor
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
+from compressor.versions import installed_versions
 
 __all__ = ["PreparedTeacher", "prepare_teacher"]
 
@@ -104,7 +106,8 @@ def _predictor(
         assert teacher.graph is not None
         return graph_predictor(teacher.graph)
     any_size = context.task.spatial
-    return make_predictor(network, settings.optimizer_config.precision, context.device, any_size=any_size)
+    graphs = context.kept("teacher-graph", [identity(teacher), installed_versions()])
+    return make_predictor(network, settings.optimizer_config.precision, context.device, graphs, any_size=any_size)
 
 
 def _soft_targets(

@@ -553,9 +553,9 @@ samples = 32
     ("settings", "more", "most", "drop"),
     [
         ('method = "ptq"\nbits = 4', (), 80_000, 0.1),
-        ('method = "qat"\nbits = 3\ndistill = { steps = 20, views = 1 }', (), 72_000, 0.1),
+        ('method = "qat"\nbits = 3\ndistill = { steps = 8, views = 1 }', (), 72_000, 0.1),
         (
-            'method = "codebook"\nbudget = ["bytes=1%"]\ndistill = { steps = 20, views = 1, lr = 0.01 }',
+            'method = "codebook"\nbudget = ["bytes=1%"]\ndistill = { steps = 8, views = 1, lr = 0.01 }',
             ("--budget", "bytes=60k"),
             60_000,
             0.1,

@@ -115,6 +115,7 @@ def test_the_zoo_in_int8(name: str, shared_data: Path, tmp_path: Path, compress:
     file, flags = shared_data / "zoo" / f"{name}.onnx", str(ZOO[name]).split()
     done = compress(
         "run", file, "--target", "host", "--profile", "ptq", "--data", shared_data / "photos", *flags, *QUICK,
+        "--set", "quantize.minutes=0.3", "--set", "quantize.samples=100",
         "-o", tmp_path / "run", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
