@@ -161,6 +161,8 @@ def run(network: Network, target: str, profile: str, options: argparse.Namespace
         sys.executable, "-m", "compressor", "run", str(file), "--target", target, "--profile", profile,
         "--fresh", "-o", str(folder), *network.flags, "--set", "measure.seconds=5",
     ]  # fmt: skip
+    if profile == "ptq":
+        command += ["--set", f"quantize.minutes={options.minutes}"]
     if data is not None:
         command += ["--data", data]
     elif profile == "ptq":
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--target", nargs="+", default=["host"])
     parser.add_argument("--only", nargs="+", default=None)
     parser.add_argument("--timm", action="store_true", help="architectures of timm with random weights instead")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of each repair of integers")
     parser.add_argument("--rivals", action="store_true", help="ONNX Runtime's and NNCF's own quantisers too")
     parser.add_argument("-o", "--output", type=Path, default=None)
     options = parser.parse_args()

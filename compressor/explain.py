@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from compressor import catalog
 from compressor.bench.speedups import quick_speedups
-from compressor.bundle import Manifest, golden_samples, verify_bundle
+from compressor.bundle import Manifest, bundle_folder, golden_samples, verify_bundle
 from compressor.core import Backend, Json, OnnxModel, Progress, QdqRules, Session, Target, UsageError
-from compressor.feeds import run_in_batches
+from compressor.feeds import count_samples, one_run, run_in_batches
 from compressor.lowering.fp16 import fp16_twin
 from compressor.lowering.lower import finish_quantized
 from compressor.lowering.placement import Placement
@@ -186,8 +186,9 @@ class _Toggles:
     @cached_property
     def _one_run(self) -> Feeds:
         """The feeds of one sample, or of as many as a fixed batch has."""
-        fixed = any(isinstance(i.shape[0], int) for i in self._graph.graph.inputs if i.shape is not None and i.shape)
-        return self._feeds if fixed else {name: array[:1] for name, array in self._feeds.items()}
+        manifest = Manifest.read(bundle_folder(self.folder))
+        feeds = one_run(manifest.signature, manifest.sizes, self._feeds)
+        return feeds if manifest.signature.batch is None else {name: array[:1] for name, array in feeds.items()}
 
     @cached_property
     def _expected(self) -> Outputs:
@@ -195,7 +196,7 @@ class _Toggles:
 
     def _outputs(self, path: Path) -> Outputs:
         session: Session = self.judge.open(path, threads=len(os.sched_getaffinity(0)))
-        return run_in_batches(session, self._feeds, len(next(iter(self._one_run.values()))))
+        return run_in_batches(session, self._feeds, count_samples(session.signature, self._feeds))
 
     def _decibels(self, path: Path) -> float:
         """The SNR of the worst output."""

@@ -91,6 +91,33 @@ def run_in_batches(session: Session, feeds: Feeds, size: int) -> Outputs:
     return {name: _joined([part[name] for part in parts], all(stacked.values())) for name in parts[0]}
 
 
+def count_samples(signature: Signature, feeds: Feeds) -> int:
+    """Return how many samples the arrays hold, as `run_in_batches` counts them."""
+    if signature.batch is not None or signature.rows is not None:
+        return len(feeds[signature.input.name])
+    return _count_runs(signature, feeds, {s.name: np.ndim(feeds[s.name]) > len(s.shape) for s in signature.inputs})
+
+
+def first_samples(arrays: Feeds, total: int, count: int) -> dict[str, NDArray[Any]]:
+    """Return the first ``count`` of ``total`` samples, each with as many rows of an array as it has.
+
+    An array of fewer rows than samples, or a scalar, is the same for all.
+    """
+    rows = {name: len(array) // total if np.ndim(array) else 0 for name, array in arrays.items()}
+    return {name: array[: rows[name] * count] if rows[name] else array for name, array in arrays.items()}
+
+
+def one_run(signature: Signature, sizes: Mapping[str, int], feeds: Feeds) -> dict[str, NDArray[Any]]:
+    """Return what one run takes of samples: all of them where the batch is free, else the first."""
+    if signature.batch is not None:
+        return dict(feeds)
+    shapes = signature.feeds_of(sizes)
+    return {
+        name: array.reshape(-1, *shapes[name][1:])[: shapes[name][0]] if shapes[name] else array.reshape(-1)[0]
+        for name, array in feeds.items()
+    }
+
+
 def concat(parts: Sequence[Outputs]) -> Outputs:
     """Join the arrays of each name along their first axis; scalars become an array of one entry a part."""
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}

@@ -10,7 +10,15 @@ import pytest
 from networks import FIXED, LOOSE, TWO
 
 from compressor.core import GivenInput, Signature, TensorSpec, UsageError
-from compressor.feeds import concat, random_feeds, run_in_batches, sizes_given
+from compressor.feeds import (
+    concat,
+    count_samples,
+    first_samples,
+    one_run,
+    random_feeds,
+    run_in_batches,
+    sizes_given,
+)  # fmt: skip
 
 
 class Recorder:
@@ -96,6 +104,22 @@ def test_inputs_of_several_rows_a_run() -> None:
     made = run_in_batches(session, feeds, 1)
     assert session.seen == [{"image": (1, 2), "boxes": (4, 3)}] * 2
     np.testing.assert_array_equal(made["y"], feeds["boxes"].sum(axis=1))
+    assert count_samples(signature, feeds) == 2
+    first = first_samples(feeds, 2, 1)
+    assert {name: array.shape for name, array in first.items()} == {"image": (1, 2), "boxes": (4, 3)}
+    np.testing.assert_array_equal(run_in_batches(session, first, 1)["y"], first_samples(made, 2, 1)["y"])
+    assert one_run(signature, {}, feeds)["boxes"].shape == (4, 3)
+
+
+def test_the_first_samples_of_other_batches() -> None:
+    feeds = random_feeds(TWO, {"length": 6}, 5, seed=0)
+    assert count_samples(TWO, feeds) == 5
+    assert first_samples(feeds, 5, 2)["tokens"].shape == (2, 6)
+    assert one_run(TWO, {}, feeds)["tokens"].shape == (5, 6)
+    loose = random_feeds(LOOSE, {}, 4, seed=0)
+    assert count_samples(LOOSE, loose) == 4
+    assert {name: array.shape for name, array in one_run(LOOSE, {}, loose).items()} == {"x": (1, 4), "gain": ()}
+    assert first_samples({"same": np.zeros(1), "scalar": np.float32(1)}, 4, 2)["same"].shape == (1,)
 
 
 def test_outputs_are_joined_by_name() -> None:

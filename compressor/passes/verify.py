@@ -67,6 +67,7 @@ class Verify:
         return ()
 
     def run(self, artifact: Artifact, context: Context) -> Result:
+        from compressor.feeds import count_samples, first_samples, one_run
         from compressor.quant.drift import drift
 
         assert artifact.onnx is not None
@@ -76,18 +77,20 @@ class Verify:
         ladder, outputs = self._ladder(artifact, context, feeds, judge)
         _check_finite(outputs)
         golden = min(self.golden, context.task.golden)
-        shown = {name: array[:golden] for name, array in feeds.items()}
+        total = count_samples(artifact.result.signature, feeds)
+        shown = first_samples(feeds, total, golden)
         metrics: dict[str, Json] = {"ladder": ladder}
         chain = artifact.onnx.chain()
         if len(chain) > 1:
-            layers = drift(chain[0].path, chain[-1].path, _one_run(artifact, shown))
+            model = artifact.result
+            layers = drift(chain[0].path, chain[-1].path, one_run(model.signature, model.sizes, shown))
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
         graph, engine = artifact.onnx, artifact.engine
         if context.board is not None and engine.path == graph.path:
             # What is left to do on the board is done below: the bundle is good there, or none is made.
             artifact = replace(artifact, engine=replace(engine, status="ready", todo=None))
-        expected = {name: array[:golden] if len(array) >= golden else array for name, array in outputs.items()}
+        expected = first_samples(outputs, total, golden)
         bundle = self._bundle(artifact, context, judge, shown, expected)
         if context.board is not None:
             _verify_on_board(context.board, bundle, context)
@@ -261,16 +264,6 @@ def _warnings(ladder: list[dict[str, Json]]) -> list[str]:
         for rung in ladder
         if rung["agreement"] is not None and rung["agreement"] < _ALIKE
     ]
-
-
-def _one_run(artifact: Artifact, feeds: Feeds) -> Feeds:
-    """Feeds that one run takes: all samples of a free batch, else the first ones."""
-    signature = artifact.result.signature
-    if signature.batch is not None:
-        return feeds
-    shapes = artifact.result.feed_shapes
-    return {name: array.reshape(-1, *shapes[name][1:])[: shapes[name][0]] if shapes[name] else array.reshape(-1)[0]
-            for name, array in feeds.items()}  # fmt: skip
 
 
 def _verify_on_board(board: str, bundle: Bundle, context: Context) -> None:
