@@ -113,7 +113,9 @@ def one_run(signature: Signature, sizes: Mapping[str, int], feeds: Feeds) -> dic
         return dict(feeds)
     shapes = signature.feeds_of(sizes)
     return {
-        name: array.reshape(-1, *shapes[name][1:])[: shapes[name][0]] if shapes[name] else array.reshape(-1)[0]
+        name: array.reshape(-1, *shapes[name][1:])[: shapes[name][0]]
+        if shapes[name]
+        else np.asarray(array.reshape(-1)[0])
         for name, array in feeds.items()
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -86,6 +86,7 @@ class Verify:
             layers = drift(chain[0].path, chain[-1].path, one_run(model.signature, model.sizes, shown))
             first = next((layer for layer in layers if layer["db"] < self.drift_db), None)
             metrics |= {"layers": layers, "first_drift": first}
+            _check_overflow(layers, artifact.onnx.precision)
         graph, engine = artifact.onnx, artifact.engine
         if context.board is not None and engine.path == graph.path:
             # What is left to do on the board is done below: the bundle is good there, or none is made.
@@ -226,6 +227,16 @@ def _check_own(outputs: Outputs, *, random: bool) -> None:
         samples = "random samples" if random else "these samples"
         hint = "give --data, samples of its real inputs" if random else "look at its weights and the normalisation"
         raise UsageError(f"the network's own output {name} is not finite on {samples}", hint=hint)
+
+
+def _check_overflow(layers: Sequence[Mapping[str, Json]], precision: str) -> None:
+    """Raise VerificationFailed where a tensor within the network is out of the precision's range."""
+    name = next((layer["tensor"] for layer in layers if layer.get("overflows")), None)
+    if name is not None:
+        raise VerificationFailed(
+            f"the values of {name} are out of the range of {precision}'s floats: on the target they would be infinite",
+            hint="--profile float --set lower.precision=fp32",
+        )
 
 
 def _not_finite(outputs: Outputs) -> str | None:

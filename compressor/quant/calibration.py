@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.core import Model, Progress, Split, UsageError
+from compressor.feeds import count_samples, one_run
 from compressor.quant.synthetic import SyntheticSamples
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def draw_calibration(
 def _batches(split: Split, drawn: NDArray[np.int64], model: Model) -> Sequence[Feeds]:
     """The samples ``drawn`` in batches: ten small images or one large one.
 
-    A network with a fixed batch gets whole batches of that; an incomplete one is left out.
+    A network with a fixed batch gets whole batches of that; an incomplete one is left out. Of a network without a
+    batch axis each is what one run takes.
     """
     fixed = model.signature.samples
     values = max(1, *(math.prod(shape[1:]) for shape in model.feed_shapes.values()))
@@ -68,12 +70,13 @@ def _batches(split: Split, drawn: NDArray[np.int64], model: Model) -> Sequence[F
         whole = len(drawn) // size * size if fixed else len(drawn)
         if not whole:
             raise _too_few(fixed, len(drawn))
-        return _Read(split, [drawn[start : start + size] for start in range(0, whole, size)])
-    batches = [batch.feeds for batch in split.batches(size, drawn)]
-    whole_ones = [feeds for feeds in batches if fixed is None or len(next(iter(feeds.values()))) == fixed]
+        return _Read(split, [drawn[start : start + size] for start in range(0, whole, size)], model)
+    signature = model.signature
+    batches = (batch.feeds for batch in split.batches(size, drawn))
+    whole_ones = [feeds for feeds in batches if fixed is None or count_samples(signature, feeds) == fixed]
     if not whole_ones:
         raise _too_few(fixed, len(drawn))
-    return whole_ones
+    return [one_run(signature, model.sizes, feeds) for feeds in whole_ones]
 
 
 def _too_few(fixed: int | None, count: int) -> UsageError:
@@ -89,6 +92,7 @@ class _Read(Sequence["Feeds"]):
 
     split: Split
     rows: list[NDArray[np.int64]]
+    model: Model
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,8 +105,9 @@ class _Read(Sequence["Feeds"]):
 
     def __getitem__(self, index: int | slice) -> Feeds | Sequence[Feeds]:
         if isinstance(index, slice):
-            return _Read(self.split, self.rows[index])
-        return next(iter(self.split.batches(len(self.rows[index]), self.rows[index]))).feeds
+            return _Read(self.split, self.rows[index], self.model)
+        batch = next(iter(self.split.batches(len(self.rows[index]), self.rows[index])))
+        return one_run(self.model.signature, self.model.sizes, batch.feeds)
 
     def __iter__(self) -> Iterator[Feeds]:
         return (self[number] for number in range(len(self)))

@@ -23,6 +23,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
 _TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
 _MAX_DB = 200.0
+_MASKS = 1e30
 
 
 def drift(before: Path, after: Path, feeds: Feeds) -> list[dict[str, Json]]:
@@ -31,10 +32,13 @@ def drift(before: Path, after: Path, feeds: Feeds) -> list[dict[str, Json]]:
     An entry has the ``tensor``, the ``op`` that makes it, and its signal-to-noise ratio ``db``; of a layer with
     weights also the ``weight``, its ``elements``, the type that they are ``stored`` in and the ``bits`` that each
     takes in the file. The placement names the twin of a tensor ``x`` ``x_dequantized``; FP16 conversion keeps ``x``.
+    ``overflows`` is true where a value is infinite there that the first graph has a number for.
     ``feeds`` are of one run, or of as many samples as a free batch takes.
     """
     first, last = onnx.load(str(before)), onnx.load(str(after))
-    twins = _twins(first.graph, last.graph)
+    typed, typed_last = _typed(first), _typed(last)
+    pairs = _twins(first.graph, last.graph).items()
+    twins = {name: twin for name, twin in pairs if name in typed and twin in typed_last}
     ops = {name: node.op_type for node in first.graph.node for name in node.output}
     # Where a Relu leaves little of a signal, any noise is large beside it: its input is the measure then.
     relu_inputs = {node.output[0]: node.input[0] for node in first.graph.node if node.op_type == "Relu"}
@@ -44,7 +48,9 @@ def drift(before: Path, after: Path, feeds: Feeds) -> list[dict[str, Json]]:
     lowered = _run(last, list(twins.values()), feeds)
     sources = dict(zip(relu_inputs, exact[len(twins) :], strict=True))
     return [
-        {"tensor": name, "op": ops[name], "db": round(_snr(signal, noisy, sources.get(name)), 2)} | stored.get(name, {})
+        {"tensor": name, "op": ops[name], "db": round(_snr(signal, noisy, sources.get(name)), 2)}
+        | ({"overflows": True} if _overflows(signal, noisy) else {})
+        | stored.get(name, {})
         for name, signal, noisy in zip(twins, exact[: len(twins)], lowered, strict=True)
         if signal.dtype.kind == "f" and signal.shape == noisy.shape
     ]
@@ -60,6 +66,12 @@ def _twins(first: Any, last: Any) -> dict[str, str]:
             if twin is not None:
                 twins[name] = twin
     return twins
+
+
+def _typed(model: onnx.ModelProto) -> set[str]:
+    """The names of tensors whose type is known: no other can be an output of a graph."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {value.name for value in (*graph.value_info, *graph.output) if value.type.HasField("tensor_type")}
 
 
 def _run(model: Any, names: Sequence[str], feeds: Feeds) -> list[NDArray[Any]]:
@@ -104,12 +116,19 @@ def _stored(first: Any, last: Any) -> dict[str, dict[str, Json]]:
 
 
 def _snr(signal: NDArray[Any], noisy: NDArray[Any], source: NDArray[Any] | None = None) -> float:
-    """The signal-to-noise ratio in dB, at most 200; the signal is the stronger of ``signal`` and ``source``."""
+    """The signal-to-noise ratio in dB, within ±200; the signal is the stronger of ``signal`` and ``source``."""
+    if _overflows(signal, noisy):
+        return -_MAX_DB
     signal, noisy = signal.astype(np.float32), noisy.astype(np.float32)
     power, noise = _power(signal), _power(noisy - signal)
     if source is not None:
         power = max(power, _power(source))
     return min(_MAX_DB, 10 * float(np.log10(max(power, 1e-30) / max(noise, 1e-30))))
+
+
+def _overflows(signal: NDArray[Any], noisy: NDArray[Any]) -> bool:
+    """Whether a number became infinite, or none; those that stand for infinity, as masks have them, may."""
+    return bool(np.any((np.abs(signal) < _MASKS) & ~np.isfinite(noisy)))
 
 
 def _power(values: NDArray[Any]) -> float:

@@ -143,13 +143,15 @@ def _found_sizes(
 
 
 def _tries(signature: Signature, free: list[str]) -> Iterator[dict[str, int]]:
-    """Sizes for the free axes, the likeliest first."""
+    """Sizes for the free axes, the likeliest first: 1 of an axis that stands first, as one that counts does."""
     sides = [axis for spec in signature.inputs if spec.is_image for axis in spec.shape[2:] if axis in free]
     others = [axis for axis in free if axis not in sides]
-    for length in _LENGTHS if others else _LENGTHS[:1]:
-        for height, width in _SIDES if sides else _SIDES[:1]:
-            image = dict(zip(sides, (height, width) * len(sides), strict=False))
-            yield {**image, **dict.fromkeys(others, length)}
+    counts = [axis for axis in others if any(len(s.shape) > 1 and s.shape[0] == axis for s in signature.inputs)]
+    for ones in (dict.fromkeys(counts, 1), {}) if counts else ({},):
+        for length in _LENGTHS if others else _LENGTHS[:1]:
+            for height, width in _SIDES if sides else _SIDES[:1]:
+                image = dict(zip(sides, (height, width) * len(sides), strict=False))
+                yield {**image, **dict.fromkeys(others, length), **ones}
 
 
 def _cost(proto: onnx.ModelProto, signature: Signature, sizes: Mapping[str, int]) -> tuple[int, int]:
