@@ -7,7 +7,18 @@ from onnx import helper, numpy_helper
 
 from compressor.core import Signature, TensorSpec
 
-__all__ = ["FIXED", "LOOSE", "TWO", "WHOLE", "fixed_batch", "no_batch", "two_inputs", "whole_array"]
+__all__ = [
+    "FIXED",
+    "LOOSE",
+    "STATE",
+    "TWO",
+    "WHOLE",
+    "fixed_batch",
+    "no_batch",
+    "two_inputs",
+    "whole_array",
+    "with_state",
+]
 
 WIDTH, WORDS, LENGTH = 4, 10, 6
 
@@ -19,6 +30,10 @@ FIXED = Signature((TensorSpec("x", "float32", (3, WIDTH)),), (TensorSpec("y", "f
 LOOSE = Signature(
     (TensorSpec("x", "float32", (1, WIDTH)), TensorSpec("gain", "float32", ())),
     (TensorSpec("y", "float32", (1, WIDTH)), TensorSpec("peak", "float32", ())),
+)
+STATE = Signature(
+    (TensorSpec("state", "float32", (2, 1, WIDTH)), TensorSpec("x", "float32", (1, WIDTH))),
+    (TensorSpec("y", "float32", (1, WIDTH)), TensorSpec("new_state", "float32", (2, 1, WIDTH))),
 )
 WHOLE = Signature(
     (TensorSpec("x", "float32", (5,)),),
@@ -56,6 +71,24 @@ def no_batch() -> bytes:
         helper.make_node("ReduceMax", ["y"], ["peak"], keepdims=0),
     ]
     return _model(nodes, LOOSE, [])
+
+
+def with_state() -> bytes:
+    """A step of a recurrence whose state has two rows a sample, and stands first."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("ReduceSum", ["state", "axis"], ["held"], keepdims=0),
+        helper.make_node("Add", ["x", "held"], ["sum"]),
+        helper.make_node("Gemm", ["sum", "w"], ["made"]),
+        helper.make_node("Tanh", ["made"], ["y"]),
+        helper.make_node("Mul", ["state", "half"], ["new_state"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([0], np.int64), "axis"),
+        numpy_helper.from_array(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32), "w"),
+        numpy_helper.from_array(np.float32(0.5), "half"),
+    ]
+    return _model(nodes, STATE, constants)
 
 
 def whole_array() -> bytes:

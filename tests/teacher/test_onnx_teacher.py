@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import Done
-from networks import TWO, fixed_batch, no_batch, two_inputs, whole_array
+from networks import TWO, fixed_batch, no_batch, two_inputs, whole_array, with_state
 from onnx import helper, numpy_helper
 from PIL import Image
 
@@ -68,6 +68,37 @@ def test_arch_is_for_checkpoints(tmp_path: Path, compress: Callable[..., Done]) 
     done = compress("run", tmp_path / "teacher.onnx", "--target", "host", "--arch", "a:b")
     assert done.code == 2
     assert "--arch is for checkpoints" in done.err
+
+
+def test_a_state_of_several_rows_is_calibrated(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    (tmp_path / "step.onnx").write_bytes(with_state())
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "steps.npz", x=rng.standard_normal((6, 20, 1, 4)).astype(np.float32))
+    ways = (("--set", "quantize.data=synthetic"), ("--data", tmp_path / "steps.npz"))
+    for number, way in enumerate(ways):
+        done = compress(
+            "run", tmp_path / "step.onnx", "--target", "host", "--profile", "ptq", *way, *QUICK,
+            "-o", tmp_path / str(number),
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        golden = np.load(tmp_path / str(number) / "bundle" / "golden.npz")
+        assert (len(golden["input:x"]), len(golden["output:y"])) == (8, 8)
+        assert golden["input:state"].reshape(-1, 2, 1, 4).shape[0] == 8
+        assert compress("verify", tmp_path / str(number)).code == 0
+
+
+def test_values_out_of_half_precision_are_no_success(tmp_path: Path, compress: Callable[..., Done]) -> None:
+    large, small = (numpy_helper.from_array(np.full((4, 4), v, np.float32), n) for n, v in (("l", 6e4), ("s", 1e-5)))
+    nodes = [helper.make_node("MatMul", ["x", "l"], ["wide"]), helper.make_node("MatMul", ["wide", "s"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [large, small])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "wide.onnx").write_bytes(made.SerializeToString())
+    said = ("run", tmp_path / "wide.onnx", "--target", "jetson-orin", *QUICK, "-o", tmp_path / "run")
+    done = compress(*said)
+    assert done.code == 6
+    assert "the values of wide are out of the range of fp16's floats" in done.err
+    assert compress(*said, "--set", "lower.precision=fp32", "--fresh").code == 0
 
 
 def _one_operator(op: str, opset: int, *constants: onnx.TensorProto, **attributes: float) -> bytes:
