@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Verify"]
 
+_VALUES = 1 << 25
+"""The most values of the samples that are compared."""
 _EXPORT_TOLERANCE = 1e-3
 """What fp32 summed in another order may differ by, of the outputs' largest magnitude."""
 _CLEAN_TOLERANCE = 1e-4
@@ -111,7 +113,9 @@ class Verify:
             model = artifact.teacher
             return random_feeds(model.signature, model.sizes, _affordable(self.samples, model.macs), context.seed)
         rng, split = np.random.default_rng(context.seed), context.data.evaluate
-        drawn = np.sort(rng.choice(len(split), min(self.samples, len(split)), replace=False))
+        values = sum(math.prod(shape) for shape in artifact.teacher.feed_shapes.values())
+        count = min(self.samples, len(split), max(self.golden, _VALUES // values))  # all of them are in memory
+        drawn = np.sort(rng.choice(len(split), count, replace=False))
         return concat([dict(batch.feeds) for batch in split.batches(64, drawn)])
 
     def _ladder(
