@@ -23,6 +23,7 @@ from compressor.lowering.lower import finish_quantized
 from compressor.lowering.placement import Placement
 from compressor.machine import Judgement, judgement
 from compressor.quant.audit import audit
+from compressor.quant.float_layers import float_candidates
 from compressor.quant.ranges import activation_ranges
 from compressor.quant.regions import regions
 from compressor.report.reading import read_report
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
+_WORTH = 0.005
+"""The share of the latency under which a change is none."""
 _REGIONS = 24
 """Regions that are tried one by one: each costs a graph, a session and some seconds."""
 
@@ -50,8 +53,12 @@ def explain(run: Path, progress: Progress) -> dict[str, Json]:
     report = read_report(folder)
     target = catalog.find_target(report["target"])
     if "int8" not in target.precisions:
-        raise UsageError(f"target {target.name} does not run int8: there is no other precision to explain", hint="")
-    quantised: Mapping[str, Json] = next((p["metrics"] for p in report["passes"] if p["kind"] == "quantize"), {})
+        raise UsageError(
+            f"target {target.name} does not run int8: there is no other precision to explain",
+            hint="compress targets lists what each target runs",
+        )
+    whole: Mapping[str, Json] = {"in_float": ["*"]}  # a run without a quantize pass
+    quantised = next((p["metrics"] for p in report["passes"] if p["kind"] == "quantize"), whole)
     left = quantised.get("in_float", ())
     with TemporaryDirectory() as scratch:
         toggles = _Toggles(folder, target, tuple(left), Path(scratch), progress)
@@ -78,14 +85,16 @@ class _Toggles:
     folder: Path
     target: Target
     left: tuple[str, ...]
-    """The names of the nodes in float; ``*`` for all."""
+    """The names of the nodes in float, or of groups of `float_candidates`; ``*`` for all."""
     workdir: Path
     progress: Progress
     shipped_db: float | None = None
     shipped_speedup: float | None = None
 
     def rows(self) -> list[dict[str, Json]]:
-        floats = frozenset(self._integer_ops) if "*" in self.left else frozenset(self.left)
+        groups = float_candidates(self._graph)
+        named = frozenset().union(*(groups.get(name, {name}) for name in self.left))
+        floats = frozenset(self._integer_ops) if "*" in self.left else named
         parts = regions(self._integer_ops, {n.name or "": n.op_type for n in self._graph.graph}, _REGIONS)
         shipped = self._written(floats, "shipped.onnx")
         others = [self._written(_toggled(floats, part), f"region{i}.onnx") for i, part in enumerate(parts)]
@@ -151,7 +160,8 @@ class _Toggles:
     @cached_property
     def _ranges(self) -> Mapping[str, tuple[float, float]]:
         tensors = Placement(ir.load(self._source.path), self._rules).tensors
-        return activation_ranges(self._graph, tensors, [self._feeds], "minmax", self.progress)
+        feeds = one_run(self._manifest.signature, self._manifest.sizes, self._feeds)
+        return activation_ranges(self._graph, tensors, [feeds], "minmax", self.progress)
 
     def _written(self, floats: frozenset[str], name: str) -> Path:
         graph, path = ir.load(self._source.path), self.workdir / name
@@ -179,16 +189,19 @@ class _Toggles:
     # -- samples ----------------------------------------------------------------------------------
 
     @cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.read(verify_bundle(self.folder).path)
+
+    @cached_property
     def _feeds(self) -> Feeds:
-        bundle = verify_bundle(self.folder).path
-        return golden_samples(bundle, Manifest.read(bundle))[0]
+        return golden_samples(bundle_folder(self.folder), self._manifest)[0]
 
     @cached_property
     def _one_run(self) -> Feeds:
         """The feeds of one sample, or of as many as a fixed batch has."""
-        manifest = Manifest.read(bundle_folder(self.folder))
-        feeds = one_run(manifest.signature, manifest.sizes, self._feeds)
-        return feeds if manifest.signature.batch is None else {name: array[:1] for name, array in feeds.items()}
+        signature = self._manifest.signature
+        feeds = one_run(signature, self._manifest.sizes, self._feeds)
+        return feeds if signature.batch is None else {name: array[:1] for name, array in feeds.items()}
 
     @cached_property
     def _expected(self) -> Outputs:
@@ -216,5 +229,5 @@ def _best_accuracy(rows: Sequence[Mapping[str, Json]]) -> Json:
 
 def _best_time(rows: Sequence[Mapping[str, Json]]) -> Json:
     """The region that saves most time in its other precision, by the SNR that it costs; None where none does."""
-    gains = [row for row in rows if (row["latency_change"] or 0.0) < 0]
+    gains = [row for row in rows if (row["latency_change"] or 0.0) < -_WORTH]
     return min(gains, key=lambda row: row["latency_change"] / max(-row["snr_change_db"], 0.1), default=None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
+from networks import with_state
 from runs import Run
 
 Compress = Callable[..., Any]
@@ -44,6 +45,17 @@ def test_the_table_names_the_layers(digits_ptq: Run, explained: Any, compress: C
     assert explained["regions"][0]["first"] in done.out
     assert "As it ships:" in done.out
     assert "More accuracy:" in done.out
+
+
+def test_a_run_in_float_of_a_network_with_states(compress: Compress, tmp_path: Path) -> None:
+    (tmp_path / "step.onnx").write_bytes(with_state())
+    said = ("--target", "host", "--profile", "float", "--set", "measure.blocks=5", "-o", tmp_path / "run")
+    assert compress("run", tmp_path / "step.onnx", *said).code == 0
+    told = json.loads(compress("explain", tmp_path / "run", "--json").out)
+    assert {(region["ships"], region["other"]) for region in told["regions"]} == {("fp32", "int8")}
+    assert told["snr_db"] == 200
+    assert told["next_accuracy"] is None
+    assert all(region["snr_change_db"] < 0 for region in told["regions"] if region["macs_share"])
 
 
 def test_what_cannot_be_explained_is_said(digits_ptq: Run, compress: Compress, tmp_path: Path) -> None:
