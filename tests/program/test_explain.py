@@ -13,6 +13,7 @@ import pytest
 from networks import with_state
 from runs import Run
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("explain")]
 Compress = Callable[..., Any]
 
 

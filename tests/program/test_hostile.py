@@ -105,7 +105,9 @@ def outcomes(
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if i % 3 else name for i, name in enumerate(APART)]
+)
 def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) -> None:
     outcome = outcomes[name].result()
     check(ALL[name], outcome)
