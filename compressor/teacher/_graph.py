@@ -85,7 +85,13 @@ def load_graph(path: Path, given: tuple[GivenInput, ...], source: AnySource | No
     signature = signature_of(graph)
     with TemporaryDirectory() as folder:
         saved = save(graph, Path(folder) / "model.onnx", "fp32")
-        session = catalog.find("backends", "onnxruntime")().open(saved.path, threads=1)
+        try:
+            session = catalog.find("backends", "onnxruntime")().open(saved.path, threads=1)
+        except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"ONNX Runtime cannot load {path}: {reason}", hint="try the file in ONNX Runtime itself"
+            ) from error
     sizes, ranges = sizes_given(signature, given)
     if isinstance(source, FeedSource):
         sizes = {**source.sizes(signature), **sizes}
@@ -102,8 +108,10 @@ def _check_opset(path: Path, proto: onnx.ModelProto, content: bytes) -> None:
     opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), 1)
     if opset >= _OLDEST_RUN:
         return
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, so nothing needs to be printed
     try:
-        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UsageError(
             f"{path} is of opset {opset}, and ONNX Runtime no longer runs it: {str(error).strip().splitlines()[0]}",
