@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from compressor.core import Json
+from compressor.quant.audit import infer_tensors
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds
@@ -24,6 +25,7 @@ _AROUND = ("Cast", "QuantizeLinear", "DequantizeLinear")
 _TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
 _MAX_DB = 200.0
 _MASKS = 1e30
+"""The magnitude from which a number stands for infinity, as attention masks have them."""
 
 
 def drift(before: Path, after: Path, feeds: Feeds) -> list[dict[str, Json]]:
@@ -70,8 +72,8 @@ def _twins(first: Any, last: Any) -> dict[str, str]:
 
 def _typed(model: onnx.ModelProto) -> set[str]:
     """The names of tensors whose type is known: no other can be an output of a graph."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    return {value.name for value in (*graph.value_info, *graph.output) if value.type.HasField("tensor_type")}
+    _, types = infer_tensors(model, {})
+    return {name for name, kind in types.items() if kind}
 
 
 def _run(model: Any, names: Sequence[str], feeds: Feeds) -> list[NDArray[Any]]:
