@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 from places import ROOT, SHARED, TEACHER
 from runs import QUICK, Run, run_once
+from warm import serving
 
 # -- which tests share a process ------------------------------------------------------------------
 #
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             alone = item.get_closest_marker("slow") is not None
             item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The command ``compress``, whose process has the libraries imported already."""
+    with serving(tmp_path_factory.mktemp("warm")) as command:
+        yield command
 
 
 # -- runs that several tests look at --------------------------------------------------------------

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from compressor.core import Signature, UsageError
+from compressor.lowering._operator_table import kept_operator_table
 from compressor.lowering._returning import ReturningTensors
 from compressor.lowering.tidy import tidy
 from compressor.models.common.deployed import deployed
@@ -72,7 +73,7 @@ def _exported(module: torch.nn.Module, signature: Signature, sizes: Mapping[str,
     free = tuple({i: axes[a] for i, a in enumerate(spec.shape) if isinstance(a, str)} for spec in signature.inputs)
     example = _example(signature, sizes)
     try:
-        with _quiet():
+        with _quiet(), kept_operator_table():
             program = torch.onnx.export(
                 ReturningTensors(_followed(module, example), [spec.name for spec in signature.inputs]),
                 example,
@@ -132,7 +133,7 @@ def export_each(modules: Sequence[tuple[torch.nn.Module, tuple[int, ...]]], opse
     does them all: most of what a call costs does not depend on what is exported.
     """
     together = deployed(_Beside([module for module, _ in modules]).eval())
-    with _quiet():
+    with _quiet(), kept_operator_table():
         program = torch.onnx.export(
             together,
             tuple(torch.zeros(shape) for _, shape in modules),

@@ -15,7 +15,7 @@ from compressor.lowering.export import export
 from compressor.lowering.packing import pack_weights
 from compressor.lowering.placement import Placement
 from compressor.lowering.save import file_bytes
-from compressor.quant.sensitivity import WIDTHS, bits_within, inner_weights, points_by_gradient
+from compressor.quant.sensitivity import WIDTHS, bits_within, inner_weights, points_by_gradient, rounding_losses
 from compressor.quant.weight_only import IndexedWeight, store_indexed
 from compressor.quant.weight_spec import BitAllocation, WeightQuantSpec
 
@@ -70,17 +70,20 @@ def _within_limit(
     take room too, so the choice is repeated, `_TRIES` times at most, with what the file then exceeds.
     """
     assert spec.byte_limit is not None
-    learned, bucket_size = spec.learned, spec.format.bucket_size
     parameters = dict(network.named_parameters())
+    counts = {name: parameters[name].numel() for name in inner}
     all_eight = {**edges, **dict.fromkeys(inner, 8)}
     bits = all_eight
-    others = size(bits) - sum(parameters[name].numel() for name in inner)
+    others = size(bits) - sum(counts.values())
+    losses: dict[str, list[float]] | None = None
     for _ in range(_TRIES):
         if (over := size(bits) - spec.byte_limit) <= 0:
             break
         others += over if bits != all_eight else 0
-        limit = spec.byte_limit - others
-        found = bits_within(network, inner, limit, images, learned=learned, bucket_size=bucket_size)
+        losses = losses or rounding_losses(
+            network, inner, images, learned=spec.learned, bucket_size=spec.format.bucket_size
+        )
+        found = bits_within(losses, counts, spec.byte_limit - others)
         if found is None and spec.soft_budget:
             return {**edges, **dict.fromkeys(inner, spec.bits)}
         if found is None:

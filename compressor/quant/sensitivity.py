@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from compressor.quant.bucket_quantizer import BucketQuantizer, from_rows, quanti
 from compressor.quant.codebook import Codebook
 from compressor.quant.knapsack import share_points, solve_knapsack
 
-__all__ = ["WIDTHS", "bits_within", "inner_weights", "points_by_gradient", "quantize_weight"]
+__all__ = ["WIDTHS", "bits_within", "inner_weights", "points_by_gradient", "quantize_weight", "rounding_losses"]
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 """Bits a weight that are tried under a byte limit."""
@@ -43,34 +43,38 @@ def quantize_weight(weight: Tensor, bits: int, *, learned: bool, bucket_size: in
     return from_rows(integers * scale, weight)
 
 
-def bits_within(
-    network: nn.Module,
-    names: Sequence[str],
-    byte_limit: int,
-    images: Tensor,
-    *,
-    learned: bool,
-    bucket_size: int | None = None,
-) -> dict[str, int] | None:
-    """Choose the bits of each weight, out of `WIDTHS`, that lose least while all together take ``byte_limit`` bytes.
+def rounding_losses(
+    network: nn.Module, names: Sequence[str], images: Tensor, *, learned: bool, bucket_size: int | None = None
+) -> dict[str, list[float]]:
+    """What each weight loses with each number of bits in `WIDTHS`.
 
-    The loss of a weight is how far the network's output for ``images`` moves with that weight alone rounded: the
-    Kullback-Leibler divergence of scores (N x K), the mean squared error of any other output. Returns None where
-    not even two bits for each fit.
+    That is how far the network's output for ``images`` moves with that weight alone rounded: the Kullback-Leibler
+    divergence of scores (N x K), the mean squared error of any other output.
     """
     parameters = dict(network.named_parameters())
     with torch.inference_mode():
         expected = network(images).double()
         if expected.ndim == 2:
             expected = torch.log_softmax(expected, 1)
-    losses, sizes = [], []
+    losses = {}
     for name in names:
         weight = parameters[name].detach()
         rounded = (quantize_weight(weight, bits, learned=learned, bucket_size=bucket_size) for bits in WIDTHS)
-        losses.append([_output_error(network, name, each, images, expected) for each in rounded])
-        sizes.append([-(-weight.numel() * bits // 8) for bits in WIDTHS])
-    options = solve_knapsack(losses, sizes, byte_limit)
-    return None if options is None else {name: WIDTHS[option] for name, option in zip(names, options, strict=True)}
+        losses[name] = [_output_error(network, name, each, images, expected) for each in rounded]
+    return losses
+
+
+def bits_within(
+    losses: Mapping[str, Sequence[float]], sizes: Mapping[str, int], byte_limit: int
+) -> dict[str, int] | None:
+    """Choose the bits of each weight that lose least while all together take ``byte_limit`` bytes.
+
+    ``losses`` are those of `rounding_losses`, ``sizes`` the numbers of values. Returns None where not even two bits
+    for each fit.
+    """
+    bytes_taken = [[-(-sizes[name] * bits // 8) for bits in WIDTHS] for name in losses]
+    options = solve_knapsack(list(losses.values()), bytes_taken, byte_limit)
+    return None if options is None else {name: WIDTHS[option] for name, option in zip(losses, options, strict=True)}
 
 
 def _output_error(network: nn.Module, name: str, weight: Tensor, images: Tensor, expected: Tensor) -> float:

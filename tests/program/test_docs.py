@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -140,13 +141,13 @@ def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(project: Path, mypy_cache: Path, tmp_path: Path) -> dict[str, str]:
+def environment(project: Path, mypy_cache: Path, tmp_path: Path, warm: list[str]) -> dict[str, str]:
     """``compress`` and ``python`` are the project's; ``make`` only shows that it could, for CI runs it for real."""
     tools = tmp_path / "bin"
     tools.mkdir()
     make = shutil.which("make") or "make"
     for name, command in {
-        "compress": f'exec "{sys.executable}" -m compressor "$@"',
+        "compress": f'exec {shlex.join(warm)} "$@"',
         "python": f'exec "{sys.executable}" "$@"',
         "make": f'set -o pipefail; "{make}" --dry-run "$@" | bash -n',
     }.items():

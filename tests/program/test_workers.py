@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,14 @@ def weights(folder: Path, output: str) -> list[bytes]:
     return [path.read_bytes() for path in found]
 
 
+def searched(folder: Path, output: str, copy: str) -> None:
+    """A copy of a run that has searched, and forgot all that came after."""
+    shutil.copytree(folder / output, folder / copy)
+    for kept in (folder / copy / "cache").iterdir():
+        if kept.name.startswith(("training-", "distill-", "lower-", "quantize-")):
+            shutil.rmtree(kept)
+
+
 def checkpoint(folder: Path, output: str) -> Callable[[], bool]:
     return lambda: any((folder / output).glob("cache/training-*/checkpoint.pt"))
 
@@ -106,6 +115,8 @@ def children(process: subprocess.Popen[bytes]) -> Sequence[int]:
 def test_two_processes_learn_as_one_does_and_one_may_die(tmp_path: Path) -> None:
     length = profile(tmp_path, f"epochs = 1\n{QUANTISED}")
     one = finish(start(tmp_path, length, "one"), tmp_path, "one")
+    searched(tmp_path, "one", "two")
+    searched(tmp_path, "one", "killed")
     two = finish(start(tmp_path, length, "two", *torchrun()), tmp_path, "two")
     # The same batches; but each process normalises its half by that half's own statistics.
     assert two["steps"] == one["steps"] == 11

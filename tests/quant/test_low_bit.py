@@ -40,7 +40,7 @@ from compressor.quant.fake_quant import FakeQuantised
 from compressor.quant.huffman import encode, lengths
 from compressor.quant.knapsack import share_points, solve_knapsack
 from compressor.quant.positive_scales import make_scales_positive
-from compressor.quant.sensitivity import bits_within, inner_weights, points_by_gradient
+from compressor.quant.sensitivity import bits_within, inner_weights, points_by_gradient, rounding_losses
 from compressor.quant.weight_only import index_weight, store_indexed
 from compressor.quant.weight_spec import BitAllocation, WeightFormat, WeightQuantSpec
 
@@ -460,12 +460,11 @@ def test_bits_go_where_they_are_missed() -> None:
     sizes = {name: dict(network.named_parameters())[name].numel() for name in names}
     whole = sum(sizes.values())
     for learned in (False, True):
-        assert bits_within(network, names, whole // 4 - 1, images, learned=learned) is None
-        assert set((bits_within(network, names, whole // 4 + len(names), images, learned=learned) or {}).values()) == {
-            2
-        }
-        assert set((bits_within(network, names, whole, images, learned=learned) or {}).values()) == {8}
-        some = bits_within(network, names, 7 * whole // 16, images, learned=learned)
+        losses = rounding_losses(network, names, images, learned=learned)
+        assert bits_within(losses, sizes, whole // 4 - 1) is None
+        assert set((bits_within(losses, sizes, whole // 4 + len(names)) or {}).values()) == {2}
+        assert set((bits_within(losses, sizes, whole) or {}).values()) == {8}
+        some = bits_within(losses, sizes, 7 * whole // 16)
         assert some is not None
         assert sum(sizes[name] * bits / 8 for name, bits in some.items()) <= 7 * whole // 16
         assert len(set(some.values())) > 1
@@ -553,9 +552,9 @@ samples = 32
     ("settings", "more", "most", "drop"),
     [
         ('method = "ptq"\nbits = 4', (), 80_000, 0.1),
-        ('method = "qat"\nbits = 3\ndistill = { steps = 8, views = 1 }', (), 72_000, 0.1),
+        ('method = "qat"\nbits = 3\ndistill = { steps = 4, views = 1 }', (), 72_000, 0.1),
         (
-            'method = "codebook"\nbudget = ["bytes=1%"]\ndistill = { steps = 8, views = 1, lr = 0.01 }',
+            'method = "codebook"\nbudget = ["bytes=1%"]\ndistill = { steps = 4, views = 1, lr = 0.01 }',
             ("--budget", "bytes=60k"),
             60_000,
             0.1,
