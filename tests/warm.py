@@ -30,8 +30,13 @@ def serve(path: str) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
-    while True:
-        connection, _ = server.accept()
+    server.settimeout(5)
+    parent = os.getppid()
+    while os.getppid() == parent:  # else nobody is left who asks
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            continue
         keeper = os.fork()
         if not keeper and not os.fork():  # its parent is gone at once, so that nobody has to wait for it
             server.close()
