@@ -165,6 +165,7 @@ def test_a_second_run_is_answered_from_the_cache(digits_ptq: Run, tmp_path: Path
     assert model_bytes(folder) == before
 
 
+@pytest.mark.slow
 def test_resolved_toml_runs_it_again(
     digits_ptq: Run, tmp_path: Path, compress: Compress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +191,10 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(signal.SIGINT, id="SIGINT"), pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow)],
+    [pytest.param(signal.SIGINT, id="SIGINT"), pytest.param(signal.SIGTERM, id="SIGTERM")],
 )
 def test_a_stopped_and_a_killed_run_go_on_to_the_same_model(
     number: signal.Signals, digits_ptq: Run, tmp_path: Path, compress: Compress
@@ -326,6 +328,7 @@ def test_a_changed_input_is_refused_by_name(own: Path, compress: Compress) -> No
     assert tree(own) == before
 
 
+@pytest.mark.slow
 def test_fresh_starts_over(own: Path, compress: Compress) -> None:
     before = model_bytes(own)
     done = compress(*again(own, "--fresh", "--json"))
@@ -343,6 +346,7 @@ def test_a_moved_run_goes_on(own: Path, tmp_path: Path, compress: Compress) -> N
     assert Path(json.loads(done.out)["bundle"]["path"]).is_relative_to(moved)
 
 
+@pytest.mark.slow
 def test_a_half_written_pass_is_done_again(own: Path, tmp_path: Path, compress: Compress) -> None:
     broken = shutil.copytree(own, tmp_path / "broken")
     (folder,) = broken.glob("cache/quantize-*")
@@ -368,6 +372,7 @@ def test_a_missed_budget_ends_3_and_keeps_the_bundle(own: Path, compress: Compre
     assert compress("verify", own).code == 0
 
 
+@pytest.mark.slow
 def test_a_drop_is_judged_in_points(own: Path, compress: Compress) -> None:
     done = compress(*again(own, "--max-drop", "100", "--json"))
     assert done.code == 0, done.err
@@ -386,6 +391,7 @@ def test_a_summary_is_printed_for_people(own: Path, compress: Compress) -> None:
     assert "teacher" in done.out
 
 
+@pytest.mark.slow
 def test_a_seed_that_is_another_is_another_run(own: Path, tmp_path: Path, compress: Compress) -> None:
     done = compress(*again(tmp_path / "run", "--seed", 1, "--json"))
     assert done.code == 0, done.err
@@ -463,6 +469,7 @@ def test_without_data_the_float_profile_ends_well(home: Path, tmp_path: Path, co
     assert "accuracy" in done.out.lower()
 
 
+@pytest.mark.slow
 def test_ones_own_target_and_the_null_backend(home: Path, tmp_path: Path, compress: Compress) -> None:
     (home / "board.toml").write_text(
         'backend = "null"\nbuilds = "here"\narch = "any"\nprecisions = ["fp32", "int8"]\nopset = 21\n'
@@ -488,6 +495,7 @@ def test_ones_own_target_and_the_null_backend(home: Path, tmp_path: Path, compre
     assert resolved["options"]["target"] == str(home / "board.toml"), "from anywhere"
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_markup(home: Path, tmp_path: Path, compress: Compress) -> None:
     shutil.copy(home / "own.pt", home / "own[red].pt")
     shutil.copytree(home / "images", home / "im[bold]ages")

@@ -554,6 +554,7 @@ def whole(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in named}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_leaves_whole_files_and_is_finished_by_the_next(tmp_path: Path) -> None:
     expected = {}
     for generation in ("old", "new"):

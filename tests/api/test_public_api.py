@@ -256,6 +256,7 @@ def test_the_report_names_a_command_that_does_the_same(made: tuple[Compressed, A
     assert json.loads(done.out)["input"] == "1x32x32"
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_a_finished_run_is_taken_up(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,7 @@ def test_files_that_hold_no_network(path: Path) -> None:
 # -- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_from_a_whole_module_to_a_bundle(net: nn.Module, tmp_path: Path, compress: Callable[..., Any]) -> None:
     model, out = tmp_path / "model.pt", tmp_path / "out"
     torch.save(net, model)

@@ -398,6 +398,7 @@ def mosaics(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+@pytest.mark.slow
 def test_a_dense_head_learns_and_ships(tmp_path: Path) -> None:
     torch.manual_seed(0)
     input = InputSpec(1, 32, 32)

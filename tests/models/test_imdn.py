@@ -201,6 +201,7 @@ def _parity(network: torch.nn.Module, folder: Path, sizes: list[tuple[int, int]]
     return worst
 
 
+@pytest.mark.slow
 def test_onnx_takes_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for arch in (IMDN(8, 2, 2, True, 2), IMDN(8, 1, 2, False, 4, "rtc")):

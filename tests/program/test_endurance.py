@@ -125,6 +125,7 @@ def test_a_terminal_that_goes_away(digits_ptq: Run, compress: Compress, tmp_path
     check_finished(folder, compress, digits_ptq)
 
 
+@pytest.mark.slow
 def test_stopped_while_it_starts(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = start(folder, "--json")

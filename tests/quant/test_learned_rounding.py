@@ -77,6 +77,7 @@ def test_rows_of_a_product() -> None:
         assert np.array_equal(rows.restored(rows.weight), _weight(model))
 
 
+@pytest.mark.slow
 def test_four_bits_lose_less() -> None:
     n = residual()
     model, rng = n.model("y"), np.random.default_rng(3)

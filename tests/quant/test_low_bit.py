@@ -388,6 +388,7 @@ def test_weights_alone_come_back_from_their_indices(
     assert backend.memory(path) == pytest.approx(backend.memory(tmp_path / "float.onnx"), rel=0.01), "unpacked at load"
 
 
+@pytest.mark.slow
 def test_rounding_after_training_gives_what_training_starts_from() -> None:
     made, network = fake(dict.fromkeys([*EDGES, *INNER], 4), {}, WeightFormat(False, 256))
     graph = export(network, SIGNATURE, SIZES, 21)
@@ -407,6 +408,7 @@ def _session(graph: ir.Model) -> Any:
     return lambda batch: session.run(None, {"input": batch})[0]
 
 
+@pytest.mark.slow
 def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
     made, _ = fake(dict.fromkeys(INNER, 3), {}, WeightFormat(stochastic=True))
     images = torch.randn(8, 1, 16, 16)
@@ -424,6 +426,7 @@ def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
         assert torch.equal(made.module(images), made.module(images))
 
 
+@pytest.mark.slow
 def test_what_points_lose_as_integers() -> None:
     made, network = fake({}, dict.fromkeys(INNER, 4))
     cost = made.projection_db()
@@ -452,6 +455,7 @@ def test_signs_go_into_the_convolutions() -> None:
     assert all(bool((m.weight >= 0).all()) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
+@pytest.mark.slow
 def test_bits_go_where_they_are_missed() -> None:
     _, network = fake({}, {})
     images = torch.randn(32, 1, 16, 16)
@@ -481,6 +485,7 @@ def test_bits_go_where_they_are_missed() -> None:
 # -- chosen under a budget, and in a run ----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learned", [pytest.param(False, marks=SLOW), True])
 def test_levels_are_chosen_to_fit(learned: bool) -> None:
     made, network = fake({}, {})
@@ -502,6 +507,7 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
         chosen(9_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learned", "bucket"),
     [pytest.param(False, None, marks=SLOW), (True, 256)],
@@ -516,6 +522,7 @@ def test_indices_for_float_kernels_fit_too(learned: bool, bucket: int | None, tm
     assert set(levels.bits) | set(levels.points) == {*EDGES, *INNER}
 
 
+@pytest.mark.slow
 def test_points_are_redistributed_where_that_is_asked() -> None:
     made, network = fake({}, {})
     make_scales_positive(network)

@@ -103,6 +103,7 @@ def test_only_what_was_asked_for_is_gathered_and_progress_is_told(model: onnx.Mo
     assert ir.to_proto(graph).SerializeToString(deterministic=True) == before  # the model is read, not changed
 
 
+@pytest.mark.slow
 def test_nncf_is_told_not_to_report_before_it_is_imported() -> None:
     """In a process of its own: inside pytest NNCF is silent anyway."""
     code = (

@@ -256,6 +256,7 @@ def enormous() -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_a_great_deal_makes_a_small_page(enormous: dict[str, Any]) -> None:
     assert len(enormous["passes"]) == 200
     assert sum(map(len, enormous["samples_ms"]["result"])) > 9_900

@@ -259,6 +259,7 @@ WIDE: dict[str, list[dict[str, Any]]] = {
 """Networks beyond the bounds of the search spaces."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", list(WIDE))
 def test_bounds_of_a_search_space_are_no_bounds_of_rank(space: str, tmp_path: Path) -> None:
     (tmp_path / "archs.json").write_text(json.dumps(WIDE[space]))
@@ -347,6 +348,7 @@ def test_what_scales_and_the_graph_take_counts_as_bytes(compress, tmp_path: Path
     assert all(each["params"] > 10_000 for each in finalists)  # within it, but near it
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_obeys(compress, tmp_path: Path) -> None:
     ran = compress(
         "run", TEACHER, "--target", "host", "--profile", "search", "--budget", "params=100", "-o", tmp_path / "run",

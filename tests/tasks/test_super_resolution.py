@@ -336,6 +336,7 @@ def test_equalising_brings_channels_together() -> None:
     assert spread() < min(before, 1.01)
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_network() -> None:
     graph = export(TINY.build().eval(), *image_signature(PATCH, upscale_factor=2), 21)
     nodes = {node.name: node for node in graph.graph}
@@ -349,6 +350,7 @@ def test_the_parts_of_a_network() -> None:
     assert "attention" not in float_candidates(plain)
 
 
+@pytest.mark.slow
 def test_integers_near_the_floats_at_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = TINY.build().eval()

@@ -73,6 +73,7 @@ def report_of(done: Done) -> dict[str, object]:
     return made
 
 
+@pytest.mark.slow
 def test_a_text_network_by_name_with_a_metric_of_its_own(reader: Path, compress: Callable[..., Done]) -> None:
     command = (
         "run", "reader.pt", "--arch", "text_network:Reader(16, words=50)", "--data", "texts.npz", *QUICK,

@@ -70,6 +70,7 @@ def test_arch_is_for_checkpoints(tmp_path: Path, compress: Callable[..., Done]) 
     assert "--arch is for checkpoints" in done.err
 
 
+@pytest.mark.slow
 def test_a_state_of_several_rows_is_calibrated(tmp_path: Path, compress: Callable[..., Done]) -> None:
     (tmp_path / "step.onnx").write_bytes(with_state())
     rng = np.random.default_rng(0)

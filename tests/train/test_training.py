@@ -258,6 +258,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
     assert not all(torch.equal(whole[name], tensor) for name, tensor in student().named_parameters())
 
 
+@pytest.mark.slow
 def test_an_average_is_one_of_scales_too(samples: Samples, tmp_path: Path) -> None:
     first = {name: each.detach().clone() for name, each in fake().named_parameters() if "quantiser" in name}
     averaged, _, _ = teach(samples, tmp_path, None, fake, lr=0.01, ema=0.5)
@@ -396,6 +397,7 @@ def test_settings_that_cannot_be(compress: Any, tmp_path: Path, setting: str, sa
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["cifar-resnet", "mobilenetv2", "shufflenetv2"])
 def test_the_runtime_computes_what_was_trained(space: str, tmp_path: Path) -> None:
     from compressor.lowering.save import save
