@@ -303,6 +303,7 @@ def again(own: Path, *more: object) -> tuple[object, ...]:
     return ("run", "own.pt", "--target", "host", "--profile", "ptq", *OWN, "--data", "images", *QUICK, "-o", own, *more)
 
 
+@pytest.mark.slow
 def test_ones_own_network_on_ones_own_images(own: Path) -> None:
     report = report_of(own)
     assert own.name == f"own-host-{report['profile']}", "the default folder"
@@ -420,6 +421,7 @@ def test_a_dry_run_refuses_what_a_run_refuses(home: Path, own: Path, compress: C
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_board_that_builds_for_itself(home: Path, tmp_path: Path, compress: Compress) -> None:
     common = ("run", "own.pt", "--target", "raspberry-pi-5", *OWN, *QUICK, "--json")
     done = compress(*common, "--data", "images", "--profile", "ptq", "-o", tmp_path / "int8")
@@ -455,6 +457,7 @@ def test_a_cpu_that_is_not_the_targets_measures_nothing(home: Path, tmp_path: Pa
     assert next(p for p in report["passes"] if p["kind"] == "quantize")["metrics"]["weight_bits"] == 8
 
 
+@pytest.mark.slow
 def test_without_data_the_float_profile_ends_well(home: Path, tmp_path: Path, compress: Compress) -> None:
     done = compress("run", "own.pt", "--target", "host", *OWN, *QUICK, "-o", tmp_path / "run", "--json")
     assert done.code == 0, done.err

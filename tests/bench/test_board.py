@@ -256,6 +256,7 @@ def test_bench_end_to_end(board: Loopback, bundle: Path, compress: Any) -> None:
     assert document["self_test"]["spread"] >= 0
 
 
+@pytest.mark.slow
 def test_a_network_of_several_inputs_is_timed_there(board: Loopback, tmp_path: Path) -> None:
     (tmp_path / "two.onnx").write_bytes(two_inputs())
     plan = Bench.of(tmp_path / "two.onnx", inputs=GivenInput.parse_all(["tokens=6"]), board=board.url())
@@ -267,6 +268,7 @@ def test_a_network_of_several_inputs_is_timed_there(board: Loopback, tmp_path: P
     assert (first["cached"], longer["cached"]) == (None, None)  # other sizes are another measurement
 
 
+@pytest.mark.slow
 def test_gate_end_to_end_with_its_exit_codes(board: Loopback, bundle: Path, compress: Any) -> None:
     against = ("--against", bundle.parent / "source.onnx", "--board", board.url())
     kept = compress("gate", bundle, *against, "--max-latency", "60s", "--max-regression", "1000%", "--json")

@@ -88,6 +88,7 @@ def test_from_a_thread_in_a_folder_of_modules(path: Path, tmp_path: Path, monkey
     assert "conv1.weight" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "says"),
     [

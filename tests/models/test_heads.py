@@ -310,6 +310,7 @@ def decibels(signal: Any, other: Any) -> float:
     return 10 * math.log10(np.mean(signal**2) / np.mean((signal - other) ** 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar-resnet", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
 def test_an_int8_head_keeps_its_statistics_in_float(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -333,6 +333,7 @@ def test_snapping() -> None:
 # -- seeds ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiple", [8, 16])
 @pytest.mark.parametrize("input", [InputSpec(1, 28, 28), LARGE], ids=str)
 @pytest.mark.parametrize("name", NAMES)

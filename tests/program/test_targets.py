@@ -108,7 +108,10 @@ def test_every_value_has_its_source(name: str) -> None:
     assert all(len(text) > 10 for text in target.sources.values())
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("host", "jetson-orin") else pytest.param(name, marks=pytest.mark.slow) for name in TARGETS],
+)
 def test_a_network_goes_through_for_every_target(
     name: str, teacher: Model, context: Callable[[Target], Context]
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_share_of_int8_under_the_targets_is_warned_of(teacher: Model, context:
     assert "multiple of 8" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jetson-orin", "rtx-3060"])
 def test_a_gpus_bundle_is_whole_judged_and_checked(
     name: str, teacher: Model, context: Callable[[Target], Context], tmp_path: Path

@@ -329,7 +329,7 @@ INNER = [f"layer{stage}.0.conv{number}.weight" for stage in (1, 2, 3) for number
 @pytest.mark.parametrize(
     ("bits", "points", "stored"),
     [
-        (dict.fromkeys(INNER, 2), {}, 2),
+        pytest.param(dict.fromkeys(INNER, 2), {}, 2, marks=SLOW),
         pytest.param(dict.fromkeys(INNER, 4), {}, 4, marks=SLOW),
         ({}, dict.fromkeys(INNER, 7), 4),
     ],
@@ -354,17 +354,18 @@ def test_the_runtime_computes_what_few_levels_were_trained_to(
 EDGES = ["conv1.weight", "linear.weight"]
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("bits", "points", "bucket", "stochastic"),
     [
         (2, 0, None, True),
-        pytest.param(3, 0, 256, True, marks=SLOW),
+        (3, 0, 256, True),
         (8, 7, 256, False),
-        pytest.param(4, 0, 100, False, marks=SLOW),
-        pytest.param(8, 0, None, False, marks=SLOW),
-        pytest.param(8, 0, 256, False, marks=SLOW),
-        pytest.param(8, 4, None, False, marks=SLOW),
-        pytest.param(8, 16, 100, False, marks=SLOW),
+        (4, 0, 100, False),
+        (8, 0, None, False),
+        (8, 0, 256, False),
+        (8, 4, None, False),
+        (8, 16, 100, False),
     ],
 )
 def test_weights_alone_come_back_from_their_indices(

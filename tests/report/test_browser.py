@@ -108,6 +108,7 @@ def test_pictures_are_decoded(browser: Any, pages: Callable[[str], Path]) -> Non
         assert min(widths) >= 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["report", "crops", "comparison", "hostile"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_is_wider_than_its_window(name: str, width: int, browser: Any, pages: Callable[[str], Path]) -> None:

@@ -97,6 +97,7 @@ class Denoiser(nn.Module):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["float", "ptq"])
 def test_a_residual_denoiser_keeps_every_value(
     profile: str, photographs: Path, tmp_path: Path, compress: Callable[..., Done], monkeypatch: pytest.MonkeyPatch

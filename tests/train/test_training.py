@@ -278,6 +278,7 @@ def test_a_training_that_diverges(samples: Samples, tmp_path: Path) -> None:
         teach(samples, tmp_path, None, lambda: network(1), lr=1e12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["attention-transfer", "correlation", "hint", "relational", "similarity"])
 def test_losses_on_feature_maps_train_for_minutes(samples: Samples, loss: str) -> None:
     terms = objective(({"loss": loss}, {"loss": "cross-entropy"}))
