@@ -117,6 +117,7 @@ def real_feeds(name: str, model: onnx.ModelProto) -> Feeds:
     return feeds
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("opset", [17, 21])
 @pytest.mark.parametrize("name", NAMES)

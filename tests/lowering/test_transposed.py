@@ -125,6 +125,7 @@ def test_a_large_bias_of_any_group_still_fits() -> None:
     assert 1e4 / (scale[3] * step) <= 2**31
 
 
+@pytest.mark.slow
 @every_group
 @pytest.mark.parametrize("target", ["intel-core-ultra", "jetson-orin"])
 def test_training_sees_what_the_runtime_computes(groups: int, target: str, tmp_path: Path) -> None:

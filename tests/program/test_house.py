@@ -20,6 +20,7 @@ def package(folder: Path, files: Mapping[str, str]) -> dict[str, house.Module]:
     return house.read_package(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", house.RULES, ids=lambda rule: rule.__name__)
 def test_the_rules_hold(rule: Callable[[Any], Iterator[str]]) -> None:
     violations = list(rule(house.read_package(ROOT / house.ROOT)))

@@ -141,6 +141,7 @@ def test_a_network_goes_through_for_every_target(
         assert result.metrics["precisions_from"] == "the graph, not an engine"
 
 
+@pytest.mark.slow
 def test_a_share_of_int8_under_the_targets_is_warned_of(teacher: Model, context: Callable[[Target], Context]) -> None:
     target = dataclasses.replace(catalog.find_target("jetson-orin"), int8_share=0.999)
     result = through(Artifact(teacher), context(target), *steps(target))

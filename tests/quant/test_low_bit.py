@@ -326,11 +326,12 @@ def trained(made: FakeQuantised, network: torch.nn.Module) -> None:
 INNER = [f"layer{stage}.0.conv{number}.weight" for stage in (1, 2, 3) for number in (1, 2)]
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("bits", "points", "stored"),
     [
-        pytest.param(dict.fromkeys(INNER, 2), {}, 2, marks=SLOW),
-        pytest.param(dict.fromkeys(INNER, 4), {}, 4, marks=SLOW),
+        (dict.fromkeys(INNER, 2), {}, 2),
+        (dict.fromkeys(INNER, 4), {}, 4),
         ({}, dict.fromkeys(INNER, 7), 4),
     ],
     ids=["2 bits", "4 bits", "7 points"],
@@ -446,6 +447,7 @@ def test_what_points_lose_as_integers() -> None:
     assert fake(dict.fromkeys(INNER, 3), {})[0].projection_db() is None
 
 
+@pytest.mark.slow
 def test_signs_go_into_the_convolutions() -> None:
     _, network = fake({}, {})
     images = torch.randn(8, 1, 16, 16)

@@ -128,7 +128,8 @@ def test_light_and_dark(browser: Any, pages: Callable[[str], Path]) -> None:
     assert len({*colours["light"], *colours["dark"]}) == 4
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["report", "crops", "comparison"])
 def test_axe_finds_nothing(name: str, scheme: str, browser: Any, pages: Callable[[str], Path]) -> None:
     with shown(browser, pages(name), 390 if scheme == "dark" else 1280, scheme) as (page, _):

@@ -32,7 +32,6 @@ ZOO = {
     "file-type": None,
 }
 """How each of the zoo takes its images; None of those that take none."""
-QUICK_ZOO = ("gender", "voice-activity", "denoise-lstm")
 
 
 @pytest.mark.parametrize("make", [two_inputs, fixed_batch, no_batch, whole_array])
@@ -127,10 +126,9 @@ def test_a_network_that_makes_no_numbers_of_random_samples(tmp_path: Path, compr
     assert "--data" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK_ZOO else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
-)
+@pytest.mark.parametrize("name", ZOO)
 def test_the_zoo_in_float(name: str, shared_data: Path, tmp_path: Path, compress: Callable[..., Done]) -> None:
     """Networks as their makers exported them: verified, and within 1e-4 of the original."""
     file = shared_data / "zoo" / f"{name}.onnx"

@@ -224,6 +224,7 @@ def teach(
 FEATURES = ({"loss": "similarity"}, {"loss": "hint"}, {"loss": "cross-entropy"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "losses", "optimizer_config"),
     [
@@ -231,8 +232,8 @@ FEATURES = ({"loss": "similarity"}, {"loss": "hint"}, {"loss": "cross-entropy"})
         (lambda: network(1), KD, {"ema": 0.9}),
         (lambda: network(1), KD, {"precision": "fp32", "schedule": "cosine"}),
         (dropping, KD, {}),
-        pytest.param(fake, KD, {"lr": 0.01}, marks=pytest.mark.slow),
-        pytest.param(fake, KD, {"lr": 0.01, "ema": 0.9}, marks=pytest.mark.slow),
+        (fake, KD, {"lr": 0.01}),
+        (fake, KD, {"lr": 0.01, "ema": 0.9}),
         (lambda: network(1, widths=(4, 8, 16)), FEATURES, {}),
     ],
     ids=["plain", "ema", "fp32", "dropout", "quantised", "quantised, ema", "features"],
