@@ -242,6 +242,7 @@ def silent(message: str, done: int, total: int) -> None:
 # -- what works -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_end_to_end(board: Loopback, bundle: Path, compress: Any) -> None:
     done = compress("bench", bundle, "--against", bundle.parent / "source.onnx", "--board", board.url(), "--json")
     assert done.code == 0, done.err

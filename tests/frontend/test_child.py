@@ -74,6 +74,7 @@ def test_all_groups_come_back_and_shared_tensors_once(path: Path) -> None:
     assert averaged.state["bn1.weight"] is plain.state["bn1.weight"]
 
 
+@pytest.mark.slow
 def test_from_a_thread_in_a_folder_of_modules(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "json", "compressor", "numpy", "safetensors"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
@@ -116,6 +117,7 @@ def test_what_takes_too_long_is_unsafe(path: Path, monkeypatch: pytest.MonkeyPat
         read(path)
 
 
+@pytest.mark.slow
 def test_what_writes_too_much_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = "import os; _child._limit(0); os.fdopen(int(sys.argv[4]), 'wb').write(bytes(1 << 29))"
     monkeypatch.setattr(_sandbox, "_START", LIMITED + write)

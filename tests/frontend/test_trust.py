@@ -130,6 +130,7 @@ FORMS: dict[str, tuple[str, Callable[[nn.Module, Path], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_network_of_unknown_architecture(form: str, net: nn.Module, path: Path, tmp_path: Path) -> None:

@@ -274,6 +274,7 @@ def test_lowering_gives_the_reference_and_the_result(lowered: Artifact) -> None:
     assert lowered.onnx.precision == "fp32"
 
 
+@pytest.mark.slow
 def test_fp16_keeps_float32_inputs_and_outputs(teacher: Model, context: Callable[..., Context]) -> None:
     here = context(PI)
     result = make_pass("lower", precision="fp16").run(Artifact(teacher), here)
@@ -382,6 +383,7 @@ def test_the_same_file_has_one_latency_and_a_speedup_of_one(lowered: Artifact, c
     assert not result.warnings
 
 
+@pytest.mark.slow
 def test_percentiles_are_given_only_with_enough_samples(lowered: Artifact, context: Callable[..., Context]) -> None:
     def latency(name: str, **settings: Any) -> Any:
         here = context(data=None, name=name)
@@ -604,6 +606,7 @@ def test_verify_speaks_of_labels_that_changed(
     assert "int8 agrees with fp32 on only" in result.warnings[0]
 
 
+@pytest.mark.slow
 def test_an_fp16_result_is_verified_layer_by_layer(teacher: Model, context: Callable[..., Context]) -> None:
     here = context(PI)
     lower = make_pass("lower", precision="native")

@@ -112,6 +112,7 @@ def spread(values: dict[str, NDArray[np.float64]]) -> float:
     return float(np.mean([each.std() for each in logs]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "groups"), [(Chain, 4), (Joined, 10), (Residual, 1)])
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_what_is_computed_stays_and_ranges_come_closer(

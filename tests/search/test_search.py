@@ -116,6 +116,7 @@ def test_every_candidate_obeys_and_none_is_scored_twice() -> None:
     assert all(width % 8 == 0 for c in found for width in c.architecture.widths)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same() -> None:
     assert evolved(3) == evolved(3)
     assert evolved(3) != evolved(4)
@@ -180,6 +181,7 @@ def test_parts_run_on_integers_between_them() -> None:
     assert ended.graph.outputs[0].dtype == ir.DataType.UINT8
 
 
+@pytest.mark.slow
 def test_a_table_times_each_part_once(table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (RESNET.decode({"depths": [d, 1, 1], "widths": [16, 32, 64]}, INPUT, 10) for d in (1, 6))
     first, second = table.predict([small, large], INPUT, quiet)

@@ -97,6 +97,7 @@ def test_a_text_network_by_name_with_a_metric_of_its_own(reader: Path, compress:
     assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_lower_where_it_is_better(reader: Path, compress: Callable[..., Done]) -> None:
     report = report_of(
         compress(
@@ -156,6 +157,7 @@ def test_states_are_fed_back_over_sequences(tmp_path: Path, compress: Callable[.
     assert report["result"]["metric"]["value"] == 100.0  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_integers_without_any_data(tmp_path: Path, compress: Callable[..., Done]) -> None:
     (tmp_path / "teacher.onnx").write_bytes(two_inputs())
     refused = compress("run", tmp_path / "teacher.onnx", *QUICK, "--profile", "ptq")
