@@ -218,6 +218,7 @@ def test_a_message_is_one_line_and_its_mend_another(
     assert told(error, capsys, monkeypatch) == (1, "error: no \\x1b[31m\\n  hint: rm -r /\n  hint: one\\ntwo\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirected", "code"),
     [

@@ -187,6 +187,7 @@ class Attention(torch.nn.Module):
         return torch.nn.functional.pixel_shuffle(x * gate, 2)
 
 
+@pytest.mark.slow
 def test_a_deviation_stays_in_float32_where_its_squares_overflow(tmp_path: Path) -> None:
     torch.manual_seed(0)
     exact = save(exported(Attention(), (16, 8, 8), 20), tmp_path / "exact.onnx", "fp32")
@@ -233,6 +234,7 @@ class Reduces(torch.nn.Module):
         return torch.nn.functional.pad(x, (0, 0, 0, 0, 1, 1)).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [13, 17])
 def test_an_older_opset_computes_the_same(opset: int, tmp_path: Path) -> None:
     new, old = (save(exported(Reduces(), (4, 6, 6), o), tmp_path / f"{o}.onnx", "fp32") for o in (20, opset))

@@ -338,6 +338,7 @@ def test_an_int8_head_keeps_its_statistics_in_float(name: str, tmp_path: Path) -
     assert decibels(exact(batch), integers(batch)) > 12
 
 
+@pytest.mark.slow
 def test_a_pool_before_a_classifier_stays_in_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = settled(CifarResNet((1, 1, 1), (8, 8, 8)).build(), SMALL)

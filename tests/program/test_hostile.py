@@ -109,7 +109,7 @@ def outcomes(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if i % 5 != 1 else name for i, name in enumerate(APART)]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if i % 12 != 1 else name for i, name in enumerate(APART)]
 )
 def test_refused(name: str, outcomes: dict[str, Future[Outcome]], limit: float) -> None:
     outcome = outcomes[name].result()

@@ -276,6 +276,7 @@ def quantised(bits: int) -> ir.Model:
     return graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [21, 25])
 @pytest.mark.parametrize(("bits", "stored"), [(2, 2), (3, 3), (4, 4), (5, 5), (7, 7)])
 def test_a_packed_graph_computes_the_same(bits: int, stored: int, opset: int, tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_axe_finds_nothing(name: str, scheme: str, browser: Any, pages: Callable
     assert len(found["passes"]) > 15
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_everything(browser: Any, pages: Callable[[str], Path]) -> None:
     what = "document.activeElement.tagName + ' ' + (document.activeElement.getAttribute('href') || '')"
     with shown(browser, pages("report")) as (page, _):

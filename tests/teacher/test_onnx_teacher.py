@@ -34,6 +34,7 @@ ZOO = {
 """How each of the zoo takes its images; None of those that take none."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [two_inputs, fixed_batch, no_batch, whole_array])
 def test_any_signature_goes_through(make: Callable[[], bytes], tmp_path: Path, compress: Callable[..., Done]) -> None:
     (tmp_path / "teacher.onnx").write_bytes(make())
