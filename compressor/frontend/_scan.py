@@ -127,7 +127,9 @@ def _pickles(file: BinaryIO, size: int, path: Path) -> Contents:
     for key in keys:
         storage = reader.storages[str(key)]
         file.seek(at)
-        if (count := int.from_bytes(file.read(8), "little")) != storage.count:
+        if len(field := file.read(8)) < 8:
+            raise Broken
+        if (count := int.from_bytes(field, "little")) != storage.count:
             raise FalseClaim(f"claims a storage of {storage.count:,} numbers that has {count:,}")
         at += 8
         claimed, left = count * storage.width, size - at

@@ -372,6 +372,15 @@ def test_truncated_anywhere(form: str, state: dict[str, Tensor], path: Path) -> 
         refusal(path, Exit.USAGE)
 
 
+def test_truncated_in_a_storages_count(state: dict[str, Tensor], path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    whole, count = path.read_bytes(), next(t.numel() for t in state.values() if t.numel() > 255)
+    at = whole.index(count.to_bytes(8, "little"))
+    for length in range(at, at + 8):
+        path.write_bytes(whole[:length])
+        assert "truncated" in refusal(path, Exit.USAGE)
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 def test_flipped_bytes_never_end_in_a_traceback(form: str, state: dict[str, Tensor], path: Path) -> None:
     if form == "safetensors":
