@@ -12,6 +12,7 @@ try:
 except ImportError:  # a torch that keeps it elsewhere builds it in every export
     ONNXRegistry = None  # type: ignore[assignment,misc]
 
+_own = getattr(ONNXRegistry, "__dict__", {}).get("from_torchlib")
 _build = getattr(ONNXRegistry, "from_torchlib", None)
 
 
@@ -24,12 +25,11 @@ def _table(**opset: int) -> Any:
 @contextmanager
 def kept_operator_table() -> Iterator[None]:
     """Let ``torch.onnx.export`` build its table once for an opset: in every export it takes a third of the time."""
-    own = getattr(ONNXRegistry, "__dict__", {}).get("from_torchlib")
-    if own is None:
+    if _own is None:
         yield
         return
     ONNXRegistry.from_torchlib = staticmethod(_table)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ONNXRegistry.from_torchlib = own  # type: ignore[method-assign]
+        ONNXRegistry.from_torchlib = _own  # type: ignore[method-assign]

@@ -276,7 +276,7 @@ def quantised(bits: int) -> ir.Model:
     return graph
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("opset", [21, 25])
 @pytest.mark.parametrize(("bits", "stored"), [(2, 2), (3, 3), (4, 4), (5, 5), (7, 7)])
 def test_a_packed_graph_computes_the_same(bits: int, stored: int, opset: int, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_weights_alone_come_back_from_their_indices(
     assert backend.memory(path) == pytest.approx(backend.memory(tmp_path / "float.onnx"), rel=0.01), "unpacked at load"
 
 
-@pytest.mark.slow
+@SLOW
 def test_rounding_after_training_gives_what_training_starts_from() -> None:
     made, network = fake(dict.fromkeys([*EDGES, *INNER], 4), {}, WeightFormat(False, 256))
     graph = export(network, SIGNATURE, SIZES, 21)
@@ -411,7 +411,7 @@ def _session(graph: ir.Model) -> Any:
     return lambda batch: session.run(None, {"input": batch})[0]
 
 
-@pytest.mark.slow
+@SLOW
 def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
     made, _ = fake(dict.fromkeys(INNER, 3), {}, WeightFormat(stochastic=True))
     images = torch.randn(8, 1, 16, 16)
@@ -429,7 +429,7 @@ def test_stochastic_rounding_trains_and_is_nearest_when_judged() -> None:
         assert torch.equal(made.module(images), made.module(images))
 
 
-@pytest.mark.slow
+@SLOW
 def test_what_points_lose_as_integers() -> None:
     made, network = fake({}, dict.fromkeys(INNER, 4))
     cost = made.projection_db()
@@ -448,7 +448,7 @@ def test_what_points_lose_as_integers() -> None:
     assert fake(dict.fromkeys(INNER, 3), {})[0].projection_db() is None
 
 
-@pytest.mark.slow
+@SLOW
 def test_signs_go_into_the_convolutions() -> None:
     _, network = fake({}, {})
     images = torch.randn(8, 1, 16, 16)
@@ -459,7 +459,7 @@ def test_signs_go_into_the_convolutions() -> None:
     assert all(bool((m.weight >= 0).all()) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
-@pytest.mark.slow
+@SLOW
 def test_bits_go_where_they_are_missed() -> None:
     _, network = fake({}, {})
     images = torch.randn(32, 1, 16, 16)
@@ -489,7 +489,7 @@ def test_bits_go_where_they_are_missed() -> None:
 # -- chosen under a budget, and in a run ----------------------------------------------------------
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("learned", [pytest.param(False, marks=SLOW), True])
 def test_levels_are_chosen_to_fit(learned: bool) -> None:
     made, network = fake({}, {})
@@ -511,7 +511,7 @@ def test_levels_are_chosen_to_fit(learned: bool) -> None:
         chosen(9_000)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     ("learned", "bucket"),
     [pytest.param(False, None, marks=SLOW), (True, 256)],
@@ -526,7 +526,7 @@ def test_indices_for_float_kernels_fit_too(learned: bool, bucket: int | None, tm
     assert set(levels.bits) | set(levels.points) == {*EDGES, *INNER}
 
 
-@pytest.mark.slow
+@SLOW
 def test_points_are_redistributed_where_that_is_asked() -> None:
     made, network = fake({}, {})
     make_scales_positive(network)
@@ -558,7 +558,7 @@ samples = 32
 """
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     ("settings", "more", "most", "drop"),
     [
@@ -611,7 +611,7 @@ def unpacked(content: bytes) -> bytes | str:
         return str(error)
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_bundle_that_was_sent_packed(compress: Any, tmp_path: Path) -> None:
     profile = PROFILE.format(settings='method = "ptq"\nbits = 4') + "packed = true\n"
     (tmp_path / "p.toml").write_text(profile)
