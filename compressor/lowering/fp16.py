@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+from numpy.typing import NDArray
 
 from compressor.core import OnnxModel
+from compressor.lowering.half_range import LARGEST_HALF, beyond_half
 from compressor.lowering.save import save
 
 __all__ = ["convert_to_fp16", "fp16_twin"]
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_LARGEST = float(np.finfo(np.float16).max)
 _REDUCE = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool"})
 _PASSING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 _ALWAYS_FLOAT = {"Resize": (2,), "Upsample": (1,)}
@@ -34,11 +36,13 @@ def convert_to_fp16(model: ir.Model) -> None:
     """Make every float tensor of ``model`` (in place) FP16, with a Cast behind the inputs and before the outputs.
 
     A deviation, Sqrt of a mean of squares, stays in float32 with the mean that is subtracted in it: it is taken in
-    two passes, its squares overflow FP16 from 256 on, and what is small vanishes. Names stay those of the float
-    graph. QuantizeLinear and DequantizeLinear become FP16 with their scales, which ONNX allows from opset 19 on.
+    two passes, its squares overflow FP16 from 256 on, and what is small vanishes. So do nodes that `mark_beyond_half`
+    has marked. Names stay those of the float graph. QuantizeLinear and DequantizeLinear become FP16 with their scales,
+    which ONNX allows from opset 19 on.
     """
     graph = model.graph
-    exact = _deviations(graph)
+    large = beyond_half(model)
+    exact = _deviations(graph) | {node for node in graph if node.name in large}
     floats = {value for value in _values(graph) if value.dtype == _FLOAT}
     kept = {value for node in exact for value in node.outputs}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -84,8 +88,7 @@ def _as(
         return casts[value, wanted]
     suffix = "half" if wanted == _HALF else "float"
     if tensor is not None:
-        array = tensor.numpy()
-        rounded = ir.tensor(np.clip(array, -_LARGEST, _LARGEST).astype(np.float16), name=f"{value.name}_{suffix}")
+        rounded = ir.tensor(_half(tensor.numpy()), name=f"{value.name}_{suffix}")
         made = ir.Value(name=rounded.name, const_value=rounded, shape=value.shape, type=ir.TensorType(_HALF))
         graph.register_initializer(made)
     else:
@@ -107,8 +110,12 @@ def _halve_attribute(node: ir.Node, wanted: ir.DataType) -> None:
         return
     attribute = node.attributes.get("value")
     if attribute is not None and attribute.as_tensor().dtype == _FLOAT:
-        array = np.clip(attribute.as_tensor().numpy(), -_LARGEST, _LARGEST).astype(np.float16)
-        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(_half(attribute.as_tensor().numpy())))
+
+
+def _half(array: NDArray[Any]) -> NDArray[np.float16]:
+    rounded: NDArray[np.float16] = np.clip(array, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+    return rounded
 
 
 def _deviations(graph: ir.Graph) -> set[ir.Node]:

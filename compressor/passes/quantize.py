@@ -221,6 +221,7 @@ class Quantize:
             ranges=ranges,
             batches=calibration.batches,
             train=calibration.split,
+            evaluate=None if context.data is None or self.data == "synthetic" else context.data.evaluate,
             allowed=None if self.data == "synthetic" else context.max_drop,
             speedups=None if self.prefer == "bytes" or context.board else speedups,
             minutes=self.minutes,

@@ -76,6 +76,8 @@ class PostTraining:
     """The range of every tensor that may be quantised."""
     batches: Sequence[Feeds]
     train: Split
+    evaluate: Split | None
+    """Samples that confirm a choice; nothing is fitted to them. None: there are none."""
     allowed: float | None
     """The drop of the metric that is allowed; None: the task's own."""
     speedups: Callable[[Path, Sequence[Path]], list[float | None]] | None
@@ -95,6 +97,7 @@ class PostTraining:
             macs=self._macs,
             make=partial(self._make, base),
             drop=self._drop,
+            excess=self._excess,
             parity=self._parity,
             speedups=self._speedups,
             allowed=self._allowed,
@@ -179,13 +182,24 @@ class PostTraining:
     # -- accuracy ---------------------------------------------------------------------------------
 
     @cached_property
-    def _judged(self) -> Split:
+    def _judged(self) -> _Judged:
         """Training samples that the metric is taken on."""
+        return self._judged_on(self.train)
+
+    @cached_property
+    def _confirming(self) -> _Judged | None:
+        """Evaluation samples that a choice is confirmed on."""
+        return None if self.evaluate is None else self._judged_on(self.evaluate)
+
+    def _judged_on(self, split: Split) -> _Judged:
+        """As many of the samples as the network's cost allows, with the float network's metric on them."""
         least, most = _JUDGED
         cost = max(1, self.model.macs)
-        count = min(len(self.train), max(least, min(most, _JUDGED_MACS // cost)))
-        drawn = np.random.default_rng([self.seed, 1]).choice(len(self.train), count, replace=False)
-        return self.train.take(np.sort(drawn))
+        count = min(len(split), max(least, min(most, _JUDGED_MACS // cost)))
+        drawn = np.random.default_rng([self.seed, 1]).choice(len(split), count, replace=False)
+        part = split.take(np.sort(drawn))
+        before, _ = self.task.evaluate(self._reference, part, self._batch, self.progress, None)
+        return _Judged(part, before, self.task.allowance(before) if self.allowed is None else self.allowed)
 
     @cached_property
     def _batch(self) -> int:
@@ -196,30 +210,31 @@ class PostTraining:
         return self._open(self.source.path)
 
     @cached_property
-    def _before(self) -> Metric:
-        metric, _ = self.task.evaluate(self._reference, self._judged, self._batch, self.progress, None)
-        return metric
-
-    @cached_property
     def _allowed(self) -> float:
-        """The drop that is allowed on these samples."""
-        allowance = self.task.allowance(self._before) if self.allowed is None else self.allowed
+        """The drop that is allowed on the training samples."""
+        allowance = self._judged.allowance
         return allowance - _MARGIN * min(max(0.0, allowance), _MARGIN_OF)
+
+    def _excess(self, path: Path) -> float:
+        """How much more than the allowance a file loses on evaluation samples."""
+        if self._confirming is None:
+            return 0.0
+        return self._computed_drop(path, self._confirming) - self._confirming.allowance
 
     def _drop(self, path: Path) -> float:
         """How much of the metric a file loses; of the same graph it is computed once."""
         key = file_sha256(path)
         if key not in self._drops:
-            self._drops[key] = self._computed_drop(path)
+            self._drops[key] = self._computed_drop(path, self._judged)
         return self._drops[key]
 
     @cached_property
     def _drops(self) -> dict[str, float]:
         return {}
 
-    def _computed_drop(self, path: Path) -> float:
-        after, _ = self.task.evaluate(self._open(path), self._judged, self._batch, self.progress, self._reference)
-        before = self._before
+    def _computed_drop(self, path: Path, on: _Judged) -> float:
+        after, _ = self.task.evaluate(self._open(path), on.split, self._batch, self.progress, self._reference)
+        before = on.before
         return drop(before.value, after.value, before.unit, higher_is_better=before.higher_is_better)
 
     def _parity(self, path: Path) -> float:
@@ -248,3 +263,12 @@ class PostTraining:
         if not paths or self.speedups is None:
             return [None] * len(paths)
         return self.speedups(self._float_twin.path, paths)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Samples, the float network's metric on them, and how much of it may be lost."""
+
+    split: Split
+    before: Metric
+    allowance: float

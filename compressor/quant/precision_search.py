@@ -22,6 +22,8 @@ _SMALL_SHARE = 0.01
 """A layer with a smaller share of the network's multiplications gains little in integers."""
 _LEAST_SHARE = 0.2
 """The share of multiplications in integers under which a network may as well stay in float."""
+_LEAST_STEP = 0.1
+"""The part of the allowance by which it shrinks at least where a choice was not confirmed."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class PrecisionSearch:
     the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without weights,
     layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none
     keeps the allowance, regions return to float on top of the fastest ones, in the order of what each alone in integers
-    costs at the output, as many as it takes. Where nothing is left that is accurate enough and not slower the network
-    stays in float.
+    costs at the output, as many as it takes. What is chosen is confirmed on samples that it was not chosen by; where it
+    loses more than the allowance there, the search goes on with an allowance that is smaller by as much. Where nothing
+    is left that is accurate enough and not slower the network stays in float.
     """
 
     graph: ir.Model
@@ -58,6 +61,8 @@ class PrecisionSearch:
     """Writes the graph in integers with the named nodes in float."""
     drop: Callable[[Path], float]
     """How much of the metric a file loses, in the unit in which drops are told."""
+    excess: Callable[[Path], float]
+    """How much more than the allowance a file loses on the samples that confirm a choice; not above 0: it keeps it."""
     parity: Callable[[Path], float]
     """The SNR in dB of a file's worst output against the float network's."""
     speedups: Callable[[Sequence[Path]], list[float | None]]
@@ -74,21 +79,24 @@ class PrecisionSearch:
     def run(self) -> PrecisionChoice:
         """Search; the files of trials are removed."""
         everything = self._try("all in integers", frozenset())
-        if everything.accurate and self._fast(everything):
+        if self._accurate(everything) and self._fast(everything) and self._confirmed(everything):
             return self._chosen(everything)
         tried = [everything, *self._variants()]
-        good = [each for each in self._by_speed(tried) if self._accurate(each)]
-        if not good:
-            good = self._repaired(self._by_speed(tried))
-        fast = [each for each in good if self._fast(each)]
-        return self._chosen(fast[0]) if fast else self._in_float(tried, good)
+        while True:
+            good = [each for each in self._by_speed(tried) if self._accurate(each)]
+            if not good:
+                good = self._repaired(self._by_speed(tried))
+            fast = [each for each in good if self._fast(each)]
+            if not fast:
+                return self._in_float(tried, good)
+            if self._confirmed(fast[0]):
+                return self._chosen(fast[0])
 
     # -- trials -----------------------------------------------------------------------------------
 
     def _try(self, name: str, floats: frozenset[str]) -> _Trial:
         trial = _Trial(name, floats, self._written(floats))
         trial.drop = self.drop(trial.path)
-        trial.accurate = trial.drop <= self.allowed
         (trial.speedup,) = self.speedups([trial.path])
         self._note(trial)
         return trial
@@ -130,13 +138,25 @@ class PrecisionSearch:
     def _accurate(self, trial: _Trial) -> bool:
         if trial.drop is None and not self._late():
             trial.drop = self.drop(trial.path)
-            trial.accurate = trial.drop <= self.allowed
             self._note(trial)
-        return trial.accurate
+        return self._keeps(trial)
+
+    def _keeps(self, trial: _Trial) -> bool:
+        return trial.drop is not None and not trial.refused and trial.drop <= self.allowed
+
+    def _confirmed(self, trial: _Trial) -> bool:
+        """Whether a choice keeps the allowance on the samples apart; else the rest of the search has a smaller one."""
+        excess = self.excess(trial.path)
+        if excess <= 0:
+            return True
+        trial.refused = True
+        self.allowed -= max(excess, _LEAST_STEP * abs(self.allowed))
+        self._trials.append({"in_float": trial.name, "drop_over_allowance_elsewhere": excess})
+        return False
 
     def _repaired(self, tried: Sequence[_Trial]) -> list[_Trial]:
         """The two fastest variants with as many regions in float as the allowance takes."""
-        order = self._sensitive_regions()
+        order = self._sensitive_regions
         made = []
         for base in tried[:2]:
             if not self._late() and (trial := self._prefix(base, order)) is not None:
@@ -157,9 +177,8 @@ class PrecisionSearch:
             floats = base.floats.union(*order[:count])
             trial = _Trial(f"{base.name}, {count} of {len(order)} regions in float", floats, self._written(floats))
             trial.drop = self.drop(trial.path)
-            trial.accurate = trial.drop <= self.allowed
             self.progress("what to leave in float", count, len(order))
-            if trial.accurate:
+            if self._keeps(trial):
                 found, high = trial, count - 1
             else:
                 low = count + 1
@@ -170,6 +189,7 @@ class PrecisionSearch:
         total = sum(self.macs.values())
         return sum(macs for name, macs in self.macs.items() if name not in floats) / total if total else 1.0
 
+    @cached_property
     def _sensitive_regions(self) -> list[frozenset[str]]:
         """The regions, the one first that alone in integers costs the output most."""
         parts = regions(self.integer_ops, self._ops, _REGIONS)
@@ -245,4 +265,5 @@ class _Trial:
     path: Path
     drop: float | None = None
     speedup: float | None = None
-    accurate: bool = False
+    refused: bool = False
+    """Whether it lost too much on other samples than those it was chosen by."""

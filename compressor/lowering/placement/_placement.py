@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from compressor.core import QdqRules
 from compressor.lowering.graph import describe
+from compressor.lowering.half_range import beyond_half
 from compressor.lowering.placement._groups import TensorGroups
 from compressor.lowering.placement._operators import (
     WEIGHTED_OPS,
@@ -59,14 +60,14 @@ class Placement:
         common.ShapeInferencePass()(model)  # the type tells integer arithmetic on shapes from float arithmetic
         self._model = model
         self._rules = rules
-        self._floats = floats
+        self._floats = floats | beyond_half(model) if rules.float_dtype == "float16" else floats
         read, written = self._integer_op_tensors()
         shared_scale = [
             node
             for node in model.graph
             if node.op_type in rules.shared_scale_ops
             and node.outputs[0] in read
-            and node.name not in floats
+            and node.name not in self._floats
             and has_float_arithmetic(node)
         ]
         for node in shared_scale:
