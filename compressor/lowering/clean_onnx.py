@@ -21,6 +21,7 @@ from compressor.lowering._onnx_axes import NameInputAxes, NameOutputAxes
 from compressor.lowering._onnx_identity import DropIdentities
 from compressor.lowering._onnx_names import KeepOutputNames, NameNodes, NameValues
 from compressor.lowering._onnx_opset import ChangeOpset
+from compressor.lowering._onnx_resize import DropEmptySizes
 from compressor.lowering._onnx_shapes import DropFlattens, DropShapes, FixReshapes, FoldConstants
 from compressor.lowering.tidy import tidy
 
@@ -87,6 +88,7 @@ def _first(opset: int) -> Sequence[ir.passes.PassBase]:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveUnusedNodesPass(),
         DropShapes(),
+        DropEmptySizes(),
         NameInputAxes(),
         NameValues(),
         ChangeOpset(opset),

@@ -97,7 +97,7 @@ class PostTraining:
             macs=self._macs,
             make=partial(self._make, base),
             drop=self._drop,
-            excess=self._excess,
+            elsewhere=self._elsewhere,
             parity=self._parity,
             speedups=self._speedups,
             allowed=self._allowed,
@@ -215,11 +215,11 @@ class PostTraining:
         allowance = self._judged.allowance
         return allowance - _MARGIN * min(max(0.0, allowance), _MARGIN_OF)
 
-    def _excess(self, path: Path) -> float:
-        """How much more than the allowance a file loses on evaluation samples."""
+    def _elsewhere(self, path: Path) -> tuple[float, float]:
+        """How much a file loses on evaluation samples, and how much is allowed there."""
         if self._confirming is None:
-            return 0.0
-        return self._computed_drop(path, self._confirming) - self._confirming.allowance
+            return 0.0, 0.0
+        return self._computed_drop(path, self._confirming), self._confirming.allowance
 
     def _drop(self, path: Path) -> float:
         """How much of the metric a file loses; of the same graph it is computed once."""

@@ -61,8 +61,8 @@ class PrecisionSearch:
     """Writes the graph in integers with the named nodes in float."""
     drop: Callable[[Path], float]
     """How much of the metric a file loses, in the unit in which drops are told."""
-    excess: Callable[[Path], float]
-    """How much more than the allowance a file loses on the samples that confirm a choice; not above 0: it keeps it."""
+    elsewhere: Callable[[Path], tuple[float, float]]
+    """How much a file loses on the samples that confirm a choice, and how much is allowed there."""
     parity: Callable[[Path], float]
     """The SNR in dB of a file's worst output against the float network's."""
     speedups: Callable[[Sequence[Path]], list[float | None]]
@@ -82,10 +82,12 @@ class PrecisionSearch:
         if self._accurate(everything) and self._fast(everything) and self._confirmed(everything):
             return self._chosen(everything)
         tried = [everything, *self._variants()]
+        variants = len(tried)
         while True:
             good = [each for each in self._by_speed(tried) if self._accurate(each)]
             if not good:
-                good = self._repaired(self._by_speed(tried))
+                good = self._repaired(self._by_speed(tried[:variants]))
+                tried += good
             fast = [each for each in good if self._fast(each)]
             if not fast:
                 return self._in_float(tried, good)
@@ -145,13 +147,18 @@ class PrecisionSearch:
         return trial.drop is not None and not trial.refused and trial.drop <= self.allowed
 
     def _confirmed(self, trial: _Trial) -> bool:
-        """Whether a choice keeps the allowance on the samples apart; else the rest of the search has a smaller one."""
-        excess = self.excess(trial.path)
-        if excess <= 0:
+        """Whether a choice keeps the allowance on the samples apart; else the rest of the search has a smaller one.
+
+        It shrinks in the proportion in which the choice lost too much, or by as much, whichever is less.
+        """
+        lost, allowed = self.elsewhere(trial.path)
+        if lost <= allowed:
             return True
-        trial.refused = True
-        self.allowed -= max(excess, _LEAST_STEP * abs(self.allowed))
-        self._trials.append({"in_float": trial.name, "drop_over_allowance_elsewhere": excess})
+        assert trial.drop is not None
+        trial.refused = f"{trial.name}: {lost:.3g} is lost on evaluation samples, and {allowed:.3g} is allowed"
+        smaller = max(trial.drop * allowed / lost, self.allowed - (lost - allowed))
+        self.allowed = min(smaller, self.allowed - _LEAST_STEP * abs(self.allowed))
+        self._trials.append({"in_float": trial.refused, "drop": trial.drop, "speedup": trial.speedup})
         return False
 
     def _repaired(self, tried: Sequence[_Trial]) -> list[_Trial]:
@@ -245,6 +252,8 @@ class PrecisionSearch:
         if good:
             best = max(good, key=lambda each: each.speedup or 0.0)
             reason = f"the whole network stays in float: in integers it is no faster ({best.speedup:.2f}x at best)"
+        elif refused := [each for each in tried if each.refused]:
+            reason = f"the whole network stays in float: {refused[-1].refused}"
         else:
             least = min((each.drop for each in tried if each.drop is not None), default=float("nan"))
             reason = f"the whole network stays in float: integers lose {least:.3g}, and {self.allowed:.3g} is allowed"
@@ -265,5 +274,5 @@ class _Trial:
     path: Path
     drop: float | None = None
     speedup: float | None = None
-    refused: bool = False
-    """Whether it lost too much on other samples than those it was chosen by."""
+    refused: str | None = None
+    """Why it does not ship though it keeps the allowance on the samples that it was chosen by."""

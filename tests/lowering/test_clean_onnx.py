@@ -404,3 +404,18 @@ def test_an_opset_that_no_node_uses_is_dropped(tmp_path: Path) -> None:
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
     onnx.save(model, tmp_path / "model.onnx")
     cleaned(load_onnx(tmp_path / "model.onnx"))
+
+
+def test_a_resize_of_opset_11_loses_its_empty_inputs() -> None:
+    """NVIDIA's parser refuses tensors without an entry, which stand for an input that is not given."""
+    model = graph(
+        """g (float[batch,3,4,4] input) => (float[batch,3,8,8] output)
+        { output = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">
+          (input, none, none, sizes) }""",
+        opset=11,
+        none=np.empty(0, np.float32),
+        sizes=np.array([2, 3, 8, 8], np.int64),
+    )
+    made = cleaned(model, 20)
+    same(model, made, {"input": normal(2, 3, 4, 4)})
+    assert list(made.graph.node[0].input[:3]) == ["input", "", ""]

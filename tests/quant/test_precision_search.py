@@ -41,8 +41,9 @@ def search(
     speed: Callable[[frozenset[str]], float] | None,
     allowed: float = 1.0,
     seconds: float = 100.0,
+    elsewhere: Callable[[frozenset[str]], float] = lambda floats: 0.0,
 ) -> PrecisionChoice:
-    """Search where ``loss`` and ``speed`` are functions of the nodes in float."""
+    """Search where ``loss``, ``speed`` and ``elsewhere`` are functions of the nodes in float."""
     made: dict[Path, frozenset[str]] = {}
     held = graph()
     ops = [node.name or "" for node in held.graph]
@@ -56,7 +57,8 @@ def search(
 
     return PrecisionSearch(
         graph=held, integer_ops=ops, macs={**dict.fromkeys(LAYERS, 1000), "gate1": 1}, make=make,
-        drop=lambda path: loss(made[path]), parity=lambda path: -loss(made[path]), speedups=speedups, allowed=allowed,
+        drop=lambda path: loss(made[path]), elsewhere=lambda path: (elsewhere(made[path]), 1.0),
+        parity=lambda path: -loss(made[path]), speedups=speedups, allowed=allowed,
         least_speedup=None if speed is None else 1.0, workdir=folder, seconds=seconds, progress=lambda *_: None,
     ).run()  # fmt: skip
 
@@ -99,6 +101,27 @@ def test_float_ships_where_nothing_else_will_do(tmp_path: Path, loss: float, spe
     choice = search(tmp_path, lambda floats: loss, lambda floats: speed)
     assert choice.floats is None
     assert reason in (choice.reason or "")
+
+
+def test_a_choice_that_other_samples_do_not_confirm_gives_way_to_a_safer_one(tmp_path: Path) -> None:
+    """Each layer in integers costs 0.15 where graphs are chosen, and twice that elsewhere."""
+
+    def lost(floats: frozenset[str]) -> float:
+        return 0.15 * len(set(LAYERS) - floats)
+
+    def speed(floats: frozenset[str]) -> float:
+        return 3.0 - 0.1 * len(floats)
+
+    choice = search(tmp_path, lost, speed, elsewhere=lambda floats: 2 * lost(floats))
+    assert choice.floats is not None
+    assert 0 < 2 * lost(choice.floats) <= 1.0
+    assert "1.8 is lost on evaluation samples, and 1 is allowed" in str(choice.trials)
+
+
+def test_float_ships_where_nothing_is_confirmed(tmp_path: Path) -> None:
+    choice = search(tmp_path, lambda floats: 0.1, lambda floats: 2.0, elsewhere=lambda floats: 5.0)
+    assert choice.floats is None
+    assert "5 is lost on evaluation samples" in (choice.reason or "")
 
 
 def test_speed_is_left_out_where_bytes_are_wanted_and_where_nothing_tells_it(tmp_path: Path) -> None:

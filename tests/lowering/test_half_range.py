@@ -1,0 +1,67 @@
+"""Values that FP16 cannot hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from compressor import catalog
+from compressor.lowering.fp16 import convert_to_fp16
+from compressor.lowering.half_range import beyond_half, mark_beyond_half
+from compressor.lowering.placement import Placement
+
+X = np.linspace(-1, 1, 2 * 16, dtype=np.float32).reshape(2, 16)
+
+
+def scaled(factor: float) -> ir.Model:
+    """Four products in a row: the second's output is some ``factor`` times what the others give."""
+    weights = {f"w{i}": np.eye(16, dtype=np.float32) * [1.0, factor, 1 / factor, 1.0][i] for i in range(4)}
+    nodes = [onnx.helper.make_node("MatMul", [f"v{i}", f"w{i}"], [f"v{i + 1}"], f"product{i}") for i in range(4)]
+    shape = ["batch", 16]
+    graph = onnx.helper.make_graph(
+        nodes, "graph", [onnx.helper.make_tensor_value_info("v0", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("v4", onnx.TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(weight.astype(np.float32), name) for name, weight in weights.items()],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    made: ir.Model = ir.from_proto(model)
+    common.ShapeInferencePass()(made)
+    return made
+
+
+def run(model: ir.Model) -> NDArray[np.float32]:
+    data = ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    output: NDArray[np.float32] = session.run(None, {"v0": X})[0]
+    return output
+
+
+def test_nodes_that_touch_a_large_value_stay_in_float32() -> None:
+    model = scaled(1e5)
+    assert mark_beyond_half(model, [{"v0": X}]) == 2
+    assert beyond_half(model) == {"product1", "product2"}
+    convert_to_fp16(model)
+    kinds = {node.op_type: node.outputs[0].dtype for node in model.graph}
+    assert kinds["Cast"] is not None
+    np.testing.assert_allclose(run(model), X, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("factor", "marked"), [(2e4, 0), (4e4, 2)])
+def test_other_samples_have_headroom(factor: float, marked: int) -> None:
+    """Half of FP16's largest value, 65,504, is the limit."""
+    assert mark_beyond_half(scaled(factor), [{"v0": X}]) == marked
+
+
+def test_marks_stay_in_a_file_and_keep_integers_away() -> None:
+    model = scaled(1e5)
+    mark_beyond_half(model, [{"v0": X}])
+    again = ir.from_proto(onnx.load_from_string(ir.to_proto(model).SerializeToString()))
+    rules = catalog.find("backends", "tensorrt")().rules(catalog.find_target("jetson-orin"))
+    placement = Placement(again, rules)
+    assert {"product1", "product2"}.isdisjoint(placement.integer_ops)
+    assert "v2" not in placement.tensors
