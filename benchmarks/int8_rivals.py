@@ -150,6 +150,8 @@ def rows(name: str, options: argparse.Namespace) -> Iterator[Row]:
         "NNCF, accuracy control": partial(accuracy_controlled, samples=samples),
     }
     for rival, make in makers.items():
+        if rival in options.without:
+            continue
         path, begun = options.cache / f"{name}-{len(files) + len(failed)}.onnx", time.perf_counter()
         try:
             make(graph, path, feeds)
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--only", nargs="+", default=NAMES)
     parser.add_argument("--target", default="host")
+    parser.add_argument("--without", nargs="+", default=(), help="rivals that take too long, by name")
     parser.add_argument("-o", "--output", type=Path, default=None)
     options = parser.parse_args()
     options.cache, options.traps = options.cache.resolve(), options.traps.resolve()

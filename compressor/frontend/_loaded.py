@@ -36,7 +36,8 @@ class LoadedNetwork:
     def build(self) -> nn.Module:
         """Return the network with these weights, in eval mode."""
         from compressor.frontend._build import make
+        from compressor.frontend._load_into import load_into
 
         module = make(self.family, self.settings)
-        module.load_state_dict(self.state)
+        load_into(module, self.state)
         return module

@@ -15,6 +15,7 @@ from compressor import catalog
 from compressor.core import Model, UsageError
 from compressor.frontend._build import make
 from compressor.frontend._fit import expected, fit
+from compressor.frontend._load_into import load_into
 from compressor.frontend._loaded import LoadedNetwork
 from compressor.frontend._prefixes import best_spelling, spellings
 from compressor.frontend._weights import Weights, some
@@ -39,7 +40,7 @@ def load_network(model: Model) -> nn.Module:
         state = safetensors.torch.load_file(source.weights)
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"cannot read {source.weights}: {error}", hint="start over: --fresh") from error
-    module.load_state_dict(fit(Weights(state), expected(module, build), source.family).state)
+    load_into(module, fit(Weights(state), expected(module, build), source.family).state)
     return module
 
 

@@ -72,8 +72,9 @@ def _exported(module: torch.nn.Module, signature: Signature, sizes: Mapping[str,
     axes = {name: torch.export.Dim(name, min=1) for name in signature.free}
     free = tuple({i: axes[a] for i, a in enumerate(spec.shape) if isinstance(a, str)} for spec in signature.inputs)
     example = _example(signature, sizes)
+    # Without gradients, as it will run: for weights that are learned attention takes a kernel of another layout.
     try:
-        with _quiet(), kept_operator_table():
+        with torch.no_grad(), _quiet(), kept_operator_table():
             program = torch.onnx.export(
                 ReturningTensors(_followed(module, example), [spec.name for spec in signature.inputs]),
                 example,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tally", "decibels", "output_parity", "parity_of"]
 
+_NOTHING = 1e-30
+"""Magnitudes that are taken as zero: below, floats lose their digits."""
 _MOST = 200.0
 
 
@@ -76,7 +78,9 @@ class Tally:
         if not self.fits:
             return OutputParity(float("inf"), float("inf"), 0.0, 0.0)
         agreement = self.alike / self.judged if self.judged else None
-        return OutputParity(self.worst, self.worst / (self.largest or 1.0), self._decibels(), agreement)
+        return OutputParity(
+            self.worst, self.worst / (self.largest if self.largest > _NOTHING else 1.0), self._decibels(), agreement
+        )
 
     def _decibels(self) -> float:
         if not self.entries:

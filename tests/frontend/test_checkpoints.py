@@ -46,6 +46,16 @@ class Net(nn.Module):
         scores = q @ k.mT * self.attention.scale + self.attention.attn_mask
         return self.head((scores.softmax(-1) @ v).mean(1) + self.attention.codes)
 
+class Versioned(Net):
+    _version = 2
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+class Refusing(Versioned):
+    _version = 3
+
 class Wrapped(nn.Module):
     def __init__(self):
         super().__init__()
@@ -213,6 +223,19 @@ def test_safetensors_with_tied_weights_once(arch: str, net: nn.Module, tmp_path:
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
     loaded = load_checkpoint(tmp_path / "model.safetensors", arch=arch)
     assert torch.equal(loaded.state["tied.weight"], net.state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("made_for", ["Versioned", "Refusing"])
+def test_a_module_that_looks_at_the_version_of_its_weights(
+    made_for: str, arch: str, net: nn.Module, path: Path
+) -> None:
+    """torchvision's MNASNet does, and safetensors keep none; what the module's own code refuses is told as that."""
+    loaded = taken(net.state_dict(), path, f"{arch.partition(':')[0]}:{made_for}")
+    if made_for == "Versioned":
+        assert torch.equal(loaded.build().state_dict()["conv.weight"], net.state_dict()["conv.weight"])
+    else:
+        with pytest.raises(UsageError, match="Refusing does not load the weights: version should be 2"):
+            loaded.build()
 
 
 # -- buffers ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compressor.core import InputSpec, UsageError, image_signature
+from compressor.core import InputSpec, Signature, TensorSpec, UsageError, image_signature
 from compressor.lowering.export import export
 from compressor.lowering.save import save
 from compressor.lowering.tidy import tidy
@@ -246,3 +246,26 @@ def test_a_saved_graph_remembers_what_it_was_made_from(tmp_path: Path) -> None:
     second = save(ir.from_proto(_model([node], {}, ("output",))), tmp_path / "b.onnx", "int8", first)
     assert [m.precision for m in second.chain()] == ["fp32", "int8"]
     assert second.opset == 21
+
+
+class _Biased(nn.Module):
+    """Attention with a learned bias, as in T5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.bias = nn.Linear(16, 16), nn.Parameter(torch.randn(1, 2, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.project(x).view(x.shape[0], -1, 2, 8).transpose(1, 2)
+        attended = nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias)
+        return attended.transpose(1, 2).contiguous().reshape(*x.shape[:-1], -1)
+
+
+def test_attention_with_a_learned_bias(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = _Biased().eval(), torch.randn(3, 8, 16)
+    signature = Signature(
+        (TensorSpec("input", "float32", ("batch", 8, 16)),), (TensorSpec("output", "float32", ("batch", 8, 16)),)
+    )
+    save(export(module, signature, {}, 21), tmp_path / "model.onnx", "fp32")
+    np.testing.assert_allclose(_run(tmp_path / "model.onnx", x.numpy())[0], module(x).detach().numpy(), atol=1e-5)
