@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil, sqrt
 from pathlib import Path
 
 import onnx_ir as ir
 
 from compressor.core import Json, Progress
 from compressor.quant.float_layers import attention_nodes
+from compressor.quant.knapsack import solve_knapsack
 from compressor.quant.regions import WEIGHTED, regions
 
 __all__ = ["PrecisionChoice", "PrecisionSearch"]
@@ -22,6 +24,12 @@ _SMALL_SHARE = 0.01
 """A layer with a smaller share of the network's multiplications gains little in integers."""
 _LEAST_SHARE = 0.2
 """The share of multiplications in integers under which a network may as well stay in float."""
+_STEPS = 8
+"""Limits of noise that are tried, by bisection."""
+_GRAINS = 1_000_000
+"""Whole numbers that the limit of noise is parted into."""
+_LEAST_GAIN, _NO_LOSS = 0.002, 0.01
+"""The share of the time that a region is taken to save at least, and what it must lose to count as slower."""
 _LEAST_STEP = 0.1
 """The part of the allowance by which it shrinks at least where a choice was not confirmed."""
 
@@ -45,10 +53,13 @@ class PrecisionSearch:
     All operations in integers is tried first, and taken where it keeps the allowance and is no slower than float. Else
     the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without weights,
     layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none
-    keeps the allowance, regions return to float on top of the fastest ones, in the order of what each alone in integers
-    costs at the output, as many as it takes. What is chosen is confirmed on samples that it was not chosen by; where it
-    loses more than the allowance there, the search goes on with an allowance that is smaller by as much. Where nothing
-    is left that is accurate enough and not slower the network stays in float.
+    will do, regions return to float on top of the fastest ones. What each alone in integers costs at the output
+    (noise, which adds up) and gains in time is measured; those that lose time return, and of the others so many as the
+    allowance takes, chosen so that the time gained is the most (a knapsack, solved exactly).
+
+    What is chosen is confirmed on samples that it was not chosen by; where it loses more than the allowance there, the
+    search goes on with an allowance that is smaller by as much. Where nothing is left that is accurate enough and not
+    slower the network stays in float.
     """
 
     graph: ir.Model
@@ -74,6 +85,8 @@ class PrecisionSearch:
     seconds: float
     progress: Progress
     _trials: list[dict[str, Json]] = field(default_factory=list)
+    _refused: dict[frozenset[str], str] = field(default_factory=dict)
+    """Why choices do not ship that keep the allowance on the samples that they were chosen by."""
     _started: float = field(default_factory=time.monotonic)
 
     def run(self) -> PrecisionChoice:
@@ -84,15 +97,19 @@ class PrecisionSearch:
         tried = [everything, *self._variants()]
         variants = len(tried)
         while True:
-            good = [each for each in self._by_speed(tried) if self._accurate(each)]
-            if not good:
-                good = self._repaired(self._by_speed(tried[:variants]))
-                tried += good
-            fast = [each for each in good if self._fast(each)]
+            good, fast = self._sorted(tried)
+            if not fast:
+                tried += self._repaired(self._by_speed(tried[:variants]))
+                good, fast = self._sorted(tried)
             if not fast:
                 return self._in_float(tried, good)
             if self._confirmed(fast[0]):
                 return self._chosen(fast[0])
+
+    def _sorted(self, tried: Sequence[_Trial]) -> tuple[list[_Trial], list[_Trial]]:
+        """Those that keep the allowance, the fastest first, and those of them that are no slower than float."""
+        good = [each for each in self._by_speed(tried) if self._accurate(each)]
+        return good, [each for each in good if self._fast(each)]
 
     # -- trials -----------------------------------------------------------------------------------
 
@@ -144,7 +161,8 @@ class PrecisionSearch:
         return self._keeps(trial)
 
     def _keeps(self, trial: _Trial) -> bool:
-        return trial.drop is not None and not trial.refused and trial.drop <= self.allowed
+        refused = trial.floats in self._refused
+        return trial.drop is not None and not refused and trial.drop <= self.allowed
 
     def _confirmed(self, trial: _Trial) -> bool:
         """Whether a choice keeps the allowance on the samples apart; else the rest of the search has a smaller one.
@@ -155,41 +173,53 @@ class PrecisionSearch:
         if lost <= allowed:
             return True
         assert trial.drop is not None
-        trial.refused = f"{trial.name}: {lost:.3g} is lost on evaluation samples, and {allowed:.3g} is allowed"
+        told = f"{trial.name}: {lost:.3g} is lost on evaluation samples, and {allowed:.3g} is allowed"
+        self._refused[trial.floats] = told
         smaller = max(trial.drop * allowed / lost, self.allowed - (lost - allowed))
         self.allowed = min(smaller, self.allowed - _LEAST_STEP * abs(self.allowed))
-        self._trials.append({"in_float": trial.refused, "drop": trial.drop, "speedup": trial.speedup})
+        self._trials.append({"in_float": told, "drop": trial.drop, "speedup": trial.speedup})
         return False
 
     def _repaired(self, tried: Sequence[_Trial]) -> list[_Trial]:
-        """The two fastest variants with as many regions in float as the allowance takes."""
-        order = self._sensitive_regions
+        """The two fastest variants with as few regions in float as the allowance and time ask for."""
         made = []
         for base in tried[:2]:
-            if not self._late() and (trial := self._prefix(base, order)) is not None:
+            if not self._late() and (trial := self._packed(base)) is not None:
                 made.append(trial)
         for trial, speedup in zip(made, self.speedups([each.path for each in made]), strict=True):
             trial.speedup = speedup
             self._note(trial)
-        return self._by_speed(made)
+        return made
 
-    def _prefix(self, base: _Trial, order: Sequence[frozenset[str]]) -> _Trial | None:
-        """``base`` with the fewest of the most sensitive regions in float that keep the allowance; None: none does."""
-        found: _Trial | None = None
-        low, high = 1, len(order) - 1  # all of them in float is the float network
-        while high and self._share(base.floats.union(*order[:high])) < _LEAST_SHARE:
-            high -= 1
-        while low <= high and not self._late():
-            count = (low + high) // 2 if found or low > 1 else min(high, 2)
-            floats = base.floats.union(*order[:count])
-            trial = _Trial(f"{base.name}, {count} of {len(order)} regions in float", floats, self._written(floats))
-            trial.drop = self.drop(trial.path)
-            self.progress("what to leave in float", count, len(order))
-            if self._keeps(trial):
-                found, high = trial, count - 1
-            else:
-                low = count + 1
+    def _packed(self, base: _Trial) -> _Trial | None:
+        """``base`` with the most worthwhile regions in integers whose noise keeps the allowance; None: none does."""
+        noises = [part.noise for part in self._parts]
+        low, high = min(noises, default=0.0), sum(noises)
+        found, limit, seen = None, high, dict[frozenset[str], bool]()
+        for step in range(_STEPS):
+            floats = base.floats.union(*self._least_worth(limit))
+            if floats not in seen and self._share(floats) >= _LEAST_SHARE:
+                self.progress("what to leave in float", step, _STEPS)
+                count = sum(part.nodes <= floats for part in self._parts)
+                trial = _Trial(f"{base.name}, {count} of {len(noises)} regions in float", floats, self._written(floats))
+                trial.drop = self.drop(trial.path)
+                seen[floats] = self._keeps(trial)
+                found = trial if seen[floats] else found
+            more = seen.get(floats, True)  # too few integers are no use
+            if (more and limit == sum(noises)) or self._late():
+                break
+            low, high = (limit, high) if more else (low, limit)
+            limit = sqrt(low * high)
         return found
+
+    def _least_worth(self, limit: float) -> list[frozenset[str]]:
+        """The regions to leave in float: the others' noise is within ``limit``, and their gain the most."""
+        worth = [part for part in self._parts if part.gain > 0]
+        sizes = [[ceil(_GRAINS * part.noise / limit), 0] for part in worth]
+        chosen = solve_knapsack([[0.0, part.gain] for part in worth], sizes, _GRAINS) if worth else ()
+        assert chosen is not None  # all of them in float always fit
+        held = {part.nodes for part, option in zip(worth, chosen, strict=True) if option == 0}
+        return [part.nodes for part in self._parts if part.nodes not in held]
 
     def _share(self, floats: frozenset[str]) -> float:
         """The share of the multiplications that stays in integers; 1 of a network without any."""
@@ -197,20 +227,33 @@ class PrecisionSearch:
         return sum(macs for name, macs in self.macs.items() if name not in floats) / total if total else 1.0
 
     @cached_property
-    def _sensitive_regions(self) -> list[frozenset[str]]:
-        """The regions, the one first that alone in integers costs the output most."""
+    def _parts(self) -> list[_Part]:
+        """The regions, with what each alone in integers costs and gains; one that there was no time for stays float."""
         parts = regions(self.integer_ops, self._ops, _REGIONS)
         everything = frozenset(self.integer_ops)
-        costs: list[tuple[float, int]] = []
+        paths: list[Path] = []
+        noises: list[float] = []
         for number, region in enumerate(parts):
             self.progress("what integers cost, region by region", number, len(parts))
-            path = self.workdir / "region.onnx"
-            self.make(everything - region, path)
-            costs.append((self.parity(path), number))
-            path.unlink()
+            paths.append(self._written(everything - region))
+            noises.append(10 ** (-self.parity(paths[-1]) / 10))
             if self._late():
                 break
-        return [parts[number] for _, number in sorted(costs)]
+        self.progress("what integers gain, region by region", 0, len(paths))
+        speedups = self.speedups(paths)
+        return [_Part(*found) for found in zip(parts, noises, map(self._gain, parts, speedups), strict=False)]
+
+    def _gain(self, region: frozenset[str], speedup: float | None) -> float:
+        """The share of the float network's time that a region in integers saves; about what it may be, if not known.
+
+        A measurement of a small region says little: only a clear loss counts as one.
+        """
+        total = sum(self.macs.values()) or 1
+        least = _LEAST_GAIN * (1 + sum(self.macs.get(name, 0) for name in region) / total)
+        if speedup is None:
+            return least
+        gain = 1 - 1 / speedup
+        return gain if gain < -_NO_LOSS else max(gain, least)
 
     # -- verdicts ---------------------------------------------------------------------------------
 
@@ -252,8 +295,8 @@ class PrecisionSearch:
         if good:
             best = max(good, key=lambda each: each.speedup or 0.0)
             reason = f"the whole network stays in float: in integers it is no faster ({best.speedup:.2f}x at best)"
-        elif refused := [each for each in tried if each.refused]:
-            reason = f"the whole network stays in float: {refused[-1].refused}"
+        elif self._refused:
+            reason = f"the whole network stays in float: {list(self._refused.values())[-1]}"
         else:
             least = min((each.drop for each in tried if each.drop is not None), default=float("nan"))
             reason = f"the whole network stays in float: integers lose {least:.3g}, and {self.allowed:.3g} is allowed"
@@ -265,6 +308,18 @@ class PrecisionSearch:
         return f"is slower than float ({first['speedup']:.2f}x)"
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A region: its nodes, the noise that it alone in integers makes at the output, and the time that it saves.
+
+    The noise is relative to the signal's power, the gain to the float network's time.
+    """
+
+    nodes: frozenset[str]
+    noise: float
+    gain: float
+
+
 @dataclass
 class _Trial:
     """A graph that was written, and what is known of it so far."""
@@ -274,5 +329,3 @@ class _Trial:
     path: Path
     drop: float | None = None
     speedup: float | None = None
-    refused: str | None = None
-    """Why it does not ship though it keeps the allowance on the samples that it was chosen by."""

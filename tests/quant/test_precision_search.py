@@ -94,6 +94,17 @@ def test_the_fastest_of_accurate_graphs_is_taken(tmp_path: Path) -> None:
     assert "is slower than float (0.80x)" in (choice.reason or "")
 
 
+def test_a_region_whose_integers_are_slow_stays_in_float(tmp_path: Path) -> None:
+    """Each layer saves a tenth of the time in integers, but for one that costs more than all others save."""
+
+    def speed(floats: frozenset[str]) -> float:
+        integers = set(LAYERS) - floats
+        return 1 / (1 - 0.1 * len(integers) + 0.65 * ("conv3" in integers))
+
+    choice = search(tmp_path, lambda floats: 0.0, speed)
+    assert choice.floats == {"conv3"}
+
+
 @pytest.mark.parametrize(
     ("loss", "speed", "reason"), [(50.0, 2.0, "integers lose 50, and 1 is allowed"), (0.0, 0.9, "0.90x at best")]
 )
