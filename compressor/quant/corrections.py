@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +15,24 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
-from compressor.core import OnnxModel, Progress, QdqRules
+from compressor.core import OnnxModel, Progress, QdqRules, UsageError
 from compressor.lowering.placement import Placement
 from compressor.lowering.save import save
 from compressor.quant.channel_scaling import ChannelScaling
+from compressor.quant.learned_rounding import LearnedRounding
 from compressor.quant.mse_ranges import least_error_ranges
 from compressor.quant.smoothing import Smoothing
 
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds
 
-__all__ = ["Base", "corrected"]
+__all__ = ["Base", "corrected", "named", "with_learned_rounding"]
 
 _SHARES = (0.5, 1.0)
 """Parts of the distance between channels' ranges that are taken off."""
 _BATCHES = 16
 """Calibration batches that corrections are made from."""
+_LEARNED = re.compile(r"(?:(?P<before>.*), )?rounding of (?P<layers>\d+) layers learned")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,41 @@ def corrected(
         smoothing.scale(largest, share)
         scaled = save(graph, workdir / f"scaled{share:g}.onnx", "fp32", source)
         yield _calibrated(f"channels scaled to like ranges ({share:g})", scaled, rules, part, progress)
+
+
+def with_learned_rounding(
+    base: Base,
+    rules: QdqRules,
+    batches: Sequence[Feeds],
+    minutes: float,
+    workdir: Path,
+    progress: Progress,
+    layers: int | None = None,
+) -> Base | None:
+    """Learn the rounding of the weights of ``base`` for about ``minutes`` (of ``layers`` layers, where it is said).
+
+    Returns None where no layer was learned. The name says how many were, so that `named` makes the same again.
+    """
+    graph, part = ir.load(base.source.path), list(batches[:_BATCHES])
+    learned = LearnedRounding(graph, rules, {}, part, minutes, progress, layers).run()
+    if not learned:
+        return None
+    source = save(graph, workdir / "learned.onnx", "fp32", base.source)
+    before = f"{base.name}, " if base.means is not None else ""
+    return _calibrated(f"{before}rounding of {learned} layers learned", source, rules, part, progress)
+
+
+def named(name: str, plain: Base, rules: QdqRules, batches: Sequence[Feeds], workdir: Path, progress: Progress) -> Base:
+    """Make the correction of that name again. Raises UsageError where there is none."""
+    found = _LEARNED.fullmatch(name)
+    wanted = found["before"] if found else name
+    bases = corrected(plain.source, rules, batches, workdir, progress)
+    base = plain if wanted is None else next((each for each in bases if each.name == wanted), None)
+    if base is not None and found:
+        base = with_learned_rounding(base, rules, batches, inf, workdir, progress, int(found["layers"]))
+    if base is None:
+        raise UsageError(f"quantize.correction: there is none called {name}", hint="leave it out: the run finds one")
+    return base
 
 
 def _calibrated(name: str, source: OnnxModel, rules: QdqRules, batches: Sequence[Feeds], progress: Progress) -> Base:

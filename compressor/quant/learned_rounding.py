@@ -58,6 +58,8 @@ class LearnedRounding:
     minutes: float
     """About how long it may take; layers that are left are rounded to nearest."""
     progress: Progress
+    most: int | None = None
+    """How many layers are learned at most; None: all that there is time for."""
 
     def run(self) -> int:
         """Put the weights of the graph on their grids, which rounding to nearest then finds again.
@@ -70,7 +72,7 @@ class LearnedRounding:
         learned = 0
         for number, node in enumerate(layers):
             self.progress("learn rounding", number, len(layers))
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or learned == self.most:
                 break
             if (rows := rows_of(node)) is None:
                 continue

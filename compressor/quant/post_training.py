@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from compressor.lowering.fp16 import fp16_twin
 from compressor.lowering.lower import finish_quantized
 from compressor.lowering.placement import Placement
 from compressor.quant.audit import audit
-from compressor.quant.corrections import Base, corrected
+from compressor.quant.corrections import Base, corrected, named, with_learned_rounding
 from compressor.quant.precision_search import PrecisionChoice, PrecisionSearch
 from compressor.store import file_sha256
 
@@ -37,8 +37,10 @@ _JUDGED, _JUDGED_MACS = (8, 2000), 40_000_000_000
 """The least and the most training samples that a metric is taken on, and about what they may cost."""
 _MEASURED, _ESTIMATED = 1.03, 1.0
 """The least speed-up over float: of a measurement so much that another one will not find integers slower."""
-_FOR_CORRECTIONS = 0.3
-"""The part of the minutes after which no further correction is tried."""
+_AMPLE = 1.3
+"""A measured speed-up of all in integers that is not looked to be improved."""
+_FOR_CORRECTIONS, _FOR_ROUNDING = 0.3, 0.2
+"""The part of the minutes after which no further correction is tried, and that in which rounding is learned."""
 _COMPARED = 4
 """Calibration batches on which regions are compared."""
 
@@ -102,6 +104,7 @@ class PostTraining:
             speedups=self._speedups,
             allowed=self._allowed,
             least_speedup=self._least_speedup,
+            ample_speedup=_AMPLE if self.judge.times_count else 0.0,
             workdir=self.workdir,
             seconds=60 * self.minutes - (time.monotonic() - started),
             progress=self.progress,
@@ -117,10 +120,11 @@ class PostTraining:
     def with_floats(self, names: Sequence[str], correction: str | None) -> PostTrainingResult:
         """Write what was chosen before: the nodes ``names`` in float (``*``: all), and that ``correction``."""
         choice = PrecisionChoice(None if "*" in names else frozenset(names), None, ())
-        if correction is None:
-            return self._written(self._plain, choice, None)
-        bases = corrected(self.source, self.rules, self.batches, self.workdir, self.progress)
-        return self._written(next(base for base in bases if base.name == correction), choice, None)
+        base = self._plain
+        if correction is not None:
+            start = replace(base, source=self.source)
+            base = named(correction, start, self.rules, self.batches, self.workdir, self.progress)
+        return self._written(base, choice, None)
 
     def _written(self, base: Base, choice: PrecisionChoice, correction: str | None) -> PostTrainingResult:
         if choice.floats is None:
@@ -150,12 +154,20 @@ class PostTraining:
         if least <= allowed or not all(spec.shape for spec in self.model.signature.inputs):
             return best, None
         for base in corrected(self.source, self.rules, self.batches, self.workdir, self.progress):
-            if (lost := self._lost(base)) < least:
-                best, least = base, lost
+            best, least = min((best, least), (base, self._lost(base)), key=lambda each: each[1])
             if least <= allowed or time.monotonic() - started > _FOR_CORRECTIONS * 60 * self.minutes:
                 break
+        if least > allowed and (learned := self._learned(best)) is not None:
+            best, least = min((best, least), (learned, self._lost(learned)), key=lambda each: each[1])
         told = None if best is self._plain else f"{best.name}: all in integers loses {least:.3g}, without {first:.3g}"
         return best, told
+
+    def _learned(self, base: Base) -> Base | None:
+        """``base`` with the rounding of its weights learned; None where that cannot be, or was done before."""
+        if base is self._plain and self.rounded is not self.source:
+            return None
+        minutes = _FOR_ROUNDING * self.minutes
+        return with_learned_rounding(base, self.rules, self.batches, minutes, self.workdir, self.progress)
 
     def _lost(self, base: Base) -> float:
         path = self.workdir / "trial.onnx"

@@ -30,6 +30,8 @@ _GRAINS = 1_000_000
 """Whole numbers that the limit of noise is parted into."""
 _LEAST_GAIN, _NO_LOSS = 0.002, 0.01
 """The share of the time that a region is taken to save at least, and what it must lose to count as slower."""
+_ROUNDS, _WORTH = 3, 0.005
+"""How often regions are tried in their other precision, and how much faster that must be."""
 _LEAST_STEP = 0.1
 """The part of the allowance by which it shrinks at least where a choice was not confirmed."""
 
@@ -50,8 +52,8 @@ class PrecisionChoice:
 class PrecisionSearch:
     """A search over graphs that differ in what they leave in float.
 
-    All operations in integers is tried first, and taken where it keeps the allowance and is no slower than float. Else
-    the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without weights,
+    All operations in integers is tried first, and taken where it keeps the allowance and is much faster than float.
+    Else the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without weights,
     layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none
     will do, regions return to float on top of the fastest ones. What each alone in integers costs at the output
     (noise, which adds up) and gains in time is measured; those that lose time return, and of the others so many as the
@@ -81,6 +83,8 @@ class PrecisionSearch:
     allowed: float
     least_speedup: float | None
     """What it must be as fast as, against float; None: it may be slower."""
+    ample_speedup: float
+    """With so much all in integers is taken at once."""
     workdir: Path
     seconds: float
     progress: Progress
@@ -92,7 +96,7 @@ class PrecisionSearch:
     def run(self) -> PrecisionChoice:
         """Search; the files of trials are removed."""
         everything = self._try("all in integers", frozenset())
-        if self._accurate(everything) and self._fast(everything) and self._confirmed(everything):
+        if self._accurate(everything) and self._ample(everything) and self._confirmed(everything):
             return self._chosen(everything)
         tried = [everything, *self._variants()]
         variants = len(tried)
@@ -103,8 +107,10 @@ class PrecisionSearch:
                 good, fast = self._sorted(tried)
             if not fast:
                 return self._in_float(tried, good)
-            if self._confirmed(fast[0]):
-                return self._chosen(fast[0])
+            best = self._improved(fast[0])
+            if self._confirmed(best):
+                return self._chosen(best)
+            tried.append(best)
 
     def _sorted(self, tried: Sequence[_Trial]) -> tuple[list[_Trial], list[_Trial]]:
         """Those that keep the allowance, the fastest first, and those of them that are no slower than float."""
@@ -198,7 +204,7 @@ class PrecisionSearch:
         found, limit, seen = None, high, dict[frozenset[str], bool]()
         for step in range(_STEPS):
             floats = base.floats.union(*self._least_worth(limit))
-            if floats not in seen and self._share(floats) >= _LEAST_SHARE:
+            if floats not in seen and self._usable(floats):
                 self.progress("what to leave in float", step, _STEPS)
                 count = sum(part.nodes <= floats for part in self._parts)
                 trial = _Trial(f"{base.name}, {count} of {len(noises)} regions in float", floats, self._written(floats))
@@ -225,6 +231,53 @@ class PrecisionSearch:
         """The share of the multiplications that stays in integers; 1 of a network without any."""
         total = sum(self.macs.values())
         return sum(macs for name, macs in self.macs.items() if name not in floats) / total if total else 1.0
+
+    def _improved(self, trial: _Trial) -> _Trial:
+        """``trial`` with regions in their other precision where that is faster, and again, as long as it pays."""
+        for _ in range(_ROUNDS):
+            if trial.speedup is None or self._late():
+                break
+            better = self._better(trial)
+            to_float = frozenset().union(*(nodes for nodes in better if not nodes <= trial.floats))
+            to_integers = frozenset().union(*(nodes for nodes in better if nodes <= trial.floats))
+            for floats in dict.fromkeys(((trial.floats | to_float) - to_integers, trial.floats | to_float)):
+                found = None if floats == trial.floats else self._faster(trial, floats)
+                if found is not None:
+                    break
+            if found is None:
+                break
+            trial = found
+        return trial
+
+    def _better(self, trial: _Trial) -> list[frozenset[str]]:
+        """The regions that make ``trial`` faster, each alone, in their other precision."""
+        others = [
+            trial.floats - part.nodes if part.nodes <= trial.floats else trial.floats | part.nodes
+            for part in self._parts
+        ]
+        usable = [(part, floats) for part, floats in zip(self._parts, others, strict=True) if self._usable(floats)]
+        paths = [self._written(floats) for _, floats in usable]
+        self.progress("what the other precision gains, region by region", 0, len(paths))
+        base, *speedups = self.speedups([trial.path, *paths])
+        pairs = zip(usable, speedups, strict=True)
+        return [part.nodes for (part, _), each in pairs if base and each and each > (1 + _WORTH) * base]
+
+    def _faster(self, trial: _Trial, floats: frozenset[str]) -> _Trial | None:
+        """The graph with ``floats`` in float, if it keeps the allowance and is faster than ``trial``."""
+        if not self._usable(floats):
+            return None
+        made = _Trial(f"{len(floats)} of {len(self.integer_ops)} operations in float", floats, self._written(floats))
+        made.drop = self.drop(made.path)
+        if not self._keeps(made):
+            return None
+        before, made.speedup = self.speedups([trial.path, made.path])
+        if not before or not made.speedup or made.speedup <= (1 + _WORTH) * before:
+            return None
+        self._note(made)
+        return made
+
+    def _usable(self, floats: frozenset[str]) -> bool:
+        return self._share(floats) >= _LEAST_SHARE
 
     @cached_property
     def _parts(self) -> list[_Part]:
@@ -259,6 +312,11 @@ class PrecisionSearch:
 
     def _fast(self, trial: _Trial) -> bool:
         return self.least_speedup is None or trial.speedup is None or trial.speedup >= self.least_speedup
+
+    def _ample(self, trial: _Trial) -> bool:
+        if self.least_speedup is None or trial.speedup is None:
+            return True
+        return trial.speedup >= max(self.least_speedup, self.ample_speedup)
 
     def _late(self) -> bool:
         return time.monotonic() - self._started > self.seconds
@@ -305,7 +363,7 @@ class PrecisionSearch:
     def _fault(self, first: Mapping[str, Json]) -> str:
         if first["drop"] > self.allowed:
             return f"loses {first['drop']:.3g}, and {self.allowed:.3g} is allowed"
-        return f"is slower than float ({first['speedup']:.2f}x)"
+        return f"is {first['speedup']:.2f} times as fast as float"
 
 
 @dataclass(frozen=True)
