@@ -53,11 +53,12 @@ class PrecisionSearch:
     """A search over graphs that differ in what they leave in float.
 
     All operations in integers is tried first, and taken where it keeps the allowance and is much faster than float.
-    Else the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without weights,
-    layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where none
-    will do, regions return to float on top of the fastest ones. What each alone in integers costs at the output
+    Else the structural variants are tried, the fastest first: gates (squeeze and excitation), arithmetic without
+    weights, layers of few multiplications and grouped convolutions (whose integer kernels can be slow) in float. Where
+    none will do, regions return to float on top of the fastest ones. What each alone in integers costs at the output
     (noise, which adds up) and gains in time is measured; those that lose time return, and of the others so many as the
-    allowance takes, chosen so that the time gained is the most (a knapsack, solved exactly).
+    allowance takes, chosen so that the time gained is the most (a knapsack, solved exactly). In the end regions change
+    their precision as long as that is faster.
 
     What is chosen is confirmed on samples that it was not chosen by; where it loses more than the allowance there, the
     search goes on with an allowance that is smaller by as much. Where nothing is left that is accurate enough and not
