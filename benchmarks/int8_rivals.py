@@ -6,7 +6,8 @@ TRAPS is a folder with ``traps.py``, networks for 32 x 32 px images of ten class
 seconds and labels its images with its own answers: top-1 is the agreement with the float network. Each network is
 compressed by ``compress run --profile ptq`` in a process of its own; its rivals are made from the same fp32 graph and
 the same calibration samples. Agreement is over the held-out fifth; all graphs of a row are timed interleaved, on one
-thread: the ratio to the fp32 graph with its 90 % interval.
+thread: the ratio to the fp32 graph with its 90 % interval. A target of OpenVINO's has all graphs compiled by OpenVINO,
+on this CPU.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from rivals import RIVALS
 
+from compressor import catalog
 from compressor.bench.statistics import ratio
 from compressor.bench.timing import TimingConfig, interleave
 from compressor.core import InputSpec
@@ -103,17 +105,28 @@ class Labels:
             yield split.pixels(rows, InputSpec(3, 32, 32)) * np.float32(1 / 255), split.labels[rows]
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
+Runtime = Callable[[NDArray[np.float32]], NDArray[Any]]
+"""Maps images to the first output."""
+
+
+def opened(path: Path, backend: str) -> Runtime:
+    """Load an ONNX file into a runtime, on one thread."""
+    if backend == "openvino":
+        from compressor.backends._openvino_session import Session
+
+        model = onnx.load(str(path))
+        feed, first, compiled = model.graph.input[0].name, model.graph.output[0].name, Session(path, 1)
+        return lambda images: np.asarray(compiled({feed: images})[first])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {name: images})[0])
 
 
-def agreement(runtime: onnxruntime.InferenceSession, samples: Labels) -> float:
-    name, right = runtime.get_inputs()[0].name, 0
-    for images, labels in samples.batches(samples.held, len(samples.held), _BATCH):
-        right += int((runtime.run(None, {name: images})[0].argmax(1) == labels).sum())
-    return right / len(samples.held)
+def agreement(runtime: Runtime, samples: Labels) -> float:
+    batches = samples.batches(samples.held, len(samples.held), _BATCH)
+    return sum(int((runtime(images).argmax(1) == labels).sum()) for images, labels in batches) / len(samples.held)
 
 
 def accuracy_controlled(source: Path, path: Path, feeds: Sequence[Mapping[str, Any]], samples: Labels) -> None:
@@ -137,6 +150,7 @@ def accuracy_controlled(source: Path, path: Path, feeds: Sequence[Mapping[str, A
 def rows(name: str, options: argparse.Namespace) -> Iterator[Row]:
     """Yield the rows of one network."""
     made(name, options)
+    backend = catalog.find_target(options.target).backend
     plain, _ = compressed(name, "float", options)
     folder, seconds = compressed(name, "ptq", options)
     graph, ours = plain / "bundle" / "model.onnx", folder / "bundle" / "model.onnx"
@@ -155,17 +169,14 @@ def rows(name: str, options: argparse.Namespace) -> Iterator[Row]:
         path, begun = options.cache / f"{name}-{len(files) + len(failed)}.onnx", time.perf_counter()
         try:
             make(graph, path, feeds)
-            session(path)
+            opened(path, backend)
         except Exception as error:  # noqa: BLE001 - whatever a rival cannot do is a row of the table
             told = (str(error).strip().splitlines() or [type(error).__name__])[0][:80].replace("|", "/")
             failed.append(Row(name, rival, None, None, 0, time.perf_counter() - begun, told))
             continue
         files[rival] = (path, time.perf_counter() - begun)
-    loaded = {"fp32": session(graph), **{by: session(path) for by, (path, _) in files.items()}}
-    calls = {
-        by: partial(runtime.run, None, {runtime.get_inputs()[0].name: feeds[0]["input"]})
-        for by, runtime in loaded.items()
-    }
+    loaded = {"fp32": opened(graph, backend), **{by: opened(path, backend) for by, (path, _) in files.items()}}
+    calls = {by: partial(runtime, feeds[0]["input"]) for by, runtime in loaded.items()}
     blocks = interleave(calls, TimingConfig(24, 10, seconds=3.0 * len(calls)), progress=lambda *_: None)
     for by, (path, took) in files.items():
         fast = ratio(blocks["fp32"], blocks[by], seed=0)
