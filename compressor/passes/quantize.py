@@ -160,7 +160,7 @@ class Quantize:
         from compressor.lowering.lower import finish_quantized
         from compressor.lowering.placement import Placement
         from compressor.lowering.save import save
-        from compressor.quant.ranges import activation_ranges
+        from compressor.quant.ranges import activation_ranges, widened
 
         assert artifact.onnx is not None
         calibration = self._calibration(artifact.result, context)
@@ -172,7 +172,8 @@ class Quantize:
             source = save(graph, context.workdir / "rounded.onnx", source.precision, source)
         placement = Placement(graph, rules)
         tensors = placement.tensors
-        ranges = activation_ranges(graph, tensors, calibration.batches, self.range, context.progress)
+        seen = activation_ranges(graph, tensors, calibration.batches, self.range, context.progress)
+        ranges = widened(graph, seen, calibration.samples)
         if not bits:
             return self._searched(artifact, context, calibration, ranges, source)
         placement.apply(ranges, bits)

@@ -34,6 +34,8 @@ class Calibration:
     split: Split
     """The samples that they were drawn from."""
     batches: Sequence[Feeds]
+    samples: int
+    """How many they hold."""
     text: str
     """For the report."""
     warnings: tuple[str, ...]
@@ -54,7 +56,7 @@ def draw_calibration(
         warnings = ("calibrated on samples made from the network's own statistics: real ones are better",)
     elif count < samples:
         warnings = (f"calibrated on {count} samples: the training half has no more",)
-    return Calibration(split, _batches(split, drawn, model), f"{count} {what} of {split.name}", warnings)
+    return Calibration(split, _batches(split, drawn, model), count, f"{count} {what} of {split.name}", warnings)
 
 
 def _batches(split: Split, drawn: NDArray[np.int64], model: Model) -> Sequence[Feeds]:

@@ -21,6 +21,7 @@ from compressor.lowering.save import save
 from compressor.quant.channel_scaling import ChannelScaling
 from compressor.quant.learned_rounding import LearnedRounding
 from compressor.quant.mse_ranges import least_error_ranges
+from compressor.quant.ranges import widened
 from compressor.quant.smoothing import Smoothing
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ __all__ = ["Base", "corrected", "named", "with_learned_rounding"]
 
 _SHARES = (0.5, 1.0)
 """Parts of the distance between channels' ranges that are taken off."""
-_BATCHES = 16
-"""Calibration batches that corrections are made from."""
+_SAMPLES, _BYTES = 160, 1 << 27
+"""Calibration samples that corrections are made from, and the most bytes that they hold."""
 _LEARNED = re.compile(r"(?:(?P<before>.*), )?rounding of (?P<layers>\d+) layers learned")
 
 
@@ -55,7 +56,7 @@ def corrected(
     First ranges of least squared error with biases corrected for rounded weights, then the same on graphs whose
     channels are scaled to like ranges (`ChannelScaling`, `Smoothing`).
     """
-    part = list(batches[:_BATCHES])
+    part = _some(batches)
     yield _calibrated("ranges of least error, biases corrected", source, rules, part, progress)
     largest: dict[str, NDArray[np.float64]] | None = None
     for share in _SHARES:
@@ -86,7 +87,7 @@ def with_learned_rounding(
 
     Returns None where no layer was learned. The name says how many were, so that `named` makes the same again.
     """
-    graph, part = ir.load(base.source.path), list(batches[:_BATCHES])
+    graph, part = ir.load(base.source.path), _some(batches)
     learned = LearnedRounding(graph, rules, {}, part, minutes, progress, layers).run()
     if not learned:
         return None
@@ -108,11 +109,22 @@ def named(name: str, plain: Base, rules: QdqRules, batches: Sequence[Feeds], wor
     return base
 
 
+def _some(batches: Sequence[Feeds]) -> list[Feeds]:
+    """The first batches: about `_SAMPLES` samples, fewer of large ones."""
+    held = sum(np.asarray(array).nbytes for array in batches[0].values())
+    return list(batches[: max(1, min(_SAMPLES // _size(batches[0]), _BYTES // max(1, held)))])
+
+
+def _size(batch: Feeds) -> int:
+    first = next(iter(batch.values()))
+    return max(1, len(first)) if np.ndim(first) else 1
+
+
 def _calibrated(name: str, source: OnnxModel, rules: QdqRules, batches: Sequence[Feeds], progress: Progress) -> Base:
     graph = ir.load(source.path)
     groups = Placement(ir.load(source.path), rules).groups
     found = least_error_ranges(graph, groups, rules.symmetric_activations, batches, progress)
-    return Base(name, source, found.ranges, found.means)
+    return Base(name, source, widened(graph, found.ranges, sum(map(_size, batches))), found.means)
 
 
 def _largest(

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 # NNCF reports its use over the network unless this variable stands when it is first imported.
@@ -29,7 +29,12 @@ from compressor.core import Progress, UsageError
 if TYPE_CHECKING:
     from compressor.core.signature import Feeds
 
-__all__ = ["Estimator", "activation_ranges"]
+__all__ = ["Estimator", "activation_ranges", "widened"]
+
+_FEW, _MISSED = 100, 0.4
+"""Samples that see about all of a range, and the part of it that a single one is taken to miss."""
+_BOUNDED = frozenset({"Clip", "HardSigmoid", "Sigmoid", "Softmax", "Tanh"})
+"""Operators whose own ends are a range's."""
 
 Estimator = Literal["minmax", "mean-minmax"]
 """``minmax``: the extremes over all samples. ``mean-minmax``: the mean of the samples' own extremes."""
@@ -89,6 +94,20 @@ def activation_ranges(
                 hint="look at the weights and the input normalisation",
             )
     return ranges
+
+
+def widened(model: ir.Model, ranges: Mapping[str, tuple[float, float]], samples: int) -> dict[str, tuple[float, float]]:
+    """Return ranges that hold for samples not seen: of fewer than 100 ``samples`` they are wider, by up to 40 %.
+
+    What is cut off costs far more than a coarser grid: an EfficientNet-B0 calibrated on 18 photographs had an SNR of
+    11 dB on others, and of 18 dB with ranges wider by 40 %. Those of operators with ends of their own stay.
+    """
+    factor = 1 + _MISSED * max(0.0, 1 - samples / _FEW)
+    bounded = {value.name for node in model.graph if node.op_type in _BOUNDED for value in node.outputs}
+    return {
+        name: (low, high) if name in bounded else (min(low, low * factor), max(high, high * factor))
+        for name, (low, high) in ranges.items()
+    }
 
 
 def _collector(estimator: Estimator) -> collectors.TensorCollector:

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from graphs import Net
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compressor.core import UsageError
 from compressor.quant.mse_ranges import least_error_ranges
-from compressor.quant.ranges import Estimator, activation_ranges
+from compressor.quant.ranges import Estimator, activation_ranges, widened
 
 TENSORS = ("input", "a", "r", "left", "right", "p", "flat", "y")
 
@@ -208,3 +209,14 @@ def _watched(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
     copy.CopyFrom(model)
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return copy
+
+
+@pytest.mark.parametrize(("samples", "factor"), [(1, 1.396), (50, 1.2), (100, 1.0), (300, 1.0)])
+def test_ranges_of_few_samples_are_wider(samples: int, factor: float) -> None:
+    n = Net()
+    n.op("Sigmoid", n.op("Relu", n.conv("input", "a"), out="b"), out="y")
+    seen = {"a": (-2.0, 3.0), "b": (0.5, 3.0), "y": (0.1, 0.9)}
+    made = widened(ir.from_proto(n.model("y")), seen, samples)
+    assert made["a"] == pytest.approx((-2.0 * factor, 3.0 * factor))
+    assert made["b"] == pytest.approx((0.5, 3.0 * factor))
+    assert made["y"] == (0.1, 0.9)
