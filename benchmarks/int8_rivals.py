@@ -40,8 +40,8 @@ from compressor.core import InputSpec
 from compressor.data import RawSplit, load_data
 
 NAMES = (
-    "dense", "mbv3", "vit", "narrow", "convtranspose4", "two_outputs", "shared_conv", "square", "preact", "hurt_vit",
-    "group1", "resize_nearest", "repvgg", "prelu", "hurt_prelu", "gru",
+    "dense", "mbv3", "vit", "vit_masked", "narrow", "convtranspose4", "two_outputs", "shared_conv", "square", "preact",
+    "group1", "resize_nearest", "repvgg", "prelu", "empty_slice", "gru",
 )  # fmt: skip
 _CALIBRATED, _BATCH = 300, 100
 _DROP = 0.01
