@@ -12,16 +12,16 @@ from pathlib import Path
 import onnx_ir as ir
 
 from compressor.core import Json, Progress
-from compressor.quant.float_layers import attention_nodes
 from compressor.quant.knapsack import solve_knapsack
-from compressor.quant.regions import WEIGHTED, regions
+from compressor.quant.regions import regions
+from compressor.quant.structural_variants import structural_variants
 
 __all__ = ["PrecisionChoice", "PrecisionSearch"]
 
-_REGIONS = 24
-"""Regions that are tried one by one: each costs a graph, a session and some samples."""
-_SMALL_SHARE = 0.01
-"""A layer with a smaller share of the network's multiplications gains little in integers."""
+_REGIONS, _FEWEST = 24, 6
+"""The most and the fewest regions that are tried one by one: each costs a graph, a session and some samples."""
+_FOR_PARTS = 0.6
+"""The part of the time left that regions may take to be measured."""
 _LEAST_SHARE = 0.2
 """The share of multiplications in integers under which a network may as well stay in float."""
 _STEPS = 8
@@ -92,6 +92,8 @@ class PrecisionSearch:
     _trials: list[dict[str, Json]] = field(default_factory=list)
     _refused: dict[frozenset[str], str] = field(default_factory=dict)
     """Why choices do not ship that keep the allowance on the samples that they were chosen by."""
+    _each: float = 0.0
+    """Seconds that a trial takes to be written and timed."""
     _started: float = field(default_factory=time.monotonic)
 
     def run(self) -> PrecisionChoice:
@@ -134,31 +136,13 @@ class PrecisionSearch:
 
     def _variants(self) -> list[_Trial]:
         """The structural variants that differ from all in integers, timed together."""
-        gates = attention_nodes(self.graph) & set(self.integer_ops)
-        plain = frozenset(name for name in self.integer_ops if self._op(name) not in WEIGHTED)
-        grouped = frozenset(node.name or "" for node in self.graph.graph if node.attributes.get_int("group", 1) > 1)
-        grouped &= set(self.integer_ops)
-        products = self._activation_products & set(self.integer_ops)
-        total = sum(self.macs.values()) or 1
-        small = frozenset(name for name, macs in self.macs.items() if macs < _SMALL_SHARE * total)
-        named = {
-            "gates in float": gates,
-            "arithmetic without weights in float": plain,
-            "gates and small layers in float": gates | small,
-            "small layers and arithmetic in float": small | plain,
-            "products of activations and arithmetic in float": products | plain,
-            "grouped convolutions in float": grouped,
-            "grouped convolutions and gates in float": grouped | gates,
-            "grouped convolutions and arithmetic in float": grouped | plain,
-        }
-        variants: dict[frozenset[str], str] = {}
-        for name, floats in named.items():
-            if floats and floats < set(self.integer_ops):
-                variants.setdefault(floats, name)
-        trials = [_Trial(name, floats, self._written(floats)) for floats, name in variants.items()]
+        begun = time.monotonic()
+        named = structural_variants(self.graph, self.integer_ops, self.macs)
+        trials = [_Trial(name, floats, self._written(floats)) for floats, name in named.items()]
         self.progress("time variants", 0, len(trials))
         for trial, speedup in zip(trials, self.speedups([each.path for each in trials]), strict=True):
             trial.speedup = speedup
+        self._each = (time.monotonic() - begun) / max(1, len(trials))
         return trials
 
     def _accurate(self, trial: _Trial) -> bool:
@@ -236,7 +220,7 @@ class PrecisionSearch:
     def _improved(self, trial: _Trial) -> _Trial:
         """``trial`` with regions in their other precision where that is faster, and again, as long as it pays."""
         for _ in range(_ROUNDS):
-            if trial.speedup is None or self._late():
+            if trial.speedup is None or self._left < self._each * _REGIONS:
                 break
             better = self._better(trial)
             to_float = frozenset().union(*(nodes for nodes in better if not nodes <= trial.floats))
@@ -283,7 +267,8 @@ class PrecisionSearch:
     @cached_property
     def _parts(self) -> list[_Part]:
         """The regions, with what each alone in integers costs and gains; one that there was no time for stays float."""
-        parts = regions(self.integer_ops, self._ops, _REGIONS)
+        time_for = int(_FOR_PARTS * self._left / self._each) if self._each else _REGIONS
+        parts = regions(self.integer_ops, self._ops, max(_FEWEST, min(_REGIONS, time_for)))
         everything = frozenset(self.integer_ops)
         paths: list[Path] = []
         noises: list[float] = []
@@ -320,21 +305,16 @@ class PrecisionSearch:
         return trial.speedup >= max(self.least_speedup, self.ample_speedup)
 
     def _late(self) -> bool:
-        return time.monotonic() - self._started > self.seconds
+        return self._left <= 0
 
-    def _op(self, name: str) -> str:
-        return self._ops[name]
+    @property
+    def _left(self) -> float:
+        """Seconds."""
+        return self._started + self.seconds - time.monotonic()
 
     @cached_property
     def _ops(self) -> dict[str, str]:
         return {node.name or "": node.op_type for node in self.graph.graph}
-
-    @property
-    def _activation_products(self) -> frozenset[str]:
-        """The names of matrix products without a constant, as attention has them."""
-        products = (node for node in self.graph.graph if node.op_type == "MatMul")
-        own = (n for n in products if all(v is not None and not v.is_initializer() for v in n.inputs))
-        return frozenset(node.name or "" for node in own)
 
     @staticmethod
     def _by_speed(trials: Iterable[_Trial]) -> list[_Trial]:
