@@ -528,6 +528,12 @@ def test_a_result_that_is_not_finite_fails(lowered: Artifact, context: Callable[
         through(_spoil(done, tmp_path, nan), here, make_pass("verify", **QUIET))
 
 
+def test_a_value_within_that_is_beyond_the_precision_fails() -> None:
+    """Of a sample that the search for such values had not seen."""
+    with pytest.raises(VerificationFailed, match="the values of wide are out of the range of fp16's floats"):
+        _check_overflow([{"tensor": "small"}, {"tensor": "wide", "overflows": True}], "fp16")
+
+
 def test_an_export_that_is_not_finite_fails(lowered: Artifact, context: Callable[..., Context], tmp_path: Path) -> None:
     """NaN compares as no larger than any tolerance."""
     here = context()
