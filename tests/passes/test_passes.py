@@ -43,6 +43,7 @@ from compressor.core import (
 )
 from compressor.frontend import save_weights
 from compressor.machine import judgement, machine, target_mismatch
+from compressor.passes.verify import _check_overflow
 from compressor.tasks.classification import Classification
 
 INPUT = InputSpec(1, 8, 8)
