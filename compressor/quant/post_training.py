@@ -37,8 +37,8 @@ _JUDGED, _JUDGED_MACS = (8, 2000), 40_000_000_000
 """The least and the most training samples that a metric is taken on, and about what they may cost."""
 _MEASURED, _ESTIMATED = 1.03, 1.0
 """The least speed-up over float: of a measurement so much that another one will not find integers slower."""
-_AMPLE = 1.3
-"""A measured speed-up of all in integers that is not looked to be improved."""
+_AMPLE = 1.15
+"""A measured speed-up of all in integers that is not looked to be improved: choices by the clock may differ next time."""
 _FOR_CORRECTIONS, _FOR_ROUNDING = 0.3, 0.2
 """The part of the minutes after which no further correction is tried, and that in which rounding is learned."""
 _COMPARED = 4
