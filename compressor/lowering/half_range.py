@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST_HALF", "beyond_half", "mark_beyond_half"]
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
-_HEADROOM = 2.0
+_HEADROOM = 8.0
 """How many times as large as those of the samples the values of other samples may be."""
 _MARK = "compressor.float32"
 
 
 def mark_beyond_half(model: ir.Model, samples: Iterable[Feeds]) -> int:
-    """Mark the nodes of a float32 graph that read or make values of over half of FP16's largest; return how many.
+    """Mark the nodes of a float32 graph that read or make values of over an eighth of FP16's largest; return how many.
 
     The graph is run on each of ``samples``, what one run takes. A mark is an entry of the node's metadata, which
     stays with it in files; `beyond_half` reads it.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lower"]
 
-_LOOKED_AT = 4
+_LOOKED_AT = 32
 """Training samples on which values beyond FP16's range are looked for."""
 
 

@@ -51,9 +51,9 @@ def test_nodes_that_touch_a_large_value_stay_in_float32() -> None:
     np.testing.assert_allclose(run(model), X, rtol=2e-3)
 
 
-@pytest.mark.parametrize(("factor", "marked"), [(2e4, 0), (4e4, 2)])
+@pytest.mark.parametrize(("factor", "marked"), [(8e3, 0), (9e3, 2)])
 def test_other_samples_have_headroom(factor: float, marked: int) -> None:
-    """Half of FP16's largest value, 65,504, is the limit."""
+    """An eighth of FP16's largest value, 65,504, is the limit."""
     assert mark_beyond_half(scaled(factor), [{"v0": X}]) == marked
 
 
