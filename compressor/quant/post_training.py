@@ -39,7 +39,7 @@ _MEASURED, _ESTIMATED = 1.03, 1.0
 """The least speed-up over float: of a measurement so much that another one will not find integers slower."""
 _AMPLE = 1.15
 """A measured speed-up of all in integers that is taken as it is: choices by the clock may differ next time."""
-_FOR_CORRECTIONS, _FOR_ROUNDING = 0.3, 0.2
+_FOR_CORRECTIONS, _FOR_ROUNDING = 0.2, 0.1
 """The part of the minutes after which no further correction is tried, and that in which rounding is learned."""
 _COMPARED = 4
 """Calibration batches on which regions are compared."""
