@@ -37,12 +37,13 @@ def convert_to_fp16(model: ir.Model) -> None:
 
     A deviation, Sqrt of a mean of squares, stays in float32 with the mean that is subtracted in it: it is taken in
     two passes, its squares overflow FP16 from 256 on, and what is small vanishes. So do nodes that `mark_beyond_half`
-    has marked. Names stay those of the float graph. QuantizeLinear and DequantizeLinear become FP16 with their scales,
-    which ONNX allows from opset 19 on.
+    has marked, and If, Loop and Scan with what their bodies read. Names stay those of the float graph. QuantizeLinear
+    and DequantizeLinear become FP16 with their scales, which ONNX allows from opset 19 on.
     """
     graph = model.graph
     large = beyond_half(model)
-    exact = _deviations(graph) | {node for node in graph if node.name in large}
+    control = {node for node in graph if _bodies(node)}
+    exact = _deviations(graph) | control | {node for node in graph if node.name in large}
     floats = {value for value in _values(graph) if value.dtype == _FLOAT}
     kept = {value for node in exact for value in node.outputs}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -59,6 +60,8 @@ def convert_to_fp16(model: ir.Model) -> None:
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == _FLOAT and node.outputs[0] in floats:
             node.attributes["to"] = ir.AttrInt64("to", int(_HALF))
         _halve_attribute(node, wanted)
+    for node in control:
+        _keep_what_bodies_read(graph, node, floats, casts)
     for index, value in enumerate(outputs):
         if value in floats and value.dtype == _HALF:
             name = value.name
@@ -102,6 +105,28 @@ def _as(
             graph.insert_after(producer, cast)
     casts[value, wanted] = made
     return made
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that an If, Loop or Scan runs."""
+    attributes = node.attributes.values()
+    one = [each.as_graph() for each in attributes if each.type == ir.AttributeType.GRAPH]
+    return one + [body for each in attributes if each.type == ir.AttributeType.GRAPHS for body in each.as_graphs()]
+
+
+def _keep_what_bodies_read(
+    graph: ir.Graph, node: ir.Node, floats: set[ir.Value], casts: dict[tuple[ir.Value, ir.DataType], ir.Value]
+) -> None:
+    """Give the bodies of a node, and those within them, the values of ``graph`` in float32."""
+    for body in _bodies(node):
+        for inner in body:
+            for index, source in enumerate(inner.inputs):
+                if source is not None and source in floats:
+                    inner.replace_input_with(index, _as(graph, source, _FLOAT, casts))
+            _keep_what_bodies_read(graph, inner, floats, casts)
+        for index, value in enumerate(body.outputs):
+            if value in floats:
+                body.outputs[index] = _as(graph, value, _FLOAT, casts)
 
 
 def _halve_attribute(node: ir.Node, wanted: ir.DataType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxruntime
@@ -65,3 +66,28 @@ def test_marks_stay_in_a_file_and_keep_integers_away() -> None:
     placement = Placement(again, rules)
     assert {"product1", "product2"}.isdisjoint(placement.integer_ops)
     assert "v2" not in placement.tensors
+
+
+def test_bodies_read_float32() -> None:
+    """A branch computes with a value of the graph around it; another only hands one on."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[batch,16] v0, bool which) => (float[batch,16] v4) {
+          wide = Mul (v0, v0)
+          inner = If (which) <
+            then_branch = t () => (float[batch,16] a) { a = Add (wide, v0) },
+            else_branch = e () => (float[batch,16] b) { b = Identity (wide) }
+          >
+          v4 = Neg (inner)
+        }"""
+    )
+    made: ir.Model = ir.from_proto(model)
+    common.ShapeInferencePass()(made)
+    convert_to_fp16(made)
+    data = ir.to_proto(made)
+    onnx.checker.check_model(data, full_check=True)
+    session = onnxruntime.InferenceSession(data.SerializeToString(), providers=["CPUExecutionProvider"])
+    for which, expected in ((True, -(X * X + X)), (False, -(X * X))):
+        got = session.run(None, {"v0": X, "which": np.array(which)})[0]
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+    assert {node.op_type for node in data.graph.node} == {"Cast", "If", "Mul", "Neg"}
