@@ -91,3 +91,5 @@ def test_bodies_read_float32() -> None:
         got = session.run(None, {"v0": X, "which": np.array(which)})[0]
         np.testing.assert_allclose(got, expected, atol=2e-3)
     assert {node.op_type for node in data.graph.node} == {"Cast", "If", "Mul", "Neg"}
+    names = [node.name for node in ir.traversal.RecursiveGraphIterator(made.graph)]
+    assert len(set(names)) == len(names)
