@@ -74,7 +74,7 @@ def convert_to_fp16(model: ir.Model) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
-    inner = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
+    inner = (node for node in graph.all_nodes() if node.graph is not graph)
     for number, node in enumerate([*graph, *inner]):  # a name may stand once in a file, bodies and all
         node.name = f"{node.op_type}_{number}"
 

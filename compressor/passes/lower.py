@@ -81,6 +81,6 @@ def _samples(model: Model, context: Context) -> Iterator[Feeds]:
     if context.data is None or context.data.train is None:
         return
     size = signature.samples or 1
-    count = min(_LOOKED_AT * size, len(context.data.train)) // size * size
+    count = min(max(_LOOKED_AT, size), len(context.data.train)) // size * size
     for batch in context.data.train.batches(size, np.arange(count)):
         yield one_run(signature, model.sizes, batch.feeds)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -20,6 +21,8 @@ __all__ = ["PrecisionChoice", "PrecisionSearch"]
 
 _REGIONS, _FEWEST = 24, 6
 """The most and the fewest regions that are tried one by one: each costs a graph, a session and some samples."""
+_AT_ONCE = 1 << 31
+"""Bytes of weights of the graphs that are timed together, all of them loaded."""
 _FOR_PARTS = 0.6
 """The part of the time left that regions may take to be measured."""
 _LEAST_SHARE = 0.2
@@ -92,6 +95,8 @@ class PrecisionSearch:
     _trials: list[dict[str, Json]] = field(default_factory=list)
     _refused: dict[frozenset[str], str] = field(default_factory=dict)
     """Why choices do not ship that keep the allowance on the samples that they were chosen by."""
+    _numbers: Iterator[int] = field(default_factory=count)
+    """Of the files."""
     _each: float = 0.0
     """Seconds that a trial takes to be written and timed."""
     _started: float = field(default_factory=time.monotonic)
@@ -130,7 +135,7 @@ class PrecisionSearch:
         return trial
 
     def _written(self, floats: frozenset[str]) -> Path:
-        path = self.workdir / f"trial{len(list(self.workdir.glob('trial*.onnx')))}.onnx"
+        path = self.workdir / f"trial{next(self._numbers)}.onnx"
         self.make(floats, path)
         return path
 
@@ -191,8 +196,8 @@ class PrecisionSearch:
             floats = base.floats.union(*self._least_worth(limit))
             if floats not in seen and self._usable(floats):
                 self.progress("what to leave in float", step, _STEPS)
-                count = sum(part.nodes <= floats for part in self._parts)
-                trial = _Trial(f"{base.name}, {count} of {len(noises)} regions in float", floats, self._written(floats))
+                left = sum(part.nodes <= floats for part in self._parts)
+                trial = _Trial(f"{base.name}, {left} of {len(noises)} regions in float", floats, self._written(floats))
                 trial.drop = self.drop(trial.path)
                 seen[floats] = self._keeps(trial)
                 found = trial if seen[floats] else found
@@ -244,6 +249,7 @@ class PrecisionSearch:
         paths = [self._written(floats) for _, floats in usable]
         self.progress("what the other precision gains, region by region", 0, len(paths))
         base, *speedups = self.speedups([trial.path, *paths])
+        self._remove(paths)
         pairs = zip(usable, speedups, strict=True)
         return [part.nodes for (part, _), each in pairs if base and each and each > (1 + _WORTH) * base]
 
@@ -261,6 +267,11 @@ class PrecisionSearch:
         self._note(made)
         return made
 
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink()
+
     def _usable(self, floats: frozenset[str]) -> bool:
         return self._share(floats) >= _LEAST_SHARE
 
@@ -268,7 +279,10 @@ class PrecisionSearch:
     def _parts(self) -> list[_Part]:
         """The regions, with what each alone in integers costs and gains; one that there was no time for stays float."""
         time_for = int(_FOR_PARTS * self._left / self._each) if self._each else _REGIONS
-        parts = regions(self.integer_ops, self._ops, max(_FEWEST, min(_REGIONS, time_for)))
+        weights = (value.const_value for value in self.graph.graph.initializers.values())
+        room_for = _AT_ONCE // max(1, sum(tensor.nbytes for tensor in weights if tensor is not None))
+        most = min(max(_FEWEST, min(_REGIONS, time_for)), max(1, room_for))
+        parts = regions(self.integer_ops, self._ops, most)
         everything = frozenset(self.integer_ops)
         paths: list[Path] = []
         noises: list[float] = []
@@ -280,6 +294,7 @@ class PrecisionSearch:
                 break
         self.progress("what integers gain, region by region", 0, len(paths))
         speedups = self.speedups(paths)
+        self._remove(paths)
         return [_Part(*found) for found in zip(parts, noises, map(self._gain, parts, speedups), strict=False)]
 
     def _gain(self, region: frozenset[str], speedup: float | None) -> float:
