@@ -17,8 +17,10 @@ _BYTE = 1 / 255
 _AGREE = 0.95
 _CLEAR, _CLEARER = 2.0, 3.0
 """Standard errors by which a candidate must be better, on all samples and on a part of them."""
-_STAGES = (64, 128)
+_STAGES = (32, 64, 128)
 """Samples after which it may be clear already."""
+_COLOURS = 160
+"""Samples on which the order of colours is found: it matters less than the scaling."""
 _BATCH = 64
 
 NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
@@ -127,14 +129,14 @@ def infer_normalization(
     note = f"normalisation {chosen!r}, {reason} on {count} samples of training data: {verdict.table}"
     normalization = next(n for n in tried if n.name == chosen)
     if channels is None and pixels.shape[1] == 3:
-        swapped = replace(normalization, channels="bgr")
-        guess, _ = _guess(predict, pixels[order[:count]], swapped)
-        right = guess == verdict.labels
-        if _clearly_better(right, verdict.right[chosen], _CLEARER):
-            accuracy, before = float(right.mean()), verdict.accuracies[chosen]
-            return Inferred(
-                swapped, verdict.accuracies, f"{note}; blue first: {accuracy:.1%} right, against {before:.1%} red first"
-            )
+        drawn = order[:_COLOURS]
+        right = {}
+        for each in ("rgb", "bgr"):
+            guess, _ = _guess(predict, pixels[drawn], replace(normalization, channels=each))
+            right[each] = guess == labels[drawn]
+        if _clearly_better(right["bgr"], right["rgb"], _CLEARER):
+            told = f"{note}; blue first: {right['bgr'].mean():.1%} right, against {right['rgb'].mean():.1%} red first"
+            return Inferred(replace(normalization, channels="bgr"), verdict.accuracies, told)
     return Inferred(normalization, verdict.accuracies, note)
 
 

@@ -101,7 +101,7 @@ def test_finds_the_networks_own(name: str, channels: int) -> None:
     wants = parse_normalization(name, channels)
     found = infer_normalization(network(wants), *samples(channels), None, "rgb", "nchw")
     assert found.normalization == wants
-    assert found.accuracies[name] > 0.7
+    assert found.accuracies[name] > 0.6
     assert set(found.accuracies) == {n.name for n in candidates(channels)}
     assert f"{name!r}, the best" in found.note
 
@@ -168,8 +168,8 @@ def test_a_part_of_the_samples_is_enough_where_it_is_clear() -> None:
 
     pixels, labels = np.tile(pixels, (8, 1, 1, 1)), np.tile(labels, 8)
     found = infer_normalization(predict, pixels, labels, None, "rgb", "nchw")
-    assert seen == 64 * len(found.accuracies)
-    assert "on 64 samples" in found.note
+    assert seen == 32 * len(found.accuracies)
+    assert "on 32 samples" in found.note
 
 
 def test_two_that_are_as_good_but_differ() -> None:

@@ -65,6 +65,7 @@ class OnnxRuntime:
             fold_activations=True,
             keep_float_outputs=True,
             integer_tables=True,
+            rounds_float_weights=frozenset({"Conv", "ConvTranspose", "Gemm"}),  # its WeightBiasQuantization
         )
 
     def build(self, onnx: OnnxModel, model: Model, target: Target, workdir: Path) -> Engine:

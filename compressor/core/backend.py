@@ -63,6 +63,8 @@ class QdqRules:
     """Whether the runtime unpacks weights of a few bits when it loads the file."""
     integer_tables: bool = False
     """Whether embedding tables are stored as integers, and the rows that are read dequantised."""
+    rounds_float_weights: frozenset[str] = frozenset()
+    """Operators whose float weights the runtime rounds to integers, unasked, where they read integers of one scale."""
     float_dtype: str = "float32"
     """What all other operators compute in, and scales are stored in: ``float32`` or ``float16``."""
 

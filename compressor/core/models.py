@@ -23,6 +23,8 @@ class TorchSource:
     settings: Mapping[str, Json]
     """The family's own fields: what builds it again; of a trusted file its path and SHA-256."""
     weights: Path
+    exported: Path | None = None
+    """Its float graph for the run's target, where that was made already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Model:
 
     def with_weights(self, weights: Path, sha256: str) -> Model:
         """The same torch network with other weights."""
-        return replace(self, source=replace(self.torch, weights=weights), sha256=sha256)
+        return replace(self, source=replace(self.torch, weights=weights, exported=None), sha256=sha256)
 
     @property
     def torch(self) -> TorchSource:

@@ -32,6 +32,10 @@ def lower_to_float(model: Model, task: Task, opset: int, module: nn.Module | Non
         from compressor.lowering.clean_onnx import clean_graph
 
         graph = clean_graph(onnx.load(str(model.graph)), opset)
+    elif module is None and model.torch.exported is not None:
+        graph = ir.load(model.torch.exported)
+        common.ShapeInferencePass()(graph)
+        return graph
     else:
         if module is None:
             from compressor.frontend import load_network

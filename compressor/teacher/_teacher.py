@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from compressor.core import Data, InputSpec, Json, Model, Normalization, Progress, Task, UsageError
+from compressor.core import Data, InputSpec, Json, Model, Normalization, Progress, Session, Task, UsageError
 from compressor.plan import Plan
 from compressor.store import Store
 from compressor.teacher._network import Network
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -42,8 +44,7 @@ class Teacher:
         """
         from compressor.data import FeedSource
 
-        normalization, note = self._normalization(plan, store, progress)
-        folder = store.folder / "teacher"
+        known, folder = self.known_normalization(plan), store.folder / "teacher"
         folder.mkdir(exist_ok=True)
         source, graph, sha256 = self.network.write(folder)
         model = Model(
@@ -55,8 +56,13 @@ class Teacher:
             signature=self.network.signature,
             sizes=self.network.sizes,
             ranges=self.network.ranges,
-            normalization=normalization,
         )
+        if known is None:
+            model, note = self._with_normalization(model, plan, store, progress)
+            normalization = model.normalization
+        else:
+            normalization, note = known
+            model = replace(model, normalization=normalization)
         data: Data | None = None
         if isinstance(plan.source, FeedSource):
             data = plan.source.prepare_feeds(self.network.signature, self.network)
@@ -111,14 +117,15 @@ class Teacher:
             hint="--normalize imagenet|cifar10|unit|symmetric|raw|MEAN/STD, with --channels bgr where it takes those",
         )
 
-    def _normalization(self, plan: Plan, store: Store, progress: Progress) -> tuple[Normalization | None, str]:
-        """The normalisation, and a sentence on where it comes from."""
+    def _with_normalization(self, model: Model, plan: Plan, store: Store, progress: Progress) -> tuple[Model, str]:
+        """Find the normalisation by what the network makes of training images; return a sentence on it too.
+
+        They run on ONNX Runtime. The graph of a torch network that is made for that is kept, and lowered later.
+        """
         from compressor.data import Source
         from compressor.feeds import run_in_batches
         from compressor.preprocessing import infer_normalization, parse_normalization
 
-        if (known := self.known_normalization(plan)) is not None:
-            return known
         assert self.image is not None
         assert isinstance(plan.source, Source)
         assert plan.source.train is not None
@@ -126,10 +133,15 @@ class Teacher:
         drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.network.macs))))
         given = plan.options.channels
 
+        exported = store.folder / "teacher" / f"{model.sha256[:16]}-opset{plan.target.opset}.onnx"
+
         def infer() -> dict[str, Json]:
+            progress("exporting the network", 0, 1)
+            session = self._session(model, plan, exported)
+
             def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
                 progress("finding the normalisation", 0, 1)
-                outputs = run_in_batches(self.network, {name: batch}, len(batch))
+                outputs = run_in_batches(session, {name: batch}, len(batch))
                 scores: NDArray[np.float32] = next(o for o in outputs.values() if o.ndim == 2)
                 return scores
 
@@ -146,7 +158,25 @@ class Teacher:
 
         key = [self.file_sha256, plan.options.arch, image.shape, [given, self.layout], train.fingerprint]
         found = store.memo("normalization", key, infer)
-        return self._ordered(found["channels"], parse_normalization(found["name"], image.channels)), found["note"]
+        normalization = self._ordered(found["channels"], parse_normalization(found["name"], image.channels))
+        source = model.source
+        if source is not None and exported.is_file():
+            source = replace(source, exported=exported)
+        return replace(model, source=source, normalization=normalization), found["note"]
+
+    def _session(self, model: Model, plan: Plan, exported: Path) -> Session:
+        """The network on ONNX Runtime; the float graph of a torch network is made in ``exported``."""
+        import torch
+
+        from compressor import catalog
+        from compressor.lowering.lower import lower_to_float
+        from compressor.lowering.save import save
+
+        if model.source is None:
+            return self.network
+        save(lower_to_float(model, self.task, plan.target.opset), exported, "fp32")
+        session: Session = catalog.find("backends", "onnxruntime")().open(exported, threads=torch.get_num_threads())
+        return session
 
     def _ordered(self, channels: str | None, normalization: Normalization) -> Normalization:
         """The same for an order of colours, and for the network's layout."""

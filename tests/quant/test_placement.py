@@ -728,3 +728,25 @@ def test_products_with_a_matrix_have_scales_by_column(tmp_path: Path) -> None:
     integers, scale, axis = made.weight(made.node("MatMul"))
     assert (integers.shape, scale.shape, axis % 2) == ((12, 5), (5,), 1)
     assert "MatMul" not in kernels(made.proto, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "grouped", "ConvTranspose", "Gemm"])
+def test_a_layer_in_float_between_integers_is_computed_in_float(kind: str) -> None:
+    """ONNX Runtime rounds the weights of a layer behind a DequantizeLinear of one scale, to one scale, unasked."""
+    n = Net((8,)) if kind == "Gemm" else Net()
+    first, last = (n.gemm("input", "a", 8, 8), (8, 5)) if kind == "Gemm" else (n.conv("input", "a", cout=8), (8, 5))
+    sizes = {"Conv": (8, 8, 3, 3), "grouped": (8, 1, 3, 3), "ConvTranspose": (8, 8, 3, 3), "Gemm": (8, 8)}[kind]
+    weight = n.rng.standard_normal(sizes) * np.logspace(-3, 0, 8).reshape(-1, *[1] * (len(sizes) - 1))
+    held = [n.const("w", weight.astype(np.float32)), n.const("c", n.rng.standard_normal(8).astype(np.float32))]
+    for out in ("b", "b2"):  # two layers that read the same integers
+        if kind == "Gemm":
+            n.op("Gemm", first, *held, out=out, transB=1)
+        else:
+            op = kind if kind == "ConvTranspose" else "Conv"
+            n.op(op, first, *held, out=out, pads=[1] * 4, group=8 if kind == "grouped" else 1)
+    n.op("Add", "b", "b2", out="s")
+    n.gemm("s", "y", *last) if kind == "Gemm" else n.conv("s", "y", *last)
+    model, batch = n.model("y"), n.batch()
+    made = quantise(model, ORT, batch, floats=frozenset({"n1", "n2"}))
+    assert made.constants["w"].dtype == np.float32
+    assert decibels(run(made.proto, batch, exact=True)[0], run(made.proto, batch)[0]) > 45

@@ -13,6 +13,7 @@ __all__ = [
     "activations",
     "bias_tensor",
     "channel_axis",
+    "channels_read",
     "has_float_arithmetic",
     "has_too_few_channels",
     "moves_values",
@@ -131,3 +132,17 @@ def channel_axis(node: ir.Node) -> int:
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
     return -1 if node.op_type == "MatMul" else 1
+
+
+def channels_read(node: ir.Node) -> int | None:
+    """How many channels the input of a layer with a constant float weight has on axis 1; None of any other node."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if node.op_type not in WEIGHTED_OPS or weight is None or not weight.is_initializer() or weight.shape is None:
+        return None
+    transposed = [node.attributes.get_int(name, 0) == 1 for name in ("transA", "transB")]
+    if weight.dtype != ir.DataType.FLOAT or transposed[0]:
+        return None
+    first, second = weight.shape.numpy()[:2]
+    if node.op_type == "Conv":
+        return int(second) * node.attributes.get_int("group", 1)
+    return int(second if transposed[1] else first)

@@ -31,6 +31,7 @@ from compressor.lowering.placement._groups import TensorGroups
 from compressor.lowering.placement._operators import (
     WEIGHTED_OPS,
     activations,
+    channels_read,
     has_float_arithmetic,
     has_too_few_channels,
     moves_values,
@@ -272,8 +273,24 @@ class Placement:
         describe(twin, f"{value.name}_dequantized", value.shape, ir.DataType.FLOAT)
         graph.insert_after(maker, dequantise)
         for use in readers:
-            use.node.replace_input_with(use.idx, twin)
+            kept = self._kept_in_float(use.node, integer, qparams) if use.idx == 0 else None
+            use.node.replace_input_with(use.idx, twin if kept is None else kept)
         for index, output in enumerate(graph.outputs):
             if output is value:
                 twin.name, value.name = value.name, f"{value.name}_unquantized"
                 graph.outputs[index] = twin
+
+    def _kept_in_float(self, node: ir.Node, integer: ir.Value, qparams: QParams) -> ir.Value | None:
+        """What a layer with float weights reads where the runtime would round them: the scale once for each channel.
+
+        Such a DequantizeLinear makes the same floats, and the runtime leaves the layer alone. None for other nodes.
+        """
+        maker, channels = integer.producer(), channels_read(node)
+        if node.op_type not in self._rules.rounds_float_weights or channels in (None, 1):  # one: a single scale again
+            return None
+        scale, zero_point = qparams.of_channels(self._model.graph, channels)
+        dequantise = ir.node("DequantizeLinear", [integer, scale, zero_point], {"axis": 1})
+        describe(dequantise.outputs[0], f"{integer.name}_for_{node.name}", integer.shape, ir.DataType.FLOAT)
+        assert maker is not None
+        self._model.graph.insert_after(maker, dequantise)
+        return dequantise.outputs[0]

@@ -57,6 +57,15 @@ class QParams:
             float(scale) * (top - zero),
         )
 
+    def of_channels(self, graph: ir.Graph, channels: int) -> tuple[ir.Value, ir.Value]:
+        """The same scale and zero point once for each channel, as constants of ``graph``."""
+        made = []
+        for one in (self.scale, self.zero_point):
+            assert one.const_value is not None
+            name, repeated = f"{one.name}_of_{channels}", np.full(channels, one.const_value.numpy())
+            made.append(graph.initializers.get(name) or add_constant(graph, name, repeated))
+        return made[0], made[1]
+
     def clamp_like(self, node: ir.Node) -> bool:
         """Whether the integers' own saturation does all that this Relu or Clip does."""
         if node.op_type not in ACTIVATION_OPS:
