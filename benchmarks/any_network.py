@@ -188,7 +188,10 @@ def row(network: Network, target: str, profile: str, made: dict[str, Any]) -> st
     floats = next((p["metrics"].get("in_float") for p in report["passes"] if p["kind"] == "quantize"), None)
     left = "" if not floats else "all" if floats == ["*"] else f"{len(floats)} nodes"
     told = f"{metric['value']:.2f} {metric['unit']}" if metric else "not measured"
-    fast = f"{speedup:.2f}x" if speedup else "estimated" if result["latency_ms"] else ""
+    fast = f"{speedup:.2f}x" if speedup else ""
+    if result["latency_ms"] and result["latency_ms"]["estimated"]:
+        before, after = (report[side]["latency_ms"]["median"] for side in ("teacher", "result"))
+        fast = f"about {after:.2g} of {before:.2g} ms (estimated)"
     return f"| {network.name} | {target} | {profile} {result['precision']} | 0 | {told} | {fast} | {left} |"
 
 

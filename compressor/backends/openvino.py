@@ -59,7 +59,7 @@ class OpenVino:
         except Exception as error:  # the runtime raises its own C++ types, all of them meaning "no"
             raise VerificationFailed(
                 f"OpenVINO {self.version()} refuses the graph: {str(error).strip().splitlines()[-1]}",
-                hint=f"inspect {onnx.path}; the float profile may still work",
+                hint=f"take a --target of another runtime, or export these operators otherwise: {onnx.path}",
             ) from error
         session = workdir / "session.py"
         session.write_bytes(Path(_openvino_session.__file__).read_bytes())
