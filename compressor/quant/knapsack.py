@@ -25,7 +25,9 @@ def solve_knapsack(
     if sum(min(each) for each in sizes) > limit:
         return None
     one_each = LinearConstraint(block_diag([np.ones((1, len(each))) for each in sizes], format="csr"), 1, 1)
-    within = LinearConstraint(np.concatenate([np.asarray(each, np.float64) for each in sizes])[None, :], -np.inf, limit)
+    taken = np.concatenate([np.asarray(each, np.float64) for each in sizes])
+    taken = np.minimum(taken, limit + 1)  # no more than does not fit: numbers of other magnitudes confuse the solver
+    within = LinearConstraint(taken[None, :], -np.inf, limit)
     costs = np.concatenate([np.asarray(each, np.float64) for each in losses])
     solved = milp(costs, constraints=[one_each, within], integrality=np.ones(len(costs)), bounds=Bounds(0, 1))
     assert solved.x is not None

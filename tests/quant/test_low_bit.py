@@ -217,6 +217,11 @@ def test_bits_are_shared_out_as_well_as_can_be(data: st.DataObject) -> None:
     assert sum(losses[t][o] for t, o in enumerate(chosen)) == min(fitting)
 
 
+def test_options_far_beyond_the_limit_are_never_chosen() -> None:
+    losses = [[0.0, 0.1], [0.0, 0.2], [0.0, 0.3]]
+    assert solve_knapsack(losses, [[10**18, 0], [10**5, 0], [10**22, 0]], 10**6) == (1, 0, 1)
+
+
 # -- storage ------------------------------------------------------------------------------------
 
 
