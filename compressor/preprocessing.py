@@ -19,8 +19,8 @@ _CLEAR, _CLEARER = 2.0, 3.0
 """Standard errors by which a candidate must be better, on all samples and on a part of them."""
 _STAGES = (32, 64, 128)
 """Samples after which it may be clear already."""
-_COLOURS = 160
-"""Samples on which the order of colours is found: it matters less than the scaling."""
+_COLOURS = (48, 160)
+"""Samples on which blue first is tried, and on which it must be clearly better: it matters less than the scaling."""
 _BATCH = 64
 
 NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
@@ -129,11 +129,7 @@ def infer_normalization(
     note = f"normalisation {chosen!r}, {reason} on {count} samples of training data: {verdict.table}"
     normalization = next(n for n in tried if n.name == chosen)
     if channels is None and pixels.shape[1] == 3:
-        drawn = order[:_COLOURS]
-        right = {}
-        for each in ("rgb", "bgr"):
-            guess, _ = _guess(predict, pixels[drawn], replace(normalization, channels=each))
-            right[each] = guess == labels[drawn]
+        right = _right_by_colours(predict, pixels[order], labels[order], normalization)
         if _clearly_better(right["bgr"], right["rgb"], _CLEARER):
             told = f"{note}; blue first: {right['bgr'].mean():.1%} right, against {right['rgb'].mean():.1%} red first"
             return Inferred(replace(normalization, channels="bgr"), verdict.accuracies, told)
@@ -197,6 +193,23 @@ def _guess(
     batches = (pixels[n : n + _BATCH] for n in range(0, len(pixels), _BATCH))
     scores = np.concatenate([predict(normalize(batch, candidate)) for batch in batches])
     return np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1)), scores.shape[1]
+
+
+def _right_by_colours(
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    normalization: Normalization,
+) -> dict[str, NDArray[np.bool_]]:
+    """Tell which samples are classified correctly red first and blue first, of as many as that takes to tell."""
+    right = {each: np.zeros(0, bool) for each in ("rgb", "bgr")}
+    for part in (slice(0, _COLOURS[0]), slice(*_COLOURS)):
+        if not len(labels[part]) or right["bgr"].sum() < right["rgb"].sum():
+            break
+        for each in right:
+            guess, _ = _guess(predict, pixels[part], replace(normalization, channels=each))
+            right[each] = np.concatenate([right[each], guess == labels[part]])
+    return right
 
 
 def _group(member: str, guesses: Mapping[str, NDArray[np.int64]]) -> Sequence[str]:
