@@ -35,8 +35,10 @@ _LEAST_GAIN, _NO_LOSS = 0.002, 0.01
 """The share of the time that a region is taken to save at least, and what it must lose to count as slower."""
 _ROUNDS, _WORTH = 3, 0.005
 """How often regions are tried in their other precision, and how much faster that must be."""
-_LEAST_STEP = 0.1
-"""The part of the allowance by which it shrinks at least where a choice was not confirmed."""
+_LEAST_STEP, _MOST_STEPPED = 0.1, 5.0
+"""The part of the allowance by which it shrinks at least where a choice was not confirmed.
+
+Of 5 at most: what a network without labels may lose is counted in dB from 100."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class PrecisionSearch:
         told = f"{trial.name}: {lost:.3g} is lost on evaluation samples, and {allowed:.3g} is allowed"
         self._refused[trial.floats] = told
         smaller = max(trial.drop * allowed / lost, self.allowed - (lost - allowed))
-        self.allowed = min(smaller, self.allowed - _LEAST_STEP * abs(self.allowed))
+        self.allowed = min(smaller, self.allowed - _LEAST_STEP * min(abs(self.allowed), _MOST_STEPPED))
         self._trials.append({"in_float": told, "drop": trial.drop, "speedup": trial.speedup})
         return False
 
