@@ -44,7 +44,8 @@ class _Inverted(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.residual else self.body(x)
+        made: Tensor = self.body(x)
+        return x + made if self.residual else made
 
 
 def _classifier(layers: Sequence[nn.Module], width: int, classes: int) -> nn.Module:
