@@ -66,6 +66,12 @@ def test_a_run_leaves_what_is_promised(digits_ptq: Run) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["run"], "and nothing beside the run's folder"
 
 
+def test_the_graph_that_found_the_normalisation_is_the_one_that_is_lowered(digits_ptq: Run) -> None:
+    (kept,) = digits_ptq.folder.glob("cache/teacher-export-*/model.onnx")
+    (lowered,) = digits_ptq.folder.glob("cache/lower-*/teacher.onnx")
+    assert kept.read_bytes() == lowered.read_bytes()
+
+
 def test_the_run_gained_what_it_should(digits_ptq: Run) -> None:
     report = report_of(digits_ptq.folder)
     assert report["normalization"]["name"] == "symmetric"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from compressor.core import Data, InputSpec, Json, Model, Normalization, Progress, Session, Task, UsageError
 from compressor.plan import Plan
-from compressor.store import Store
+from compressor.store import Store, identity
 from compressor.teacher._network import Network
+from compressor.versions import installed_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,8 +133,8 @@ class Teacher:
         image, train, name = self.image, plan.source.train, self.network.signature.input.name
         drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.network.macs))))
         given = plan.options.channels
-
-        exported = store.folder / "teacher" / f"{model.sha256[:16]}-opset{plan.target.opset}.onnx"
+        made_by = [identity(model), plan.target.opset, installed_versions()]
+        exported = store.kept("teacher-export", made_by) / "model.onnx"
 
         def infer() -> dict[str, Json]:
             progress("exporting the network", 0, 1)
