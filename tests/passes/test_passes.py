@@ -43,6 +43,7 @@ from compressor.core import (
 )
 from compressor.frontend import save_weights
 from compressor.machine import judgement, machine, target_mismatch
+from compressor.passes import verify
 from compressor.passes.verify import _check_overflow
 from compressor.tasks.classification import Classification
 
@@ -533,6 +534,24 @@ def test_a_value_within_that_is_beyond_the_precision_fails() -> None:
     """Of a sample that the search for such values had not seen."""
     with pytest.raises(VerificationFailed, match="the values of wide are out of the range of fp16's floats"):
         _check_overflow([{"tensor": "small"}, {"tensor": "wide", "overflows": True}], "fp16")
+
+
+def test_a_runtime_that_computes_something_else_fails(
+    lowered: Artifact, context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs here, but its kernels are not the target's: accuracy was judged without it."""
+    runtime = catalog.find("backends", "onnxruntime")()
+    feeds = {"input": np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)}
+    made = replace(lowered, engine=Engine("onnxruntime", lowered.onnx.path, lowered.onnx.sha256, "ready"))
+    expected = runtime.open(lowered.onnx.path, threads=1)(feeds)
+    here = context()
+    elsewhere = replace(judgement(here.target, runtime), exact=True, runs=True)
+    monkeypatch.setattr(verify, "_EXACT_SUMS", frozenset(machine().features))
+    verify._check_runtime(made, here, elsewhere, feeds, expected)
+    wrong = {name: -array for name, array in expected.items()}
+    with pytest.raises(VerificationFailed, match=r"onnxruntime .* computes something else for output"):
+        verify._check_runtime(made, here, elsewhere, feeds, wrong)
+    verify._check_runtime(made, here, replace(elsewhere, runs=False), feeds, wrong)
 
 
 def test_an_export_that_is_not_finite_fails(lowered: Artifact, context: Callable[..., Context], tmp_path: Path) -> None:
