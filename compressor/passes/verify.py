@@ -40,8 +40,10 @@ still far less than any change of a weight does."""
 _BATCH = 32
 _EXACT_SUMS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 """CPU features with one of which sums of products of bytes do not saturate: kernels are then alike on all CPUs."""
-_LEAST_DB = 10.0
-"""The SNR that a runtime's results have at least against the graph's: faults are nearer to 0, rounding is above 30."""
+_LEAST_DB = 3.0
+"""The SNR that a runtime's results have at least against the graph's: wrong ones have about 0, rounded ones over 30.
+
+Of eight saturated answers two may be others by rounding."""
 _PACKED = "model.packed"
 _ALIKE = 0.95
 """The agreement of labels under which a step is warned of."""
@@ -194,13 +196,15 @@ def _check_runtime(artifact: Artifact, context: Context, judge: Judgement, feeds
     """Raise VerificationFailed where the target's runtime computes something else than the graph says.
 
     OpenVINO does for some graphs in integers, a GRU with a free batch among them, without a word. Accuracy that was
-    judged in its kernels would show it; here it was judged on ONNX Runtime, as this CPU is not the target's.
+    judged in its kernels would show it; here it was judged on ONNX Runtime, as this CPU is not the target's. Samples
+    that were made up say nothing: networks answer those by chance.
     """
     from compressor import catalog
     from compressor.feeds import run_in_batches
     from compressor.machine import machine
 
-    if not (judge.exact and judge.runs and _EXACT_SUMS & set(machine().features)):
+    alike = judge.exact and judge.runs and _EXACT_SUMS & set(machine().features)
+    if context.data is None or not alike:
         return
     assert artifact.engine is not None
     backend = catalog.find("backends", context.target.backend)()

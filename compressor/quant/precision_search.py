@@ -36,9 +36,9 @@ _LEAST_GAIN, _NO_LOSS = 0.002, 0.01
 _ROUNDS, _WORTH = 3, 0.005
 """How often regions are tried in their other precision, and how much faster that must be."""
 _LEAST_STEP, _MOST_STEPPED = 0.1, 5.0
-"""The part of the allowance by which it shrinks at least where a choice was not confirmed.
+"""The part of the allowance by which it shrinks at least after a choice was not confirmed, and the most that it is of.
 
-Of 5 at most: what a network without labels may lose is counted in dB from 100."""
+What a network without labels may lose is counted in dB from 100: a tenth of that would be far too much."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PrecisionSearch:
     _refused: dict[frozenset[str], str] = field(default_factory=dict)
     """Why choices do not ship that keep the allowance on the samples that they were chosen by."""
     _numbers: Iterator[int] = field(default_factory=count)
-    """Of the files."""
+    """Numbers for the files of trials."""
     _each: float = 0.0
     """Seconds that a trial takes to be written and timed."""
     _started: float = field(default_factory=time.monotonic)

@@ -45,7 +45,8 @@ class Teacher:
         """
         from compressor.data import FeedSource
 
-        known, folder = self.known_normalization(plan), store.folder / "teacher"
+        known = self.known_normalization(plan)
+        folder = store.folder / "teacher"
         folder.mkdir(exist_ok=True)
         source, graph, sha256 = self.network.write(folder)
         model = Model(
@@ -60,18 +61,16 @@ class Teacher:
         )
         if known is None:
             model, note = self._with_normalization(model, plan, store, progress)
-            normalization = model.normalization
         else:
-            normalization, note = known
-            model = replace(model, normalization=normalization)
+            model, note = replace(model, normalization=known[0]), known[1]
         data: Data | None = None
         if isinstance(plan.source, FeedSource):
             data = plan.source.prepare_feeds(self.network.signature, self.network)
         elif plan.source is not None:
             assert self.image is not None
-            assert normalization is not None
+            assert model.normalization is not None
             name = self.network.signature.input.name
-            data = self.task.prepare(plan.source, self.image, normalization, name)
+            data = self.task.prepare(plan.source, self.image, model.normalization, name)
         notes = data.notes if data else ()
         return model, data, (*self.network.notes, f"task {self.task.kind}", *([note] if note else []), *notes)
 
@@ -133,11 +132,10 @@ class Teacher:
         image, train, name = self.image, plan.source.train, self.network.signature.input.name
         drawn = train.sample(max(_SAMPLE // 4, min(_SAMPLE, _SAMPLE_MACS // max(1, self.network.macs))))
         given = plan.options.channels
-        made_by = [identity(model), plan.target.opset, installed_versions()]
-        exported = store.kept("teacher-export", made_by) / "model.onnx"
+        exported = None if model.source is None else _place_of_export(model, plan, store)
 
         def infer() -> dict[str, Json]:
-            progress("exporting the network", 0, 1)
+            progress("loading the network", 0, 1)
             session = self._session(model, plan, exported)
 
             def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,20 +158,19 @@ class Teacher:
         key = [self.file_sha256, plan.options.arch, image.shape, [given, self.layout], train.fingerprint]
         found = store.memo("normalization", key, infer)
         normalization = self._ordered(found["channels"], parse_normalization(found["name"], image.channels))
-        source = model.source
-        if source is not None and exported.is_file():
-            source = replace(source, exported=exported)
-        return replace(model, source=source, normalization=normalization), found["note"]
+        if exported is not None and exported.is_file():
+            model = replace(model, source=replace(model.torch, exported=exported))
+        return replace(model, normalization=normalization), found["note"]
 
-    def _session(self, model: Model, plan: Plan, exported: Path) -> Session:
-        """The network on ONNX Runtime; the float graph of a torch network is made in ``exported``."""
+    def _session(self, model: Model, plan: Plan, exported: Path | None) -> Session:
+        """The network on ONNX Runtime; the float graph of a torch network is written to ``exported``."""
         import torch
 
         from compressor import catalog
         from compressor.lowering.lower import lower_to_float
         from compressor.lowering.save import save
 
-        if model.source is None:
+        if exported is None:
             return self.network
         save(lower_to_float(model, self.task, plan.target.opset), exported, "fp32")
         session: Session = catalog.find("backends", "onnxruntime")().open(exported, threads=torch.get_num_threads())
@@ -182,3 +179,8 @@ class Teacher:
     def _ordered(self, channels: str | None, normalization: Normalization) -> Normalization:
         """The same for an order of colours, and for the network's layout."""
         return replace(normalization, channels=channels or "rgb", layout=self.layout)
+
+
+def _place_of_export(model: Model, plan: Plan, store: Store) -> Path:
+    """The file for the float graph of a torch network, one for each version of what makes it."""
+    return store.kept("teacher-export", [identity(model), plan.target.opset, installed_versions()]) / "model.onnx"

@@ -552,6 +552,7 @@ def test_a_runtime_that_computes_something_else_fails(
     with pytest.raises(VerificationFailed, match=r"onnxruntime .* computes something else for output"):
         verify._check_runtime(made, here, elsewhere, feeds, wrong)
     verify._check_runtime(made, here, replace(elsewhere, runs=False), feeds, wrong)
+    verify._check_runtime(made, context(data=None), elsewhere, feeds, wrong)
 
 
 def test_an_export_that_is_not_finite_fails(lowered: Artifact, context: Callable[..., Context], tmp_path: Path) -> None:
