@@ -8,17 +8,23 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli._options import Arch, AsJson, Trust
+from compressor.cli._options import Arch, AsJson, InputSizes, Trust, parse_inputs
 from compressor.cli._printing import print_json, print_table, show_count, stderr_console
-from compressor.core import Json
+from compressor.core import InputSpec, Json, UsageError
 
 __all__ = ["rank"]
 
 
 def rank(
-    archs: Annotated[Path, typer.Argument(metavar="ARCHS.json", help="A JSON list of students' encodings.")],
-    space: Annotated[str, typer.Option(metavar="S", help="Their family: cifar-resnet, shufflenetv2, mobilenetv2 …")],
+    archs: Annotated[
+        Path,
+        typer.Argument(metavar="ARCHS.json", help="A JSON list: encodings, or your own code as in --arch."),
+    ],
     data: Annotated[str, typer.Option(metavar="SOURCE", help="Images to compute the scores on.")],
+    space: Annotated[
+        str | None, typer.Option(metavar="S", help="The encodings' family: cifar-resnet, shufflenetv2, mobilenetv2 …")
+    ] = None,
+    input: InputSizes = None,
     teacher: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="The teacher, for scores that compare with it.")
     ] = None,
@@ -35,14 +41,33 @@ def rank(
 
     with stderr_console().status("score") as status:
         rows = rank_students(
-            archs, space, data, teacher=teacher, arch=arch, also=score or (), seed=seed, trust=trust,
+            archs,
+            space,
+            data,
+            input=_image(input),
+            teacher=teacher,
+            arch=arch,
+            also=score or (),
+            seed=seed,
+            trust=trust,
             progress=show_count(status),
-        )  # fmt: skip
+        )
     if as_json:
         print_json(rows)
         return
     table = [_printed(row) for row in sorted(rows, key=lambda row: -row["scores"]["default"])]
     print_table(table, tuple(table[0]), as_json)
+
+
+def _image(texts: list[str] | None) -> InputSpec | None:
+    """Return the one image that ``--input`` describes. Raises UsageError for anything else."""
+    given = parse_inputs(texts)
+    if not given:
+        return None
+    image = given[0].image
+    if len(given) > 1 or image is None:
+        raise UsageError("networks are ranked on one image each", hint="write --input 3x224x224")
+    return image
 
 
 def _printed(row: Json) -> dict[str, str]:

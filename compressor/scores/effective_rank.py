@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.scores.common.probe import Probe
 
@@ -15,25 +15,56 @@ __all__ = ["EffectiveRank"]
 
 @dataclass(frozen=True)
 class EffectiveRank:
-    """The sum over stages of log r, where r is the effective rank of a stage's channels (Roy & Vetterli 2007, eq. 4).
+    """The mean over layers of log r, where r is the effective rank of a layer's outputs (Roy & Vetterli 2007, eq. 4).
 
-    r, between 1 and C, is exp(entropy) of the eigenvalues of the C x C covariance of the channels over samples and
-    positions. Each stage is a bottleneck of its own, so every stage has the same weight; by the logarithm every
-    doubling of r counts the same. It compares with no teacher.
+    r, between 1 and C, is exp(entropy) of the eigenvalues of the C x C covariance of the channels, over ``samples``
+    samples and positions, taken evenly. Layers are convolutions without groups and linear layers on tokens, with more
+    than ``positions`` positions; where there is none, all convolutions and linear layers. By the logarithm every
+    doubling of r counts the same. AZ-NAS (Lee and Ham, CVPR 2024) measures each block's output in the same way.
     """
+
+    samples: int = 512
+    positions: int = 4
 
     needs_teacher: ClassVar[bool] = False
 
     def __call__(self, probe: Probe) -> float:
-        return probe.mean(lambda view: sum(effective_rank(stage).log() for stage in view.stages))
+        return sum(self._mean(probe.network(seed), probe.batch.images) for seed in probe.seeds) / len(probe.seeds)
+
+    def _mean(self, network: nn.Module, images: Tensor) -> float:
+        wide: list[float] = []
+        others: list[float] = []
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            rows = _rows(module, output)
+            spread = len(rows) > self.positions * len(output) and getattr(module, "groups", 1) == 1
+            (wide if spread else others).append(float(effective_rank(self._taken(rows)).log()))
+
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(keep)
+        with torch.no_grad():
+            network(images)
+        logs = wide or others
+        return sum(logs) / len(logs) if logs else 0.0
+
+    def _taken(self, rows: Tensor) -> Tensor:
+        if len(rows) <= self.samples:
+            return rows
+        return rows[torch.linspace(0, len(rows) - 1, self.samples).long()]
 
 
-def effective_rank(features: Tensor) -> Tensor:
-    """Return the effective rank of a feature map N x C x H x W, a number in [1, C]."""
-    channels = features.transpose(0, 1).flatten(1)
-    channels = channels - channels.mean(1, keepdim=True)
+def _rows(module: nn.Module, output: Tensor) -> Tensor:
+    """Return a layer's outputs as rows of C channels, one for each sample and position."""
+    last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+    return last.reshape(-1, last.shape[-1])
+
+
+def effective_rank(rows: Tensor) -> Tensor:
+    """Return the effective rank of samples x C, a number in [1, C]."""
+    centred = rows - rows.mean(0)
     # X X^T and X^T X have the same nonzero eigenvalues: take the smaller.
-    tall = channels if channels.shape[0] <= channels.shape[1] else channels.T
+    tall = centred if centred.shape[0] <= centred.shape[1] else centred.T
     eigenvalues = torch.linalg.eigvalsh(tall @ tall.T).double().clamp_min(0)
     share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float64).tiny)
     rank: Tensor = torch.special.entr(share).sum().exp()

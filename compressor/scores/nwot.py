@@ -17,7 +17,10 @@ __all__ = ["Nwot"]
 
 @dataclass(frozen=True)
 class Nwot:
-    """log |K_H|, where K_H counts, for each two samples, the rectifiers that are in the same state (eq. 2 and 3)."""
+    """log |K_H|, where K_H counts, for each two samples, the rectifiers that are in the same state (eq. 2 and 3).
+
+    Smooth rectifiers (SiLU, GELU and so on) count as on where their input is positive.
+    """
 
     needs_teacher: ClassVar[bool] = False
 
@@ -32,6 +35,13 @@ class Nwot:
         return float(torch.linalg.slogdet(rectifiers.agreement).logabsdet)
 
 
+_RECTIFIERS = (
+    F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_, F.leaky_relu, F.prelu, torch.prelu,
+    F.hardswish, F.silu, F.gelu, F.elu, F.mish,
+)  # fmt: skip
+"""Functions that are on for a positive input and off, or nearly so, for a negative one."""
+
+
 class _Rectifiers(TorchFunctionMode):
     """Count, for every two samples, the rectifiers that both switch on or both switch off."""
 
@@ -42,7 +52,7 @@ class _Rectifiers(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_):
+        if func in _RECTIFIERS:
             on = (args[0] > 0).flatten(1).float()
             both, count = on @ on.T, on.sum(1)
             # both on + both off, where both off = all - on in either = all - on_i - on_j + both on.

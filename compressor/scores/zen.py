@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from compressor.scores.common.probe import Probe, View
+from compressor.scores.common.probe import Probe, view_of
 
 __all__ = ["Zen"]
 
@@ -35,7 +35,7 @@ class Zen:
             norm.momentum = None  # a cumulative average: after one batch, that batch's variance
         generator = torch.Generator().manual_seed(seed)
         x, e = torch.randn(2, *probe.batch.images.shape, generator=generator)
-        before = View.of(network, x).last
+        before = view_of(network, x).last
         scales = torch.stack([norm.running_var.mean().sqrt().log() for norm in norms]).sum()  # type: ignore[union-attr]
-        after = View.of(network, x + self.alpha * e).last
+        after = view_of(network, x + self.alpha * e).last
         return float((before - after).flatten(1).norm(dim=1).mean().log() + scales)

@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, Split, UsageError
-from compressor.data import AnySource, FeedSource, PhotographSource, default_size, load_data
-from compressor.models.common.family import Architecture, Family, classifies
+from compressor.data import AnySource, FeedSource, PhotographSource, Source, default_size, load_data
+from compressor.models.common.family import Buildable, classifies
 from compressor.models.common.layers import count, layers
 from compressor.models.common.space import Space
 from compressor.preprocessing import parse_normalization
@@ -20,6 +21,7 @@ from compressor.scores.common.probe import Batch, View
 from compressor.search.batch import of_split
 from compressor.search.ranking import WEIGHTS, blend
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
+from compressor.search.user_network import UserNetwork
 
 __all__ = ["rank"]
 
@@ -35,9 +37,10 @@ _MOST_PARAMS, _MOST_VALUES = 250_000_000, 2**23
 
 def rank(
     archs: Path,
-    space: str,
+    space: str | None,
     data: str,
     *,
+    input: InputSpec | None = None,
     teacher: Path | None = None,
     arch: str | None = None,
     also: Sequence[str] = (),
@@ -45,38 +48,98 @@ def rank(
     trust: bool = False,
     progress: Progress,
 ) -> list[dict[str, Json]]:
-    """Score every encoding of a JSON list, in its order: ``{"arch", "params", "macs", "scores"}``; higher is better.
+    """Score every entry of a JSON list, in its order: ``{"arch", "params", "macs", "scores"}``; higher is better.
 
-    ``scores`` has the default score, its components, and the scores named in ``also``. Without a teacher the default
-    is blended of the components that need none. Raises UsageError for what is no encoding of a network of ``space``,
-    for a network too large to be scored, and for scores that cannot be computed.
+    An entry is an encoding of a network of ``space``, or names the user's own: ``{"arch": "module:callable(1)"}``.
+    ``scores`` has the default score, its components, and the scores named in ``also``. ``input`` is by default the
+    data's. Raises UsageError for an entry that makes no network, for a network that is too large to be scored, and for
+    scores that cannot be computed.
     """
-    family: type[Family] = catalog.find("models", space)
     also = tuple(name for name in also if name != "default")
     for name in also:
         catalog.find("scores", name)
-    encodings = _read(archs)
+    entries = _read(archs)
     source = load_data(data)
-    images = source.targets == "images"
-    input = InputSpec(3, family.input_size, family.input_size) if images else input_of(source)
-    classes = input.channels if images else len(source.classes)
-    students = [_decode(family, encoding, input, classes, archs, i) for i, encoding in enumerate(encodings)]
-    if classifies(students[0]) == images:
-        kinds = ("photographs", "are classifiers") if images else ("images of classes", "make images")
-        raise UsageError(f"{data} has {kinds[0]}, and students of {space} {kinds[1]}", hint="name other data")
-    batch = of_split(_split(source, input, students, archs), SAMPLES, seed)
-    view = None if teacher is None else _view(teacher, arch, trust, batch, classes, seed)
+    if isinstance(source, FeedSource):
+        raise UsageError("students take images, and the data are arrays by input name", hint="give images: --data")
+    candidates = _Candidates(archs, space, source, input or _input(space, source, entries))
+    networks = [candidates.network(entry, index) for index, entry in enumerate(entries)]
+    images = candidates.check_task(networks, data)
+    batch = of_split(_split(source, candidates.input, networks, archs), SAMPLES, seed)
+    view = None if teacher is None else _view(teacher, arch, trust, batch, candidates.classes, seed)
     scoring = Scoring(
-        _names(also, view, images), input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0))
+        _names(also, view, images), candidates.input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0))
     )
-    scored = scoring(students, progress)
+    scored = scoring(networks, progress)
     default = blend({name: [s[name] for s in scored] for name in scoring.names})
     rows = []
-    for encoding, student, scores, best in zip(encodings, students, scored, default, strict=True):
-        cost = count(student, input)
+    for entry, network, scores, best in zip(entries, networks, scored, default, strict=True):
+        cost = count(network, candidates.input)
         all_scores = {"default": float(best), **{name: _finite(value) for name, value in scores.items()}}
-        rows.append({"arch": encoding, "params": cost.params, "macs": cost.macs, "scores": all_scores})
+        rows.append({"arch": _as_given(entry), "params": cost.params, "macs": cost.macs, "scores": all_scores})
     return rows
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """How the entries of a list are read."""
+
+    path: Path
+    space: str | None
+    source: Source | PhotographSource
+    input: InputSpec
+
+    @property
+    def classes(self) -> int:
+        return self.input.channels if self.source.targets == "images" else len(self.source.classes)
+
+    def network(self, entry: Mapping[str, Any], index: int) -> Buildable:
+        """Return the network of an entry. Raises UsageError naming the entry that is none, or is too large."""
+        try:
+            network = self._network(entry)
+            _check_size(network, self.input)
+        except UsageError as error:
+            raise UsageError(f"{self.path}: entry {index}: {error.what}", hint=error.hint) from error
+        return network
+
+    def _network(self, entry: Mapping[str, Any]) -> Buildable:
+        if _is_code(entry):
+            return UserNetwork(entry["arch"])
+        if self.space is None:
+            raise UsageError(
+                "it names no code of yours, and no space is named",
+                hint='give --space with encodings, or write {"arch": "package.module:callable(arguments)"}',
+            )
+        return Space(catalog.find("models", self.space)).decode(entry, self.input, self.classes)
+
+    def check_task(self, networks: Sequence[Buildable], data: str) -> bool:
+        """Tell whether the networks make images. Raises UsageError where those of the space do not fit the data."""
+        photographs = self.source.targets == "images"
+        known = next((each for each in networks if not isinstance(each, UserNetwork)), None)
+        if known is None or classifies(known) != photographs:  # type: ignore[arg-type]
+            return photographs and known is not None
+        kinds = ("photographs", "are classifiers") if photographs else ("images of classes", "make images")
+        raise UsageError(f"{data} has {kinds[0]}, and students of {self.space} {kinds[1]}", hint="name other data")
+
+
+def _is_code(entry: Mapping[str, Any]) -> bool:
+    return set(entry) == {"arch"} and isinstance(entry["arch"], str)
+
+
+def _as_given(entry: Mapping[str, Any]) -> Json:
+    """Return what ``arch`` shows of an entry: the code's name, or the encoding."""
+    shown: Json = entry["arch"] if _is_code(entry) else entry
+    return shown
+
+
+def _input(space: str | None, source: Source | PhotographSource, entries: Sequence[Mapping[str, Any]]) -> InputSpec:
+    """Return the input that is not given: the data's size or, for photographs, the family's."""
+    if source.targets != "images":
+        return input_of(source)
+    if space is None or any(map(_is_code, entries)):
+        raise UsageError("photographs have no size of their own", hint="give the networks' input: --input 3x64x64")
+    side = catalog.find("models", space).input_size
+    return InputSpec(3, side, side)
 
 
 def input_of(source: AnySource) -> InputSpec:
@@ -90,7 +153,7 @@ def input_of(source: AnySource) -> InputSpec:
     return InputSpec(source.size.channels if source.size is not None else 3, *size)
 
 
-def _split(source: AnySource, input: InputSpec, students: Sequence[Architecture], path: Path) -> Split:
+def _split(source: Source | PhotographSource, input: InputSpec, students: Sequence[Buildable], path: Path) -> Split:
     """Return the samples that the batch is drawn from, prepared for the students."""
     if isinstance(source, PhotographSource):
         factors = {getattr(student, "upscale_factor", 1) for student in students}
@@ -98,7 +161,6 @@ def _split(source: AnySource, input: InputSpec, students: Sequence[Architecture]
             raise UsageError(f"{path} has students of different scales", hint="rank those of one scale at a time")
         pairs = source.prepare(input, parse_normalization("unit", input.channels), "input", factors.pop())
         return pairs.train or pairs.evaluate
-    assert not isinstance(source, FeedSource)  # `input_of` refused it
     name = "imagenet" if input.channels == 3 else "symmetric"
     prepared = source.prepare(input, parse_normalization(name, input.channels), "input")
     return prepared.train or prepared.evaluate
@@ -143,24 +205,12 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
     return listed
 
 
-def _decode(
-    family: type[Family], encoding: Mapping[str, Any], input: InputSpec, classes: int, path: Path, index: int
-) -> Architecture:
-    """Return the architecture of an entry. Raises UsageError naming the entry that is none, or is too large."""
-    try:
-        student = Space(family).decode(encoding, input, classes)
-        _check_size(student, input)
-    except UsageError as error:
-        raise UsageError(f"{path}: entry {index}: {error.what}", hint=error.hint) from error
-    return student
-
-
-def _check_size(student: Architecture, input: InputSpec) -> None:
+def _check_size(student: Buildable, input: InputSpec) -> None:
     """Raise UsageError for a network that would fill the memory of a workstation."""
     hint = "rank networks that a device could run: correct the widths or depths"
     if (params := count(student, input).params) > _MOST_PARAMS:
         raise UsageError(f"the network has {params:,} parameters, more than {_MOST_PARAMS:,}", hint=hint)
-    largest = max(layer.outputs * math.prod(layer.output_size) for layer in layers(student, input))
+    largest = max((layer.outputs * math.prod(layer.output_size) for layer in layers(student, input)), default=0)
     if largest > _MOST_VALUES:
         raise UsageError(f"a feature map has {largest:,} values for one image, more than {_MOST_VALUES:,}", hint=hint)
 

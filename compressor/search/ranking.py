@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["WEIGHTS", "blend"]
 
-WEIGHTS: Mapping[str, float] = {"width": 8, "params": 4, "effective-rank": 2, "relation": 1, "semantic": 1}
+WEIGHTS: Mapping[str, float] = {"stage-macs": 3, "effective-rank": 1}
 """The weights of the default score. benchmarks/rank_quality.py is the evidence for them."""
 
 

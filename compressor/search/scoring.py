@@ -11,7 +11,7 @@ from torch import nn
 
 from compressor import catalog
 from compressor.core import InputSpec, Progress
-from compressor.models.common.family import Architecture
+from compressor.models.common.family import Buildable
 from compressor.scores.common.probe import Batch, Probe, Score, View, gaussian
 
 __all__ = ["Scoring", "applicable", "seeds_of", "teacher_view"]
@@ -33,13 +33,11 @@ class Scoring:
     """The seeds of each candidate's random initialisations."""
     processes: int = 1
 
-    def __call__(
-        self, architectures: Sequence[Architecture], progress: Progress | None = None
-    ) -> list[dict[str, float]]:
+    def __call__(self, candidates: Sequence[Buildable], progress: Progress | None = None) -> list[dict[str, float]]:
         """Return the scores of each candidate by name. They do not depend on the number of processes."""
         from joblib import Parallel, delayed
 
-        chunks = [tuple(architectures[i : i + _CHUNK]) for i in range(0, len(architectures), _CHUNK)]
+        chunks = [tuple(candidates[i : i + _CHUNK]) for i in range(0, len(candidates), _CHUNK)]
         # Loky starts clean interpreters: a fork would inherit torch's threads, a spawn run the caller's script again.
         workers = Parallel(n_jobs=min(self.processes, len(chunks)) or 1, backend="loky", return_as="generator")
         scored: list[dict[str, float]] = []
@@ -49,20 +47,20 @@ class Scoring:
             for part in workers(delayed(_score)(self, chunk) for chunk in chunks):
                 scored += part
                 if progress is not None:
-                    progress("score", len(scored), len(architectures))
+                    progress("score", len(scored), len(candidates))
         return scored
 
-    def one(self, architecture: Architecture) -> dict[str, float]:
+    def one(self, candidate: Buildable) -> dict[str, float]:
         """Return the scores of one candidate by name."""
-        probe = Probe(architecture, self.input, self.batch, self.teacher, self.seeds)
+        probe = Probe(candidate, self.input, self.batch, self.teacher, self.seeds)
         return {name: catalog.find("scores", name)()(probe) for name in self.names}
 
 
-def _score(scoring: Scoring, architectures: Sequence[Architecture]) -> list[dict[str, float]]:
+def _score(scoring: Scoring, candidates: Sequence[Buildable]) -> list[dict[str, float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # processes run in parallel, and one thread always sums in the same order
     try:
-        return [scoring.one(architecture) for architecture in architectures]
+        return [scoring.one(each) for each in candidates]
     finally:
         torch.set_num_threads(threads)
 
@@ -70,11 +68,10 @@ def _score(scoring: Scoring, architectures: Sequence[Architecture]) -> list[dict
 def teacher_view(network: nn.Module, batch: Batch, seed: int) -> View | None:
     """Return the teacher's view with Gaussian weights, as DisWOT compares with it (section 4). Changes ``network``.
 
-    With trained weights students were ranked worse. None where the network is of no known family and it cannot be
-    guessed which of its tensors are feature maps.
+    With trained weights students were ranked worse. None where it cannot be told which of the network's tensors is its
+    last feature map.
     """
-    network = gaussian(network, seed)
-    return View.of(network, batch.images) if hasattr(network, "stages") else View.guessed(network, batch.images)
+    return View.of(gaussian(network, seed), batch.images)
 
 
 def applicable(

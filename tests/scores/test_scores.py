@@ -250,19 +250,19 @@ def literal_rank(features: torch.Tensor) -> float:
 @pytest.mark.parametrize("shape", [(4, 8, 5, 5), (3, 40, 2, 2), (6, 1, 4, 4)])
 def test_effective_rank_of_a_map(shape: tuple[int, ...]) -> None:
     features = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 3
-    assert float(effective_rank(features)) == pytest.approx(literal_rank(features) if shape[1] > 1 else 1, rel=1e-4)
+    rows = features.movedim(1, -1).reshape(-1, shape[1])
+    assert float(effective_rank(rows)) == pytest.approx(literal_rank(features) if shape[1] > 1 else 1, rel=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_effective_rank_counts_directions(rank: int) -> None:
     # Orthogonal, equally strong channels, each repeated twice at another scale sign.
     wave = torch.fft.fft(torch.eye(64)).real[1 : rank + 1]
-    features = torch.cat([wave, -wave]).reshape(1, 2 * rank, 8, 8)
-    assert float(effective_rank(features)) == pytest.approx(rank, rel=1e-5)
+    assert float(effective_rank(torch.cat([wave, -wave]).T)) == pytest.approx(rank, rel=1e-5)
 
 
 def test_effective_rank_of_constant_channels() -> None:
-    assert math.isfinite(float(effective_rank(torch.ones(2, 4, 3, 3))))
+    assert math.isfinite(float(effective_rank(torch.ones(18, 4))))
 
 
 # -- what all promise -------------------------------------------------------------------------
@@ -287,20 +287,116 @@ def test_scores_touch_no_global_state(name: str) -> None:
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("space", ["cifar-resnet", "shufflenetv2", "mobilenetv2"])
-def test_a_network_that_names_no_parts_is_made_out(space: str) -> None:
-    family = catalog.find("models", space)
-    network = gaussian(family.seeds(InputSpec(3, 32, 32), 10, 16)[0].build(), 0)
-    images = torch.randn(8, 3, 32, 32)
-    told, guessed = View.of(network, images), View.guessed(network, images)
-    assert guessed is not None
-    assert torch.equal(told.last, guessed.last)
-    assert torch.equal(told.pooled, guessed.pooled)
-    assert torch.equal(told.logits, guessed.logits)
+def literal_layers(network: nn.Module, images: torch.Tensor) -> list[tuple[nn.Module, torch.Tensor]]:
+    seen = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda m, i, o: seen.append((m, o.clone())))
+    with torch.no_grad():
+        network(images)
+    return seen
 
 
-def test_what_is_no_such_network_is_not() -> None:
-    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 10))
-    assert View.guessed(flat, torch.randn(2, 3, 4, 4)) is None
-    traced = torch.jit.trace(flat, torch.randn(2, 3, 4, 4))
-    assert View.guessed(traced, torch.randn(2, 3, 4, 4)) is None
+@every_student
+def test_effective_rank(space: str, encoding: dict) -> None:
+    each = probe(space, encoding)
+    expected = []
+    for seed in SEEDS:
+        outputs = [
+            o for m, o in literal_layers(each.network(seed), each.batch.images)
+            if isinstance(m, nn.Conv2d) and m.groups == 1 and o.shape[2] * o.shape[3] > 4
+        ]  # fmt: skip
+        rows = [o.movedim(1, -1).reshape(-1, o.shape[1]) for o in outputs]
+        taken = [r[np.linspace(0, len(r) - 1, 512).astype(int)] if len(r) > 512 else r for r in rows]
+        expected.append(np.mean([math.log(literal_rank(t[:, :, None, None])) for t in taken]))
+    assert score("effective-rank", each) == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+@every_student
+def test_stage_macs(space: str, encoding: dict) -> None:
+    each = probe(space, encoding)
+    macs: dict[int, int] = {}
+    for module, output in literal_layers(each.network(0).eval(), each.batch.images[:1]):
+        size = 1 if isinstance(module, nn.Linear) else output.shape[2] * output.shape[3]
+        macs[size] = macs.get(size, 0) + module.weight.numel() * size
+    large = sorted(size for size in macs if size > 4)
+    total = sum(0.7**i * math.log(macs[size]) for i, size in enumerate(large))
+    assert score("stage-macs", each) == pytest.approx(total / sum(0.7**i for i in range(len(large))))
+
+
+# -- any network ------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    """A small transformer: a patch embedding, attention, a classifier on the mean of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.qkv = nn.Conv2d(3, 24, 4, 4), nn.LayerNorm(24), nn.Linear(24, 72)
+        self.mlp, self.head = nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24)), nn.Linear(24, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + (q @ k.transpose(1, 2)).softmax(-1) @ v
+        return self.head((x + self.mlp(x)).mean(1))
+
+
+class Dense(nn.Module):
+    """A segmenter with an extra head that only training has; it returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2)
+        self.drop, self.head = nn.Dropout2d(0.5), nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.drop(torch.relu(self.up(torch.relu(self.down(x)))))
+        return {"out": self.head(y), **({"aux": y} if self.training else {})}
+
+
+class Made:
+    """A candidate of somebody's own."""
+
+    def __init__(self, make: type[nn.Module]) -> None:
+        self.make = make
+
+    def build(self) -> nn.Module:
+        return self.make()
+
+
+class Flat(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * 16 * 16, 20), nn.ReLU(), nn.Linear(20, CLASSES))
+
+
+@pytest.mark.parametrize("make", [Tokens, Dense, Flat])
+def test_the_default_score_takes_any_network(make: type[nn.Module]) -> None:
+    each = Probe(Made(make), INPUT, batch(), None, SEEDS)
+    for name in ("stage-macs", "effective-rank", "nwot", "params", "macs"):
+        first = score(name, each)
+        assert math.isfinite(first), name
+        assert score(name, Probe(Made(make), INPUT, batch(), None, SEEDS)) == first
+
+
+def test_products_outside_of_layers_are_counted() -> None:
+    each = Probe(Made(Tokens), INPUT, batch(), None, SEEDS)
+    tokens, attention = 16, 2 * 16 * 16 * 24
+    layers = tokens * (48 * 24 + 24 * 72 + 2 * 24 * 48) + 24 * CLASSES
+    assert score("macs", each) == layers + attention
+    assert [layer.output_size for layer in each.layers] == [(4, 4), *[(1, 16)] * 3, (1, 1)]
+
+
+def test_the_last_map_of_a_network_that_answers_everywhere_is_its_heads_input() -> None:
+    network = gaussian(Dense(), 0)
+    view = View.of(network, batch().images)
+    assert view.last.shape == (SAMPLES, 8, *INPUT.shape[1:])
+    assert torch.equal(view.logits, network.head(view.last))
+
+
+def test_what_has_no_map_is_refused_by_scores_that_read_one() -> None:
+    flat = Flat()
+    assert View.of(flat, batch().images) is None
+    assert View.of(torch.jit.trace(flat, batch().images), batch().images) is None
+    with pytest.raises(UsageError, match="last feature map"):
+        score("relation", Probe(Made(Flat), INPUT, batch(), teacher(), SEEDS))

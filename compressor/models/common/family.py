@@ -18,7 +18,17 @@ SMALL = 64
 """The longest side in pixels of a small input. The stem of a student keeps the resolution of a small input."""
 
 
-class Architecture(Protocol):
+class Buildable(Protocol):
+    """What makes a network, the same one every time: all that the scores see of a candidate. Hashable."""
+
+    def __hash__(self) -> int: ...
+
+    def build(self) -> nn.Module:
+        """Make the network, freshly initialised."""
+        ...
+
+
+class Architecture(Buildable, Protocol):
     """A network's description: a frozen, hashable dataclass whose fields are its settings, as JSON knows them.
 
     The network that ``build`` makes has three things besides ``forward``, which scores and losses rely on:
@@ -34,8 +44,6 @@ class Architecture(Protocol):
     A submodule that is trained in another form than it is deployed in (parallel branches that one convolution
     replaces) has a method ``deployed()``: see `compressor.models.common.deployed`.
     """
-
-    def __hash__(self) -> int: ...
 
     @property
     def channels(self) -> int:

@@ -1,4 +1,4 @@
-"""The layers, the cost and the parts of an architecture in its deployed form; no weight is allocated."""
+"""The layers, the cost and the parts of a network in its deployed form, found by running it once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, UsageError
-from compressor.models.common.cost import Cost
+from compressor.models.common.cost import Cost, cost
 from compressor.models.common.deployed import deployed
-from compressor.models.common.family import Architecture
+from compressor.models.common.family import Architecture, Buildable
 
 _KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout)
 """Modules that tracing does not run: on the meta device they take longer than the convolutions."""
@@ -21,7 +21,10 @@ _KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout)
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A convolution (square stride, padded to ``kernel // 2``) or a linear layer (a 1x1 kernel at 1x1 pixel)."""
+    """A convolution (square stride, padded to ``kernel // 2``) or a linear layer (a 1x1 kernel).
+
+    The size of a linear layer is 1x1 on vectors, 1xT on T tokens, HxW on maps whose channels come last.
+    """
 
     kind: Literal["conv", "linear"]
     inputs: int
@@ -52,20 +55,20 @@ class Layer:
         return self.outputs * self.inputs // self.groups * prod(self.kernel)
 
 
-def layers(architecture: Architecture, input: InputSpec) -> tuple[Layer, ...]:
-    """Return the convolutions and linear layers of an architecture's deployed form, in the order that they run.
+def layers(network: Buildable, input: InputSpec) -> tuple[Layer, ...]:
+    """Return the convolutions and linear layers of a network's deployed form, in the order that they run.
 
-    Raises UsageError where the architecture takes another number of channels.
+    Raises UsageError where the network does not take such an input.
     """
-    return _trace(architecture, input)[0]
+    return _trace(network, input)[0]
 
 
-def count(architecture: Architecture, input: InputSpec) -> Cost:
-    """Return the same as `compressor.models.common.cost.cost` for ``architecture.build()``, without its weights.
+def count(network: Buildable, input: InputSpec) -> Cost:
+    """Return the same as `compressor.models.common.cost.cost` for ``network.build()``.
 
-    The parameters include those of batch normalisations.
+    The parameters include those of batch normalisations. No weight is allocated for the families of ``models/``.
     """
-    return _trace(architecture, input)[1]
+    return _trace(network, input)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,38 +81,53 @@ class Part:
     """The shape of its input, 1 x C x H x W."""
 
 
+@lru_cache(maxsize=4096)
 def parts(architecture: Architecture, input: InputSpec) -> tuple[Part, ...]:
-    """Return the ``parts()`` of an architecture's deployed form, in the order that they run."""
-    return _trace(architecture, input)[2]
+    """Return the ``parts()`` of an architecture's deployed form, in the order that they run. No weight is allocated."""
+    network, x = _without_weights(architecture, input)
+    chain: list[Part] = []
+    with torch.no_grad():
+        for part in network.parts():  # type: ignore[operator]
+            chain.append(Part(f"{type(part).__module__} {part!r}", tuple(x.shape)))
+            x = part(x)
+    return tuple(chain)
 
 
 @lru_cache(maxsize=4096)
-def _trace(architecture: Architecture, input: InputSpec) -> tuple[tuple[Layer, ...], Cost, tuple[Part, ...]]:
-    if architecture.channels != input.channels:
-        raise UsageError(
-            f"an architecture for {architecture.channels} channels cannot take an input of {input}",
-            hint="decode it for that input",
-        )
-    with torch.device("meta"):
-        network = deployed(architecture.build().eval())
-        x = torch.empty(1, *input.shape)
+def _trace(buildable: Buildable, input: InputSpec) -> tuple[tuple[Layer, ...], Cost]:
+    network, x = _without_weights(buildable, input)
+    # A network that computes something may multiply outside of its layers, as attention does.
+    counted = None if x.is_meta else cost(network, input)
     found: list[Layer] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.append(_layer(module, inputs[0], output))
 
     for module in network.modules():
-        if isinstance(module, _KEEP_SHAPES):
-            module.forward = _same  # type: ignore[assignment, method-assign]
-        elif isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(note)
-    chain: list[Part] = []
     with torch.no_grad():
-        for part in network.parts():  # type: ignore[operator]
-            chain.append(Part(f"{type(part).__module__} {part!r}", tuple(x.shape)))
-            x = part(x)
+        network(x)
     params = sum(parameter.numel() for parameter in network.parameters())
-    return tuple(found), Cost(params, sum(layer.macs for layer in found)), tuple(chain)
+    return tuple(found), counted or Cost(params, sum(layer.macs for layer in found))
+
+
+def _without_weights(buildable: Buildable, input: InputSpec) -> tuple[nn.Module, Tensor]:
+    """Return a network's deployed form and an input for it, both on the meta device if it can be built there."""
+    channels = getattr(buildable, "channels", input.channels)
+    if channels != input.channels:
+        raise UsageError(
+            f"an architecture for {channels} channels cannot take an input of {input}",
+            hint="decode it for that input",
+        )
+    with torch.device("meta"):
+        network = deployed(buildable.build().eval())
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+    if device.type == "meta":
+        for module in network.modules():
+            if isinstance(module, _KEEP_SHAPES):
+                module.forward = _same  # type: ignore[assignment, method-assign]
+    return network, torch.zeros(1, *input.shape, device=device)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -119,7 +137,8 @@ def _same(x: Tensor) -> Tensor:
 def _layer(module: Any, x: Tensor, y: Tensor) -> Layer:
     biased = module.bias is not None
     if isinstance(module, nn.Linear):
-        return Layer("linear", module.in_features, module.out_features, (1, 1), 1, 1, (1, 1), (1, 1), biased)
+        size = (x.shape[1], x.shape[2]) if x.ndim == 4 else (1, prod(x.shape[1:-1]))
+        return Layer("linear", module.in_features, module.out_features, (1, 1), 1, 1, size, size, biased)
     height, width = module.kernel_size
     return Layer(
         kind="conv",

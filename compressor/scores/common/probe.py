@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from compressor.core import InputSpec
+from compressor.calling import named_tensors
+from compressor.core import InputSpec, UsageError
 from compressor.models.common.cost import Cost
-from compressor.models.common.family import Architecture
+from compressor.models.common.family import Buildable
 from compressor.models.common.layers import Layer, count, layers
 
 
@@ -44,75 +45,55 @@ class Batch:
 class View:
     """The feature maps and outputs of one forward pass, in which batch normalisation used the batch's statistics."""
 
-    stages: tuple[Tensor, ...]
-    """The feature map at the end of each stage, N x C x H x W."""
     last: Tensor
     """The last feature map, which is pooled or enlarged, N x C x H x W."""
     pooled: Tensor
-    """The classifier's input, N x C; the means of ``last`` for a network that makes images."""
+    """The last layer's input, N x C; the means of ``last`` for a network that answers for every position."""
     logits: Tensor
-    """The outputs, N x K; the images of a network that makes images."""
+    """The outputs, N x K; N x K x H x W of a network that answers for every position."""
 
     @classmethod
-    def of(cls, network: nn.Module, images: Tensor) -> Self:
-        """Run ``network``, of a family of `compressor.models`, on N images, in the mode that it is in."""
-        kept: dict[str, Tensor] = {}
+    def of(cls, network: nn.Module, images: Tensor) -> Self | None:
+        """Run any network on N images, in the mode that it is in; None where its last map cannot be told.
 
-        def keep(name: str) -> Any:
-            return lambda module, inputs, output=None: kept.update({name: output if name[0] == "." else inputs[0]})
+        The last layer is the convolution or linear layer that runs last. The last feature map is its input or, where
+        that is a vector for each image, the last map before it that has as many channels and more than one position.
+        """
+        maps: list[Tensor] = []
+        ends: list[tuple[Tensor, Tensor | None]] = []
 
-        stages = tuple(f".{name}" for name in network.stages)  # type: ignore[union-attr]
-        hooks = [network.get_submodule(name[1:]).register_forward_hook(keep(name)) for name in stages]
-        enlarger = getattr(network, "enlarger", None)
-        hooks.append(network.get_submodule(enlarger or "avgpool").register_forward_pre_hook(keep("last")))
-        if enlarger is None:
-            classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
-            hooks.append(classifier.register_forward_pre_hook(keep("pooled")))
+        def keep(module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                ends[:] = [(given[0], maps[-1] if maps else None)]
+            if isinstance(made, Tensor) and made.ndim == 4 and made.shape[2] * made.shape[3] > 1:
+                maps[:] = [made]
+
+        try:
+            hooks = [module.register_forward_hook(keep) for module in network.modules()]
+        except RuntimeError:  # TorchScript takes no hooks
+            return None
         try:
             with torch.no_grad():
-                logits: Tensor = network(images)
+                logits = next(iter(named_tensors(network(images)).values()))
         finally:
             for hook in hooks:
                 hook.remove()
-        maps = tuple(kept[name] for name in stages)
-        pooled = kept["pooled"] if enlarger is None else kept["last"].mean((2, 3))
-        return cls(maps, kept["last"], pooled, logits)
-
-    @classmethod
-    def guessed(cls, network: nn.Module, images: Tensor) -> Self | None:
-        """Run any classifier on N images and guess which tensors are which; None where that is not possible.
-
-        The classifier is taken to be the linear layer that runs last; the pooled map, which stands for all stages,
-        the last map before it with more than one position.
-        """
-        maps: list[Tensor] = []
-        pooled: list[Tensor] = []
-
-        def keep(module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-            if isinstance(module, nn.Linear):
-                pooled[:] = [given[0]]
-            elif isinstance(made, Tensor) and made.ndim == 4 and made.shape[2] * made.shape[3] > 1:
-                maps[:] = [made]
-
-        leaves = [module for module in network.modules() if not list(module.children())]
-        try:
-            hooks = [module.register_forward_hook(keep) for module in leaves]
-            with torch.no_grad():
-                logits = network(images)
-        except RuntimeError:  # TorchScript takes no hooks
+        if not ends:
             return None
-        for hook in hooks:
-            hook.remove()
-        if not maps or not pooled or pooled[0].ndim != 2 or pooled[0].shape[1] != maps[0].shape[1]:
+        (given, before) = ends[0]
+        if given.ndim == 4 and given.shape[2] * given.shape[3] > 1:
+            return cls(given, given.mean((2, 3)), logits)
+        pooled = given.flatten(1)
+        if before is None or before.shape[:2] != pooled.shape:
             return None
-        return cls((maps[0],), maps[0], pooled[0], logits)
+        return cls(before, pooled, logits)
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
     """A candidate and the batch that it is scored on."""
 
-    architecture: Architecture
+    architecture: Buildable
     input: InputSpec
     batch: Batch
     teacher: View | None
@@ -132,11 +113,11 @@ class Probe:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        """One view for each seed."""
-        return tuple(View.of(self.network(seed), self.batch.images) for seed in self.seeds)
+        """One view for each seed. Raises UsageError where the network's last feature map cannot be told."""
+        return tuple(view_of(self.network(seed), self.batch.images) for seed in self.seeds)
 
     def network(self, seed: int) -> nn.Module:
-        """Make the candidate with Gaussian weights, in train mode."""
+        """Make the candidate with Gaussian weights; batch normalisation uses the batch's statistics."""
         return gaussian(untrained(self.architecture, seed), seed)
 
     def mean(self, score: Any) -> float:
@@ -144,18 +125,30 @@ class Probe:
         return sum(float(score(view)) for view in self.views) / len(self.seeds)
 
 
-def untrained(architecture: Architecture, seed: int) -> nn.Module:
-    """Make a network in train mode, with the family's own initialisation."""
+def view_of(network: nn.Module, images: Tensor) -> View:
+    """Return `View.of`. Raises UsageError where the network's last feature map cannot be told."""
+    view = View.of(network, images)
+    if view is None:
+        raise UsageError(
+            f"it cannot be told which tensor of {type(network).__name__} is its last feature map",
+            hint="leave out the scores that read it: relation, semantic and zen",
+        )
+    return view
+
+
+def untrained(architecture: Buildable, seed: int) -> nn.Module:
+    """Make a network with its own initialisation; batch normalisation uses the batch's statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _training(architecture.build())
+        return _of_the_batch(architecture.build())
 
 
 def gaussian(network: nn.Module, seed: int) -> nn.Module:
-    """Set weights to N(0, 1), biases to 0 and batch normalisations to 1 and 0 (DisWOT, section 4); in train mode.
+    """Set weights to N(0, 1), biases to 0 and batch normalisations to 1 and 0 (DisWOT, section 4).
 
     Before a batch normalisation the scale of a weight has no effect. A network without any has its weights divided
-    by the square root of their fan-in, because a chain of ten layers would overflow. Changes ``network``.
+    by the square root of their fan-in, because a chain of ten layers would overflow. Changes ``network``, in which
+    batch normalisation uses the batch's statistics from then on.
     """
     generator = torch.Generator().manual_seed(seed)
     plain = not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
@@ -170,13 +163,13 @@ def gaussian(network: nn.Module, seed: int) -> nn.Module:
                 module.reset_parameters()
             elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 module.bias.zero_()
-    return _training(network)
+    return _of_the_batch(network)
 
 
-def _training(network: nn.Module) -> nn.Module:
-    """Set train mode, for the batch's own statistics, but leave dropout off, which would make scores random."""
-    network.train()
+def _of_the_batch(network: nn.Module) -> nn.Module:
+    """Have batch normalisations use the batch's statistics, and all else (dropout, extra heads) as when deployed."""
+    network.eval()
     for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
     return network

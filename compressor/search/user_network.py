@@ -1,0 +1,36 @@
+"""A candidate of the user's own code, for ``compress rank``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compressor.core import UsageError
+from compressor.user_code import UserCode
+
+__all__ = ["UserNetwork"]
+
+
+@dataclass(frozen=True, slots=True)
+class UserNetwork:
+    """The network that ``package.module:callable(arguments)`` makes."""
+
+    code: str
+
+    def __str__(self) -> str:
+        return self.code
+
+    def build(self) -> nn.Module:
+        """Make the network, on the CPU whatever torch's default device: constructors may compute with values.
+
+        Raises UsageError where the code fails, or makes something else.
+        """
+        with torch.device("cpu"):
+            made = UserCode.parse(self.code).call()
+        if not isinstance(made, nn.Module):
+            raise UsageError(
+                f"{self.code} returns {type(made).__name__}, no network", hint="name what returns a torch module"
+            )
+        return made
