@@ -27,9 +27,9 @@ class Search:
     batch 1 (``precision = "auto"``: INT8 where the target runs it). For INT8, bytes are counted with ``bits`` bits a
     weight; `quantize` may store fewer.
 
-    ``evaluations`` students are scored on one batch of ``samples`` images, each with ``inits`` random initialisations.
-    The ``population`` best have mutants, and ``finalists`` are measured. ``processes`` = 0 takes one for each core.
-    ``table`` is the latency table of an earlier run.
+    ``evaluations`` students are scored on one batch of ``samples`` images (0: 64, and fewer of large ones), each with
+    ``inits`` random initialisations. The ``population`` best have mutants, and ``finalists`` are measured.
+    ``processes`` = 0 takes one for each core. ``table`` is the latency table of an earlier run.
 
     With ``halving_minutes`` the finalists are distilled for so long, by successive halving, and ranked by their
     accuracy (``halving_steps``: the steps of each round that an earlier run found). Finalists are then of different
@@ -43,7 +43,7 @@ class Search:
     evaluations: int = 400
     population: int = 48
     finalists: int = 4
-    samples: int = 64
+    samples: int = 0
     inits: int = 2
     precision: Literal["auto", "fp32", "int8"] = "auto"
     bits: float = 8.0
@@ -69,8 +69,10 @@ class Search:
             problems.append("search.budget is empty: give --budget latency=25%, params=200k, macs=20M or bytes=500k")
         for text in self.budget:
             Budget.parse(text)
-        if min(self.evaluations, self.population, self.finalists, self.inits) < 1 or self.samples < 2:
-            problems.append("search has a setting too low: give one or more of each, and two samples")
+        if min(self.evaluations, self.population, self.finalists, self.inits) < 1 or self.samples < 0:
+            problems.append("search has a setting too low: give one or more of each")
+        if self.samples == 1:
+            problems.append("search.samples = 1: give two or more, or 0 for as many as the input's size allows")
         if self.head != "plain" and plan_context.targets == "images":
             problems.append(f"search.head = {self.head} is for classifiers: leave it plain for photographs")
         problems += self._halving_problems(plan_context)

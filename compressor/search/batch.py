@@ -9,11 +9,19 @@ import numpy as np
 import torch
 
 from compressor.core import InputSpec, Split
+from compressor.models.common.family import SMALL
 from compressor.scores.common.probe import Batch
 
-__all__ = ["ScoringBatch", "of_noise", "of_split"]
+__all__ = ["ScoringBatch", "of_noise", "of_split", "samples_of"]
 
 _NOISE = "noise"
+_MOST, _LEAST = 64, 8
+"""Images of the batch: DisWOT takes 64 to 128 of 32 x 32."""
+
+
+def samples_of(input: InputSpec) -> int:
+    """Return how many images candidates are scored on: 64 of up to 64 x 64 pixels, fewer of larger ones, 8 at least."""
+    return max(_LEAST, min(_MOST, _MOST * SMALL**2 // (input.height * input.width)))
 
 
 @dataclass(frozen=True, eq=False)

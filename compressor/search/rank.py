@@ -18,15 +18,13 @@ from compressor.models.common.layers import count, layers
 from compressor.models.common.space import Space
 from compressor.preprocessing import parse_normalization
 from compressor.scores.common.probe import Batch, View
-from compressor.search.batch import of_split
+from compressor.search.batch import of_split, samples_of
 from compressor.search.ranking import WEIGHTS, blend
 from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
 from compressor.search.user_network import UserNetwork
 
 __all__ = ["rank"]
 
-SAMPLES = 64
-"""Images of the batch that candidates are scored on (DisWOT: 64 to 128)."""
 INITS = 3
 """Random initialisations that a candidate's scores are averaged over."""
 _MOST = 100_000
@@ -58,6 +56,8 @@ def rank(
     also = tuple(name for name in also if name != "default")
     for name in also:
         catalog.find("scores", name)
+    if space is not None:
+        catalog.find("models", space)
     entries = _read(archs)
     source = load_data(data)
     if isinstance(source, FeedSource):
@@ -65,7 +65,7 @@ def rank(
     candidates = _Candidates(archs, space, source, input or _input(space, source, entries))
     networks = [candidates.network(entry, index) for index, entry in enumerate(entries)]
     images = candidates.check_task(networks, data)
-    batch = of_split(_split(source, candidates.input, networks, archs), SAMPLES, seed)
+    batch = of_split(_split(source, candidates.input, networks, archs), samples_of(candidates.input), seed)
     view = None if teacher is None else _view(teacher, arch, trust, batch, candidates.classes, seed)
     scoring = Scoring(
         _names(also, view, images), candidates.input, batch, view, seeds_of(seed, INITS), len(os.sched_getaffinity(0))
@@ -104,7 +104,7 @@ class _Candidates:
 
     def _network(self, entry: Mapping[str, Any]) -> Buildable:
         if _is_code(entry):
-            return UserNetwork(entry["arch"])
+            return UserNetwork(entry["arch"], str(Path.cwd()))
         if self.space is None:
             raise UsageError(
                 "it names no code of yours, and no space is named",

@@ -22,7 +22,7 @@ from compressor.models.common.family import Architecture, Family, classifies
 from compressor.models.common.layers import count
 from compressor.models.common.space import Heads, Space
 from compressor.scores.common.probe import untrained
-from compressor.search.batch import ScoringBatch
+from compressor.search.batch import ScoringBatch, samples_of
 from compressor.search.evolution import Candidate, Judge, evolve, front, order
 from compressor.search.finalists import Finalist, Measuring, varied_depths
 from compressor.search.latency import REFERENCE_OP, LatencyTable
@@ -145,7 +145,7 @@ class StudentSearch:
         outputs = teacher_scores(teacher)
         seeds = space.seeds(input, outputs, target.width_multiple, context.task.facts.get("upscale_factor"))
         train = None if context.data is None else context.data.train
-        scored_on = ScoringBatch.draw(train, input, outputs, settings.samples, context.seed)
+        scored_on = ScoringBatch.draw(train, input, outputs, settings.samples or samples_of(input), context.seed)
         view = None if network is None else teacher_view(network, scored_on.batch, context.seed)
         names = applicable(tuple(WEIGHTS), view, images=not classifies(seeds[0]), labels=scored_on.labelled)
         processes = settings.processes or len(os.sched_getaffinity(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ class UserNetwork:
     """The network that ``package.module:callable(arguments)`` makes."""
 
     code: str
+    folder: str
+    """Where the code is imported from: a process that scores it may have been started elsewhere."""
 
     def __str__(self) -> str:
         return self.code
@@ -27,7 +30,7 @@ class UserNetwork:
 
         Raises UsageError where the code fails, or makes something else.
         """
-        with torch.device("cpu"):
+        with torch.device("cpu"), contextlib.chdir(self.folder):
             made = UserCode.parse(self.code).call()
         if not isinstance(made, nn.Module):
             raise UsageError(

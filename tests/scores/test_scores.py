@@ -362,7 +362,8 @@ class Made:
         self.make = make
 
     def build(self) -> nn.Module:
-        return self.make()
+        with torch.device("cpu"):  # as the user's code is built
+            return self.make()
 
 
 class Flat(nn.Sequential):

@@ -49,7 +49,6 @@ def no_memo(name: str, key: object, compute):
 
 def test_the_default_names_scores_that_exist() -> None:
     assert set(WEIGHTS) <= set(catalog.names("scores"))
-    assert {"relation", "semantic"} <= set(WEIGHTS)
 
 
 def test_blend_is_the_weighted_mean_of_ranks() -> None:
@@ -86,7 +85,9 @@ def judged(most: int):
 
 
 def by_width(architectures: Sequence[object]) -> list[dict[str, float]]:
-    return [{"width": float(sum(a.widths)), "params": float(count(a, INPUT).params)} for a in architectures]
+    return [
+        {"stage-macs": float(sum(a.widths)), "effective-rank": float(count(a, INPUT).params)} for a in architectures
+    ]
 
 
 def evolved(seed: int = 0, most: int = 100_000, evaluations: int = 80, score=by_width) -> list[Candidate]:
@@ -246,9 +247,55 @@ def test_rank(compress, tmp_path: Path) -> None:
         assert set(row["scores"]) == {"default", *WEIGHTS, "nwot"}
     shown = compress(*common)
     assert shown.code == 0
-    best = max(rows, key=lambda row: row["scores"]["width"])["arch"]
+    best = max(rows, key=lambda row: row["scores"]["stage-macs"])["arch"]
     assert json.dumps(best) in shown.out
     assert "relation" not in shown.out  # which needs a teacher
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+def plain(width, depth=1, classes=10):
+    convs = [nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()) for _ in range(depth)]
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    return nn.Sequential(nn.Conv2d(1, width, 3, 2, 1), nn.ReLU(), *convs, *pooled)
+
+
+def no_network():
+    return 3
+"""
+
+
+def test_rank_takes_networks_of_the_users_own(compress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ranked_nets.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    names = ["ranked_nets:plain(8)", "ranked_nets:plain(32, depth=2)", "ranked_nets:plain(16, classes=7)"]
+    archs = [*({"arch": name} for name in names), ARCHS[0]]
+    Path("archs.json").write_text(json.dumps(archs))
+    common = ("rank", "archs.json", "--data", "builtin:digits", "--input", "1x16x16", "--json")
+    ran = compress(*common, "--space", "cifar-resnet", "--score", "nwot", "--score", "depth")
+    assert ran.code == 0, ran.err
+    rows = json.loads(ran.out)
+    assert [row["arch"] for row in rows] == [*names, ARCHS[0]]
+    assert [row["params"] for row in rows[:3]] == [80 + 584 + 90, 320 + 2 * 9248 + 330, 160 + 2320 + 119]
+    assert rows[1]["macs"] == 64 * (9 * 32 + 2 * 9 * 32 * 32) + 320
+    assert rows[1]["scores"]["default"] == max(row["scores"]["default"] for row in rows[:3])
+    for entry, says in (
+        ({"arch": "ranked_nets:no_network"}, "entry 0: ranked_nets:no_network returns int, no network"),
+        ({"arch": "ranked_nets:gone"}, "entry 0: ranked_nets:gone failed: AttributeError"),
+        ({"arch": "ranked_nets:plain(os)"}, "arguments are Python literals"),
+        ({"depths": [1, 1, 1]}, "entry 0: it names no code of yours, and no space is named"),
+    ):
+        Path("archs.json").write_text(json.dumps([entry]))
+        refused = compress(*common)
+        assert refused.code == 2
+        assert says in refused.err
+    Path("archs.json").write_text(json.dumps([{"arch": names[0]}]))
+    refused = compress(*common[:4], "--input", "3x16x16")
+    assert refused.code == 2
+    assert "does not run on inputs of 3x16x16" in refused.err
 
 
 WIDE: dict[str, list[dict[str, Any]]] = {
