@@ -17,6 +17,7 @@ from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.common.cost import cost
 from compressor.models.common.family import Family
 from compressor.models.mobilenetv2 import MobileNetV2
+from compressor.models.repvgg import RepVGG
 from compressor.models.resnet import ResNet
 from compressor.models.shufflenetv2 import ShuffleNetV2
 
@@ -30,6 +31,7 @@ PUBLISHED: list[tuple[Any, InputSpec, int, int]] = [
     (ResNet("bottleneck", (3, 4, 6, 3)), LARGE, 25_557_032, 4_089_184_256),
     (MobileNetV2(), LARGE, 3_504_872, 300_774_272),
     (ShuffleNetV2(), LARGE, 2_278_604, 144_907_992),
+    (RepVGG((2, 4, 14, 1), (48, 48, 96, 192, 1280)), LARGE, 8_309_384, 1_361_451_008),  # A0: 8.30 M, 1.4 B (table 4)
 ]
 
 TINY_MOBILE = tuple((t, 8 * max(1, c // 64), n, s) for t, c, n, s in MobileNetV2().blocks)
@@ -45,6 +47,7 @@ VARIANTS: list[Any] = [
     ResNet("bottleneck", (1, 2), (4, 8), outputs=1, channels=6),
     ResNet("bottleneck", (1, 2), (4, 8), small=True),
     MobileNetV2(TINY_MOBILE, last=24, stem=8, outputs=3, channels=1),
+    RepVGG((1, 2, 1), (4, 8, 8, 12), small=True, outputs=3, channels=1),
     ShuffleNetV2((48, 96, 192, 1024), outputs=11, channels=1),
     ShuffleNetV2((8, 12, 20), (0, 2), stem=4, small=True, outputs=100),
 ]

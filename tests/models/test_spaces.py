@@ -17,18 +17,25 @@ from compressor import catalog
 from compressor.core import InputSpec, UsageError
 from compressor.models.cifar_resnet import CifarResNet
 from compressor.models.common.cost import cost
+from compressor.models.common.deployed import deployed
 from compressor.models.common.encoding import snap, steps
 from compressor.models.common.layers import Layer, count, layers
 from compressor.models.mobilenetv2 import MobileNetV2
 from compressor.models.resnet import ResNet
 from compressor.models.shufflenetv2 import ShuffleNetV2
 
-NAMES = ["cifar-resnet", "mobilenetv2", "resnet", "shufflenetv2"]
+NAMES = ["cifar-resnet", "mobilenetv2", "mobilenetv3", "repvgg", "resnet", "shufflenetv2"]
 SMALL, LARGE = InputSpec(3, 32, 32), InputSpec(3, 224, 224)
 ODD = [InputSpec(1, 8, 8), InputSpec(3, 16, 16), InputSpec(1, 33, 64), InputSpec(3, 65, 40), InputSpec(1, 224, 224)]
 ENCODINGS: dict[str, dict[str, Any]] = {
     "cifar-resnet": {"depths": [1, 2, 3], "widths": [8, 16, 40]},
     "mobilenetv2": {"blocks": [[1, 16, 1, 1], [6, 24, 2, 2], [3, 24, 1, 1], [4, 40, 2, 2]], "last": 96},
+    "mobilenetv3": {
+        "blocks": [[3, 1, 16, 1, 1, 0], [5, 3, 24, 2, 2, 1], [3, 4, 40, 1, 2, 0]],
+        "last": 96,
+        "activation": "hswish",
+    },
+    "repvgg": {"depths": [1, 2, 1], "widths": [8, 16, 24, 40]},
     "resnet": {"block": "bottleneck", "depths": [1, 1, 2, 1], "widths": [16, 8, 24, 32]},
     "shufflenetv2": {"out_channels": [26, 48, 90, 101], "num_blocks": [1, 2, 1]},
 }
@@ -123,6 +130,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("mobilenetv2", {"blocks": [[1, 16, 1, 3]], "last": 8}, r"blocks\[0\], stride, has 3"),
     ("mobilenetv2", {"blocks": [[0, 16, 1, 1]], "last": 8}, r"blocks\[0\], expansion, has 0"),
     ("mobilenetv2", {"blocks": [[1, 16, 1, 1]], "last": [8]}, r"last has \[8\]"),
+    ("mobilenetv3", {"blocks": [[3, 1, 16, 1, 1]], "last": 8}, r"blocks\[0\] has 5 items"),
+    ("mobilenetv3", {"blocks": [[4, 1, 16, 1, 1, 0]], "last": 8}, "a kernel is neither 3 nor 5"),
+    ("mobilenetv3", {"blocks": [[3, 1, 16, 1, 1, 2]], "last": 8}, r"blocks\[0\], attention, is 2"),
+    ("mobilenetv3", {"blocks": [[3, 1, 16, 1, 1, 0]], "last": 8, "activation": "gelu"}, "activation = 'gelu'"),
+    ("repvgg", {"depths": [1, 1, 1]}, "lacks 'widths'"),
+    ("repvgg", {"depths": [1, 1, 1], "widths": [8, 8, 8]}, "widths has 3 items"),
     ("resnet", {"depths": [1, 1, 1, 1], "block": "bottle"}, "block is 'bottle'"),
     ("resnet", {"depths": [1, 1, 1, 1], "block": [1] * 100_000}, r"block is \[1, 1"),
     ("resnet", {"depths": [1, 1, 1, 1], "x" * 100_000: 1}, "unknown key of a resnet architecture: 'xxx"),
@@ -155,7 +168,7 @@ def test_members_run_at_every_size_and_cost_what_is_counted(name: str, input: In
         network = arch.build().eval()
         counted = count(arch, input)
         assert counted == cost(network, input)
-        assert counted.params == sum(p.numel() for p in network.parameters())
+        assert counted.params == sum(p.numel() for p in deployed(network).parameters())
         with torch.no_grad():
             logits = network(torch.randn(2, *input.shape))
         assert logits.shape == (2, 3)
@@ -243,8 +256,8 @@ def test_a_step_gives_another_member_on_the_grid(name: str, multiple: int) -> No
         assert family(name).decode(child.encode(), SMALL, 10) == child
         arch = child
     stem, *rest, _ = layers(arch, SMALL)
-    assert all(layer.outputs % multiple == 0 for layer in rest if layer.groups == 1)
-    assert stem.outputs in (24, 32) or stem.outputs % multiple == 0
+    assert all(layer.outputs % multiple == 0 for layer in rest if layer.groups == 1 and layer.output_size != (1, 1))
+    assert stem.outputs in (16, 24, 32) or stem.outputs % multiple == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -288,6 +301,20 @@ CORNERS: dict[str, list[dict[str, Any]]] = {
         {"blocks": [[1, 64, 1, 1]], "last": 64},
         {"blocks": [[10, 512, 6, 2]] * 5 + [[10, 512, 6, 1]] * 5, "last": 4096},
         {"blocks": [[1, 512, 6, 1], [10, 64, 1, 2], [3, 128, 2, 2]], "last": 64},
+    ],
+    "mobilenetv3": [
+        {"blocks": [[3, 1, 64, 1, 1, 0]], "last": 64},
+        {
+            "blocks": [[5, 1, 512, 6, 2, 1]] + [[5, 8, 512, 6, 2, 1]] * 4 + [[3, 8, 512, 6, 1, 0]] * 5,
+            "last": 2048,
+            "activation": "hswish",
+        },
+        {"blocks": [[5, 1, 512, 6, 1, 1], [3, 8, 64, 1, 2, 0], [5, 3, 128, 2, 2, 1]], "last": 64},
+    ],
+    "repvgg": [
+        {"depths": [1, 1, 1], "widths": [64, 64, 64, 64]},
+        {"depths": [16, 16, 16], "widths": [2560, 2560, 2560, 2560]},
+        {"depths": [16, 1, 5], "widths": [64, 128, 512, 64]},
     ],
     "resnet": [
         {"block": "bottleneck", "depths": [1, 1, 1, 1], "widths": [64, 64, 64, 64]},

@@ -15,7 +15,7 @@ from compressor.models.common.cost import Cost, cost
 from compressor.models.common.deployed import deployed
 from compressor.models.common.family import Architecture, Buildable
 
-_KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout)
+_KEEP_SHAPES = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Dropout)
 """Modules that tracing does not run: on the meta device they take longer than the convolutions."""
 
 
