@@ -111,9 +111,9 @@ class MobileNetV3:
         kinds.append([("activation", "relu" if self.activation == "hswish" else "hswish")])
         for i, group in enumerate(blocks):
             before, after = blocks[:i], blocks[i + 1 :]
-            for kind in (*_resized(group, multiple), *([new] for new in _rebuilt(group))):
+            for kind in _changes(group, multiple):
                 changed = ((*before, *new, *after) for new in kind)
-                kinds.append([("blocks", blocks) for blocks in changed if _in_space(blocks, multiple)])
+                kinds.append([("blocks", each) for each in changed if _in_space(each, multiple)])
         return replace(base, **chosen(random, kinds))
 
     @classmethod
@@ -157,21 +157,22 @@ def _in_space(blocks: tuple[_Group, ...], multiple: int) -> bool:
     return expansion == 1 or expansion * _STEM % multiple == 0
 
 
-def _resized(group: _Group, multiple: int) -> list[list[tuple[_Group, ...]]]:
-    """Return the groups that are one step of expansion, width or repeats away, a list for each kind of step."""
+def _changes(group: _Group, multiple: int) -> list[list[tuple[_Group, ...]]]:
+    """Return what may stand in place of a group, a list for each kind of change.
+
+    Steps of expansion, width or repeats; the other kernel, stride or attention; a second group; for n = 1 nothing.
+    """
     k, t, c, n, s, a = group
-    return [
-        *([((k, step, c, n, s, a),) for step in kind] for kind in steps(t, 1, _EXPANSION)),
-        *([((k, t, step, n, s, a),) for step in kind] for kind in steps(c, multiple, _WIDEST)),
-        *([((k, t, c, step, s, a),) for step in kind] for kind in steps(n, 1, _DEEPEST)),
+    resized: list[list[_Group]] = [
+        *([(k, step, c, n, s, a) for step in kind] for kind in steps(t, 1, _EXPANSION)),
+        *([(k, t, step, n, s, a) for step in kind] for kind in steps(c, multiple, _WIDEST)),
+        *([(k, t, c, step, s, a) for step in kind] for kind in steps(n, 1, _DEEPEST)),
+        [(8 - k, t, c, n, s, a)],
+        [(k, t, c, n, 3 - s, a)],
+        [(k, t, c, n, s, 1 - a)],
     ]
-
-
-def _rebuilt(group: _Group) -> list[tuple[_Group, ...]]:
-    """Return what may stand in place of a group: the other kernel, stride or attention; a second group; nothing."""
-    k, t, c, n, s, a = group
-    others: list[tuple[_Group, ...]] = [((8 - k, t, c, n, s, a),), ((k, t, c, n, 3 - s, a),), ((k, t, c, n, s, 1 - a),)]
-    return [*others, (group, (k, t, c, 1, 1, a)), *([()] if n == 1 else [])]
+    rebuilt: list[tuple[_Group, ...]] = [(group, (k, t, c, 1, 1, a)), *([()] if n == 1 else [])]
+    return [*([(new,) for new in kind] for kind in resized), *([new] for new in rebuilt)]
 
 
 def _group(row: Sequence[Json], where: str) -> _Group:
