@@ -157,7 +157,7 @@ def _in_space(blocks: tuple[_Group, ...], multiple: int) -> bool:
     return expansion == 1 or expansion * _STEM % multiple == 0
 
 
-def _changes(group: _Group, multiple: int) -> list[list[tuple[_Group, ...]]]:
+def _changes(group: _Group, multiple: int) -> list[Sequence[tuple[_Group, ...]]]:
     """Return what may stand in place of a group, a list for each kind of change.
 
     Steps of expansion, width or repeats; the other kernel, stride or attention; a second group; for n = 1 nothing.
