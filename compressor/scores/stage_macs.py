@@ -22,7 +22,7 @@ class StageMacs:
     It needs no forward pass with values. benchmarks/rank_quality.py is the evidence for the two numbers.
     """
 
-    decay: float = 0.7
+    decay: float = 0.85
     positions: int = 4
 
     needs_teacher: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["WEIGHTS", "blend"]
 
-WEIGHTS: Mapping[str, float] = {"stage-macs": 3, "effective-rank": 1}
+WEIGHTS: Mapping[str, float] = {"stage-macs": 2, "effective-rank": 1}
 """The weights of the default score. benchmarks/rank_quality.py is the evidence for them."""
 
 

@@ -320,8 +320,8 @@ def test_stage_macs(space: str, encoding: dict) -> None:
         size = 1 if isinstance(module, nn.Linear) else output.shape[2] * output.shape[3]
         macs[size] = macs.get(size, 0) + module.weight.numel() * size
     large = sorted(size for size in macs if size > 4)
-    total = sum(0.7**i * math.log(macs[size]) for i, size in enumerate(large))
-    assert score("stage-macs", each) == pytest.approx(total / sum(0.7**i for i in range(len(large))))
+    total = sum(0.85**i * math.log(macs[size]) for i, size in enumerate(large))
+    assert score("stage-macs", each) == pytest.approx(total / sum(0.85**i for i in range(len(large))))
 
 
 # -- any network ------------------------------------------------------------------------------
