@@ -39,6 +39,8 @@ _BATCH = 64
 _NORM_SAMPLES = 5_000
 """Images that the batch normalisations' statistics are estimated from after the training."""
 _COMPARED_SAMPLES = 10_000
+_FOLDED_LR = 0.1
+"""The learning rate's factor where the deployed form has folded all batch normalisations, without which it diverges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,12 @@ def train_quantized(
     prepared = prepare_teacher(settings, teacher, context)
     rules = catalog.find("backends", context.target.backend)().rules(context.target)
     fake, allocation = _fake_quantized(settings, samples, spec, result, prepared.data, rules, context)
+    trained = load_network(result)
+    if _is_normalised(trained) and not _is_normalised(fake.module):
+        settings = dataclasses.replace(settings, lr=settings.lr * _FOLDED_LR)
     key = [result.sha256, teacher.sha256, context.target.name, rules.weight_bits, dataclasses.asdict(allocation)]
     steps, curve = fit_with_checkpoints(settings, fake.module, prepared, key, context, "qat")
     fake.recalibrate(_plain_batches(prepared.data.samples, _NORM_SAMPLES, context.seed))
-    trained = load_network(result)
     network = deployed(trained)
     network.load_state_dict(fake.weights(network))
     weights = context.workdir / "quantised.safetensors"
@@ -90,6 +94,10 @@ def train_quantized(
     elif workers.is_main_process():
         metrics["fake_agreement"] = _agreement(fake, onnx, context)
     return QatResult(model, onnx, metrics, {"steps": steps, **prepared.pinned})
+
+
+def _is_normalised(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 def batch_loss(

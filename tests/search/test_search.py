@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -355,6 +356,27 @@ def test_rank_refuses(compress, tmp_path: Path, content: str, more: tuple[str, .
     ran = compress("rank", tmp_path / "archs.json", "--data", "builtin:digits", *space, *more)
     assert ran.code == 2
     assert says in ran.err
+
+
+@pytest.mark.slow
+def test_branches_are_trained_then_folded_then_quantised(compress, tmp_path: Path) -> None:
+    settings = {
+        "search.space": "repvgg", "search.budget": ["params=20%"], "search.evaluations": 8, "search.halving_minutes": 0,
+        "distill.steps": 12, "quantize.distill.steps": 8,
+    }  # fmt: skip
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    ran = compress(
+        "run", TEACHER, "--data", "builtin:digits", "--target", "host", "--profile", "balanced", *sets,
+        "-o", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    assert report["result"]["precision"] == "int8"
+    # Without batch normalisation, at the rate of networks that have it, the training in integers ended at chance.
+    curves = {each["kind"]: each["metrics"].get("curve", []) for each in report["passes"]}
+    assert 0 < max(point["lr"] for point in curves["quantize"]) <= 0.001
+    graph = onnx.load(tmp_path / "run" / "bundle" / "model.onnx").graph
+    assert all(w.dims[2:] == [3, 3] for w in graph.initializer if len(w.dims) == 4), "one 3x3 convolution a block"
 
 
 @pytest.mark.slow
