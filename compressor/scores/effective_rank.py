@@ -61,7 +61,10 @@ def _rows(module: nn.Module, output: Tensor) -> Tensor:
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """Return the effective rank of samples x C, a number in [1, C]."""
+    """Return the effective rank of samples x C, a number in [1, C]; 1 where a value is not finite."""
+    if not torch.isfinite(rows).all():
+        return torch.tensor(1.0, dtype=torch.float64)
+    rows = rows / rows.abs().max().clamp_min(torch.finfo(rows.dtype).tiny)  # else large values overflow when squared
     centred = rows - rows.mean(0)
     # X X^T and X^T X have the same nonzero eigenvalues: take the smaller.
     tall = centred if centred.shape[0] <= centred.shape[1] else centred.T

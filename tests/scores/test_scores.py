@@ -263,6 +263,14 @@ def test_effective_rank_counts_directions(rank: int) -> None:
 
 def test_effective_rank_of_constant_channels() -> None:
     assert math.isfinite(float(effective_rank(torch.ones(18, 4))))
+    assert math.isfinite(float(effective_rank(torch.zeros(18, 4))))
+
+
+def test_effective_rank_of_values_that_overflow() -> None:
+    rows = torch.randn(18, 4, generator=torch.Generator().manual_seed(0))
+    assert float(effective_rank(1e30 * rows)) == pytest.approx(float(effective_rank(rows)), rel=1e-4)
+    rows[0, 0] = math.inf
+    assert float(effective_rank(rows)) == 1
 
 
 # -- what all promise -------------------------------------------------------------------------
