@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressor.core import UsageError
-from compressor.scores.common.probe import Probe, View
+from compressor.scores.common.probe import Probe, View, check_classes
 
 __all__ = ["Semantic"]
 
@@ -25,7 +25,7 @@ class Semantic:
 
     The paper takes equal K and C. For different C the wider gradient is pooled to the narrower (adaptive average
     pooling over channels), which is our own and depends on the order of channels. M_s is at most 0.
-    Raises UsageError for different K.
+    Raises UsageError for different K, and for fewer than the data has.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -42,6 +42,7 @@ class Semantic:
 def gradient(view: View, labels: Tensor) -> Tensor:
     """Return the gradient of the mean cross-entropy by the classifier's weights: (softmax - onehot)^T pooled / N."""
     pooled, logits = view.pooled.flatten(1).double(), view.logits.double()
+    check_classes(logits, labels)
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     return error.T @ pooled / len(labels)
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from compressor.calling import named_tensors
 from compressor.scores.common.probe import Probe, untrained
 
 __all__ = ["Synflow"]
@@ -35,7 +36,8 @@ class Synflow:
         with torch.no_grad():
             for weight in weights:
                 weight.abs_()
-        network(torch.ones(1, *probe.input.shape, dtype=torch.float64)).sum().backward()
+        made = named_tensors(network(torch.ones(1, *probe.input.shape, dtype=torch.float64)))
+        next(iter(made.values())).sum().backward()
         flow = sum((w.detach() * w.grad).sum() for w in weights if w.grad is not None)
         return float(torch.as_tensor(flow).clamp_min(torch.finfo(torch.float64).tiny).log())
 

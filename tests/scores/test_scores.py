@@ -379,10 +379,18 @@ class Flat(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(3 * 16 * 16, 20), nn.ReLU(), nn.Linear(20, CLASSES))
 
 
+@pytest.mark.parametrize("name", ["gradnorm", "semantic"])
+def test_labels_are_not_read_by_networks_of_other_classes(name: str) -> None:
+    few = Batch(batch().images, batch().labels + 3)
+    for make, images in ((Dense, batch()), (Tokens, few)):
+        with pytest.raises(UsageError, match="each of the data's classes"):
+            score(name, Probe(Made(make), INPUT, images, teacher(classes=8), SEEDS))
+
+
 @pytest.mark.parametrize("make", [Tokens, Dense, Flat])
 def test_the_default_score_takes_any_network(make: type[nn.Module]) -> None:
     each = Probe(Made(make), INPUT, batch(), None, SEEDS)
-    for name in ("stage-macs", "effective-rank", "nwot", "params", "macs"):
+    for name in ("stage-macs", "effective-rank", "nwot", "params", "macs", "synflow"):
         first = score(name, each)
         assert math.isfinite(first), name
         assert score(name, Probe(Made(make), INPUT, batch(), None, SEEDS)) == first

@@ -136,6 +136,16 @@ def view_of(network: nn.Module, images: Tensor) -> View:
     return view
 
 
+def check_classes(logits: Tensor, labels: Tensor) -> None:
+    """Raise UsageError unless ``logits`` are N x K, with a score for each class that the labels name."""
+    if logits.ndim != 2 or logits.shape[1] <= int(labels.max()):
+        shape = "x".join(map(str, logits.shape[1:]))
+        raise UsageError(
+            f"a network gives {shape} for an image, and not a score for each of the data's classes",
+            hint="leave out the scores that read labels, gradnorm and semantic, or give the network's own data",
+        )
+
+
 def untrained(architecture: Buildable, seed: int) -> nn.Module:
     """Make a network with its own initialisation; batch normalisation uses the batch's statistics."""
     with torch.random.fork_rng(devices=[]):
