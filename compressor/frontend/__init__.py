@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compressor.frontend._build import make_network
     from compressor.frontend._file import open_model_file
     from compressor.frontend._loaded import LoadedNetwork
     from compressor.frontend._loader import load_checkpoint
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from compressor.frontend._weights import save_weights
 
 __all__ = [
-    "LoadedNetwork", "TorchSession", "load_checkpoint", "load_network", "load_onnx", "memory_limit", "open_model_file",
-    "save_weights",
+    "LoadedNetwork", "TorchSession", "load_checkpoint", "load_network", "load_onnx", "make_network", "memory_limit",
+    "open_model_file", "save_weights",
 ]  # fmt: skip
 
 _HOMES = {
     "LoadedNetwork": "_loaded", "TorchSession": "_session", "load_checkpoint": "_loader", "load_network": "_networks",
-    "load_onnx": "_onnx", "memory_limit": "_memory", "open_model_file": "_file", "save_weights": "_weights",
+    "load_onnx": "_onnx", "make_network": "_build", "memory_limit": "_memory", "open_model_file": "_file",
+    "save_weights": "_weights",
 }  # fmt: skip
 
 

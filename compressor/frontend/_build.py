@@ -13,13 +13,13 @@ from compressor.models.common.deployed import deployed
 from compressor.models.common.headed import architecture
 from compressor.user_code import UserCode
 
-__all__ = ["make"]
+__all__ = ["make_network"]
 
 _DEPLOYED = "deployed"
 """The setting of a network that was trained in its deployed form: its weights have that form's names."""
 
 
-def make(family: str, settings: Mapping[str, Json]) -> nn.Module:
+def make_network(family: str, settings: Mapping[str, Json]) -> nn.Module:
     """Build a network in eval mode: of a known family, of the user's own code, or of a file that was trusted before."""
     own = {key: value for key, value in settings.items() if key != _DEPLOYED}
     if ":" not in family:

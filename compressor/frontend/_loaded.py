@@ -35,9 +35,9 @@ class LoadedNetwork:
 
     def build(self) -> nn.Module:
         """Return the network with these weights, in eval mode."""
-        from compressor.frontend._build import make
+        from compressor.frontend._build import make_network
         from compressor.frontend._load_into import load_into
 
-        module = make(self.family, self.settings)
+        module = make_network(self.family, self.settings)
         load_into(module, self.state)
         return module

@@ -13,7 +13,7 @@ from torch import nn
 
 from compressor import catalog
 from compressor.core import Model, UsageError
-from compressor.frontend._build import make
+from compressor.frontend._build import make_network
 from compressor.frontend._fit import expected, fit
 from compressor.frontend._load_into import load_into
 from compressor.frontend._loaded import LoadedNetwork
@@ -33,7 +33,7 @@ def load_network(model: Model) -> nn.Module:
     source = model.torch
 
     def build() -> nn.Module:
-        return make(source.family, source.settings)
+        return make_network(source.family, source.settings)
 
     module = build()
     try:
@@ -98,7 +98,7 @@ def fit_arch(found: Sequence[Weights], arch: str) -> LoadedNetwork:
     UserCode.parse(arch)
 
     def build() -> nn.Module:
-        return make(arch, {})
+        return make_network(arch, {})
 
     module = build()
     wanted = expected(module, build)

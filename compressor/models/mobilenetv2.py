@@ -6,14 +6,15 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compressor.core import InputSpec, Json, UsageError
 from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, Kind, chosen, items, keys, snap, steps, whole
 from compressor.models.common.family import Shapes, classes, count, initialise, kernel, require, small
+from compressor.models.common.inverted import Group, InvertedResiduals
 
 __all__ = ["MobileNetV2"]
 
@@ -101,7 +102,9 @@ class MobileNetV2:
         return cls(tuple(blocks), last[0], stem[0], False, outputs, channels=stem[1])
 
     def build(self) -> nn.Module:
-        return initialise(_Network(self))
+        sizes = (self.channels, self.stem, self.last, self.outputs)
+        groups = [Group(*group) for group in self.blocks]
+        return initialise(InvertedResiduals(sizes, groups, 1 if self.small else 2, partial(nn.ReLU6, inplace=True)))
 
     @classmethod
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
@@ -188,53 +191,3 @@ def _group(row: Sequence[Json], where: str) -> _Group:
 
 def _on_grid(groups: tuple[_Group, ...], multiple: int, alpha: float = 1) -> tuple[_Group, ...]:
     return tuple((t, snap(alpha * width, multiple, _WIDEST), n, s) for t, width, n, s in groups)
-
-
-def _unit(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU6."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True))
-
-
-class _Inverted(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        expand = [_unit(inputs, hidden, 1)] if expansion > 1 else []
-        depthwise = _unit(hidden, hidden, 3, stride, groups=hidden)
-        project = nn.Conv2d(hidden, outputs, 1, bias=False)
-        self.conv = nn.Sequential(*expand, depthwise, project, nn.BatchNorm2d(outputs))
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        return x + y if self.residual else y
-
-
-class _Network(nn.Module):
-    def __init__(self, arch: MobileNetV2) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [_unit(arch.channels, arch.stem, 3, stride=1 if arch.small else 2)]
-        inputs = arch.stem
-        ends: list[int] = []
-        for expansion, width, repeats, stride in arch.blocks:
-            if stride == 2 and len(layers) > 1:
-                ends.append(len(layers) - 1)
-            for i in range(repeats):
-                layers.append(_Inverted(inputs, width, stride if i == 0 else 1, expansion))
-                inputs = width
-        self.features = nn.Sequential(*layers, _unit(inputs, arch.last, 1))
-        self.stages = tuple(f"features.{end}" for end in (*ends, len(layers)))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(arch.last, arch.outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map N x channels x H x W to N x outputs logits."""
-        logits: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
-        return logits
-
-    def parts(self) -> tuple[nn.Module, ...]:
-        """Return the network as a chain: stem, blocks, head."""
-        stem = self.features[0]
-        head = nn.Sequential(self.avgpool, nn.Flatten(), self.classifier)
-        return (stem, *list(self.features)[1:], head)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compressor.core import InputSpec, Json, UsageError
 from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, Kind, chosen, items, keys, snap, steps, whole
 from compressor.models.common.family import Shapes, initialise, require, small
+from compressor.models.common.inverted import Group, InvertedResiduals
 
 __all__ = ["MobileNetV3"]
 
@@ -39,8 +40,6 @@ _LAST = 2048
 
 _MOST_EXPANSION = 64
 """The largest expansion of an encoding, which keeps a slip of the pen from filling memory."""
-_SQUEEZE = 4
-"""The attention's inner width is the expanded width through this, a multiple of 8 (the paper's section 5.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,10 @@ class MobileNetV3:
         return None
 
     def build(self) -> nn.Module:
-        return initialise(_Network(self))
+        groups = [Group(t, c, n, s, k, bool(a)) for k, t, c, n, s, a in self.blocks]
+        activation = partial(nn.ReLU if self.activation == "relu" else nn.Hardswish, inplace=True)
+        sizes = (self.channels, _STEM, self.last, self.outputs)
+        return initialise(InvertedResiduals(sizes, groups, 1 if self.small else 2, activation))
 
     @classmethod
     def decode(cls, encoding: Mapping[str, Json], input: InputSpec, outputs: int) -> Self:
@@ -191,71 +193,3 @@ def _group(row: Sequence[Json], where: str) -> _Group:
 
 def _on_grid(groups: tuple[_Group, ...], multiple: int, alpha: float = 1) -> tuple[_Group, ...]:
     return tuple((k, t, snap(alpha * width, multiple, _WIDEST), n, s, a) for k, t, width, n, s, a in groups)
-
-
-def _unit(inputs: int, outputs: int, size: int, activation: str, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Make a convolution, a batch normalisation and the activation."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
-    active = nn.ReLU(inplace=True) if activation == "relu" else nn.Hardswish(inplace=True)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), active)
-
-
-class _SqueezeExcite(nn.Module):
-    """Channels weighted by what their means tell (Hu et al. 2018, arXiv 1709.01507), with a hard sigmoid."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        inner = snap(channels / _SQUEEZE, 8, MOST_CHANNELS)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1, self.relu = nn.Conv2d(channels, inner, 1), nn.ReLU()
-        self.fc2, self.gate = nn.Conv2d(inner, channels, 1), nn.Hardsigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        weighted: Tensor = x * self.gate(self.fc2(self.relu(self.fc1(self.avgpool(x)))))
-        return weighted
-
-
-class _Inverted(nn.Module):
-    def __init__(self, inputs: int, group: _Group, stride: int, activation: str) -> None:
-        super().__init__()
-        kernel, expansion, outputs, *_, attention = group
-        hidden = inputs * expansion
-        expand = [_unit(inputs, hidden, 1, activation)] if expansion > 1 else []
-        depthwise = _unit(hidden, hidden, kernel, activation, stride, groups=hidden)
-        excite = [_SqueezeExcite(hidden)] if attention else []
-        project = nn.Conv2d(hidden, outputs, 1, bias=False)
-        self.block = nn.Sequential(*expand, depthwise, *excite, project, nn.BatchNorm2d(outputs))
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.block(x)
-        return x + y if self.residual else y
-
-
-class _Network(nn.Module):
-    def __init__(self, arch: MobileNetV3) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [_unit(arch.channels, _STEM, 3, arch.activation, stride=1 if arch.small else 2)]
-        inputs = _STEM
-        ends: list[int] = []
-        for group in arch.blocks:
-            _, _, width, repeats, stride, _ = group
-            if stride == 2 and len(layers) > 1:
-                ends.append(len(layers) - 1)
-            for i in range(repeats):
-                layers.append(_Inverted(inputs, group, stride if i == 0 else 1, arch.activation))
-                inputs = width
-        self.features = nn.Sequential(*layers, _unit(inputs, arch.last, 1, arch.activation))
-        self.stages = tuple(f"features.{end}" for end in (*ends, len(layers)))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(arch.last, arch.outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map N x channels x H x W to N x outputs logits."""
-        logits: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
-        return logits
-
-    def parts(self) -> tuple[nn.Module, ...]:
-        """Return the network as a chain: stem, blocks, head."""
-        stem, *blocks = self.features
-        return (stem, *blocks, nn.Sequential(self.avgpool, nn.Flatten(), self.classifier))

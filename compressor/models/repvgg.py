@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from compressor.core import InputSpec, Json
 from compressor.models.common.encoding import MOST_BLOCKS, MOST_CHANNELS, chosen, items, keys, snapped, varied, wholes
@@ -141,21 +142,14 @@ class _Block(nn.Module):
         if self.rbr_identity is not None:
             one = torch.eye(outputs, device=self.rbr_identity.weight.device)[:, :, None, None]
             branches.append((F.pad(one, (1, 1, 1, 1)), self.rbr_identity))
-        affine = [(weight, *_affine(norm)) for weight, norm in branches]
-        state = {
-            "weight": sum(weight * scale[:, None, None, None] for weight, scale, _ in affine),
-            "bias": sum(shift for _, _, shift in affine),
-        }
-        fused.load_state_dict(state)
+        folded = [_folded(weight, norm) for weight, norm in branches]
+        fused.load_state_dict({"weight": sum(w for w, _ in folded), "bias": sum(b for _, b in folded)})
         return nn.Sequential(fused, nn.ReLU())
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift that a batch normalisation applies in eval mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
+def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias of a convolution without bias and the batch normalisation behind it, in eval mode."""
+    return fuse_conv_bn_weights(weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
 
 
 class _Network(nn.Module):

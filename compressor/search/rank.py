@@ -12,7 +12,7 @@ from typing import Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, Split, UsageError
-from compressor.data import AnySource, FeedSource, PhotographSource, Source, default_size, load_data
+from compressor.data import FeedSource, PhotographSource, Source, default_size, load_data
 from compressor.models.common.family import Buildable, classifies
 from compressor.models.common.layers import count, layers
 from compressor.models.common.space import Space
@@ -134,23 +134,14 @@ def _as_given(entry: Mapping[str, Any]) -> Json:
 
 def _input(space: str | None, source: Source | PhotographSource, entries: Sequence[Mapping[str, Any]]) -> InputSpec:
     """Return the input that is not given: the data's size or, for photographs, the family's."""
-    if source.targets != "images":
-        return input_of(source)
+    if isinstance(source, Source):
+        size = default_size(source)
+        assert size is not None
+        return InputSpec(source.size.channels if source.size is not None else 3, *size)
     if space is None or any(map(_is_code, entries)):
         raise UsageError("photographs have no size of their own", hint="give the networks' input: --input 3x64x64")
     side = catalog.find("models", space).input_size
     return InputSpec(3, side, side)
-
-
-def input_of(source: AnySource) -> InputSpec:
-    """Return the size at which students of this data are judged: that of its images, where they are small.
-
-    Raises UsageError for data without images.
-    """
-    size = default_size(source)
-    if size is None:
-        raise UsageError("students take images, and the data are arrays by input name", hint="give images: --data")
-    return InputSpec(source.size.channels if source.size is not None else 3, *size)
 
 
 def _split(source: Source | PhotographSource, input: InputSpec, students: Sequence[Buildable], path: Path) -> Split:

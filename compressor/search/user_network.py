@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compressor.core import UsageError
-from compressor.user_code import UserCode
+from compressor.frontend import make_network
 
 __all__ = ["UserNetwork"]
 
@@ -31,9 +30,4 @@ class UserNetwork:
         Raises UsageError where the code fails, or makes something else.
         """
         with torch.device("cpu"), contextlib.chdir(self.folder):
-            made = UserCode.parse(self.code).call()
-        if not isinstance(made, nn.Module):
-            raise UsageError(
-                f"{self.code} returns {type(made).__name__}, no network", hint="name what returns a torch module"
-            )
-        return made
+            return make_network(self.code, {})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compressor import catalog
 from compressor.core import InputSpec, image_signature
-from compressor.frontend._build import make
+from compressor.frontend._build import make_network
 from compressor.lowering.export import export, export_each
 from compressor.lowering.save import save
 from compressor.models.cifar_resnet import CifarResNet
@@ -169,5 +169,5 @@ def test_parts_are_exported_in_the_deployed_form(network: nn.Module) -> None:
 
 def test_a_network_that_was_trained_in_its_deployed_form_is_made_in_it() -> None:
     state = deployed(Network()).state_dict()
-    assert make(f"{__name__}:Network", {}).state_dict().keys() == Network().state_dict().keys()
-    assert make(f"{__name__}:Network", {"deployed": True}).state_dict().keys() == state.keys()
+    assert make_network(f"{__name__}:Network", {}).state_dict().keys() == Network().state_dict().keys()
+    assert make_network(f"{__name__}:Network", {"deployed": True}).state_dict().keys() == state.keys()

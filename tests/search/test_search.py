@@ -284,7 +284,7 @@ def test_rank_takes_networks_of_the_users_own(compress, tmp_path: Path, monkeypa
     assert rows[1]["macs"] == 64 * (9 * 32 + 2 * 9 * 32 * 32) + 320
     assert rows[1]["scores"]["default"] == max(row["scores"]["default"] for row in rows[:3])
     for entry, says in (
-        ({"arch": "ranked_nets:no_network"}, "entry 0: ranked_nets:no_network returns int, no network"),
+        ({"arch": "ranked_nets:no_network"}, "entry 0: ranked_nets:no_network returned int, not a torch.nn.Module"),
         ({"arch": "ranked_nets:gone"}, "entry 0: ranked_nets:gone failed: AttributeError"),
         ({"arch": "ranked_nets:plain(os)"}, "arguments are Python literals"),
         ({"depths": [1, 1, 1]}, "entry 0: it names no code of yours, and no space is named"),

@@ -81,23 +81,20 @@ class Part:
     """The shape of its input, 1 x C x H x W."""
 
 
-@lru_cache(maxsize=4096)
 def parts(architecture: Architecture, input: InputSpec) -> tuple[Part, ...]:
     """Return the ``parts()`` of an architecture's deployed form, in the order that they run. No weight is allocated."""
-    network, x = _without_weights(architecture, input)
-    chain: list[Part] = []
-    with torch.no_grad():
-        for part in network.parts():  # type: ignore[operator]
-            chain.append(Part(f"{type(part).__module__} {part!r}", tuple(x.shape)))
-            x = part(x)
-    return tuple(chain)
+    return _trace(architecture, input)[2]
 
 
 @lru_cache(maxsize=4096)
-def _trace(buildable: Buildable, input: InputSpec) -> tuple[tuple[Layer, ...], Cost]:
-    network, x = _without_weights(buildable, input)
-    # A network that computes something may multiply outside of its layers, as attention does.
-    counted = None if x.is_meta else cost(network, input)
+def _trace(buildable: Buildable, input: InputSpec) -> tuple[tuple[Layer, ...], Cost, tuple[Part, ...]]:
+    if (channels := getattr(buildable, "channels", input.channels)) != input.channels:
+        raise UsageError(
+            f"an architecture for {channels} channels cannot take an input of {input}",
+            hint="decode it for that input",
+        )
+    with torch.device("meta"):
+        network = deployed(buildable.build().eval())
     found: list[Layer] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -106,28 +103,26 @@ def _trace(buildable: Buildable, input: InputSpec) -> tuple[tuple[Layer, ...], C
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(note)
-    with torch.no_grad():
-        network(x)
+    if next((each.device.type for each in network.parameters()), "cpu") != "meta":
+        # A network that computes with values may multiply outside of its layers, as attention does.
+        counted = cost(network, input)
+        return tuple(found), counted, ()
+    chain = _run_chain(network, torch.empty(1, *input.shape, device="meta"))
     params = sum(parameter.numel() for parameter in network.parameters())
-    return tuple(found), counted or Cost(params, sum(layer.macs for layer in found))
+    return tuple(found), Cost(params, sum(layer.macs for layer in found)), chain
 
 
-def _without_weights(buildable: Buildable, input: InputSpec) -> tuple[nn.Module, Tensor]:
-    """Return a network's deployed form and an input for it, both on the meta device if it can be built there."""
-    channels = getattr(buildable, "channels", input.channels)
-    if channels != input.channels:
-        raise UsageError(
-            f"an architecture for {channels} channels cannot take an input of {input}",
-            hint="decode it for that input",
-        )
-    with torch.device("meta"):
-        network = deployed(buildable.build().eval())
-    device = next((each.device for each in network.parameters()), torch.device("cpu"))
-    if device.type == "meta":
-        for module in network.modules():
-            if isinstance(module, _KEEP_SHAPES):
-                module.forward = _same  # type: ignore[assignment, method-assign]
-    return network, torch.zeros(1, *input.shape, device=device)
+def _run_chain(network: nn.Module, x: Tensor) -> tuple[Part, ...]:
+    """Run the parts of a family's network on the meta device, and return them."""
+    for module in network.modules():
+        if isinstance(module, _KEEP_SHAPES):
+            module.forward = _same  # type: ignore[assignment, method-assign]
+    chain: list[Part] = []
+    with torch.no_grad():
+        for part in network.parts():  # type: ignore[operator]
+            chain.append(Part(f"{type(part).__module__} {part!r}", tuple(x.shape)))
+            x = part(x)
+    return tuple(chain)
 
 
 def _same(x: Tensor) -> Tensor:
