@@ -53,6 +53,12 @@ def find(folder: str, name: str) -> Any:
     return getattr(module, public)
 
 
+def name_of(entry: object) -> str:
+    """Return the name under which `find` has a class, or the class of an object: that of its file."""
+    cls = entry if isinstance(entry, type) else type(entry)
+    return cls.__module__.rpartition(".")[2].replace("_", "-")
+
+
 # -- TOML catalogues --------------------------------------------------------------------------
 
 

@@ -58,25 +58,28 @@ def stage(passes: list[str], structure: str | None, weights: str | None, **figur
 def student(number: int) -> dict[str, Any]:
     share = 0.1 + 0.04 * number
     return {
-        "student": f'{{"depths": [{number + 1}, 1, 1]}}', "rank": 6 - number, "score": 0.5 + 0.08 * number,
-        "params": 50_000 * (number + 1), "macs": 1_000_000 * (number + 1), "latency_share_predicted": share,
+        "space": "cifar-resnet", "student": f'{{"depths": [{number + 1}, 1, 1]}}', "rank": 6 - number,
+        "score": 0.5 + 0.08 * number, "params": 50_000 * (number + 1), "macs": 1_000_000 * (number + 1),
+        "latency_share_predicted": share,
     }  # fmt: skip
 
 
 def searched() -> dict[str, Any]:
     front = [student(number) for number in (4, 3, 2, 1, 0)]
     finalists = [each | {"latency_share": each["latency_share_predicted"], "bytes": 90_000} for each in front[:2]]
-    reached = {front[0]["student"]: 0.81, front[1]["student"]: 0.7725}
+    first, second = (f"{each['space']} {each['student']}" for each in front[:2])
+    reached = {first: 0.81, second: 0.7725}
     generator = np.random.default_rng(0)
     return {
-        "space": "cifar-resnet", "student": front[0]["student"], "budget": "latency=30%", "evaluated": 400,
+        "space": "cifar-resnet", "searched": ["cifar-resnet", "mobilenetv2"],
+        "student": front[0]["student"], "budget": "latency=30%", "evaluated": 400,
         "timed_as": "int8", "scored_on": "64 images of cifar10 train", "score": "mean of ranks: 8 x width",
         "finalists": finalists, "front": front,
         "candidates": [[0.1 + 0.3 * x, 0.8 * x * y] for x, y in generator.random((400, 2)).round(4).tolist()],
         "successive_halving": {
             "minutes": 1.0, "seconds": 61.0, "learned_from": "10,000 of train", "judged_on": "2,000 of train",
-            "rounds": [{"steps": 90, "top1": reached}], "changed": True, "before": front[1]["student"],
-            "after": front[0]["student"],
+            "rounds": [{"steps": 90, "top1": reached}], "changed": True, "before": second,
+            "after": first,
         },
     }  # fmt: skip
 

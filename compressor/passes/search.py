@@ -12,13 +12,17 @@ __all__ = ["Search"]
 
 _DEFAULT_SPACES = ("mobilenetv2", "imdn")
 """Where the teacher is of no known family: the first of these that does the teacher's task."""
+_TRIED_TOO = ("mobilenetv2", "repvgg")
+"""Searched beside the teacher's own family where trials decide between them: separable, and plain convolutions."""
 
 
 @dataclass(frozen=True)
 class Search:
     """Evolve students within the budgets, score them untrained, measure the best whole, take the best that fits.
 
-    ``space`` is a file of ``models/``; ``auto`` is the teacher's own family or, for a teacher of none, a default one.
+    ``space`` is a file of ``models/``, or several with commas between them, which share the evaluations and the
+    finalists. ``auto`` is the teacher's own family or, for a teacher of none, a default one; with ``halving_minutes``
+    others too, as the score orders students of one family and trials those of several.
     ``head`` gives students IMDN-style heads, or (``any``) either kind. No score was checked on heads, so use ``any``
     with ``halving_minutes``.
 
@@ -62,9 +66,9 @@ class Search:
         from compressor import catalog
         from compressor.budgets import Budget
 
-        problems = []
-        if self.space != "auto" and self.space not in (spaces := catalog.names("models")):
-            problems.append(f"search.space = {self.space!r} is not known: take auto or one of {', '.join(spaces)}")
+        problems, spaces = [], catalog.names("models")
+        if self.space != "auto" and not set(self._named) <= set(spaces):
+            problems.append(f"search.space = {self.space!r} is not known: take auto or some of {', '.join(spaces)}")
         if not self.budget:
             problems.append("search.budget is empty: give --budget latency=25%, params=200k, macs=20M or bytes=500k")
         for text in self.budget:
@@ -93,21 +97,21 @@ class Search:
 
     def run(self, artifact: Artifact, context: Context) -> Result:
         from compressor.frontend import save_weights
-        from compressor.models.common.headed import settings
+        from compressor.models.common.headed import family_of, settings
         from compressor.scores.common.probe import untrained
         from compressor.search.student import search
         from compressor.search.teacher import student_signature
 
         teacher = artifact.teacher
-        space = self._space(teacher, context.task.kind)
+        families = self._families(teacher, context.task.kind)
         signature, sizes = student_signature(teacher)
         precision: str = self.precision
         if precision == "auto":
             precision = "int8" if "int8" in context.target.precisions else "fp32"
-        found = search(self, space, precision, teacher, context)
+        found = search(self, families, precision, teacher, context)
         weights = context.workdir / "student.safetensors"
         student = Model(
-            source=TorchSource(space, settings(found.best.architecture), weights),
+            source=TorchSource(family_of(found.best.architecture), settings(found.best.architecture), weights),
             graph=None,
             sha256=save_weights(untrained(found.best.architecture, context.seed).state_dict(), weights),
             params=found.best.params,
@@ -119,18 +123,28 @@ class Search:
         )
         return Result(replace(artifact, student=student), found.metrics, found.warnings, found.pinned)
 
-    def _space(self, teacher: Model, task: str) -> str:
-        """Return the family to search. Raises UsageError where it does not do the teacher's task."""
+    @property
+    def _named(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name.strip() for name in self.space.split(",")))
+
+    def _families(self, teacher: Model, task: str) -> tuple[str, ...]:
+        """Return the families to search. Raises UsageError where one that is named does not do the teacher's task."""
         from compressor import catalog
 
-        tasks = {name: catalog.find("models", name).task for name in catalog.names("models")}
+        able = [name for name in catalog.names("models") if catalog.find("models", name).task == task]
+        if self.space != "auto":
+            if wrong := [name for name in self._named if name not in able]:
+                raise UsageError(
+                    f"search.space = {', '.join(wrong)} has no students for {task}, which the teacher does",
+                    hint=f"set search.space = {able[0]}" if able else "use a profile without search: --profile ptq",
+                )
+            return self._named
         own = "" if teacher.source is None else teacher.source.family
-        named = [own, *_DEFAULT_SPACES] if self.space == "auto" else [self.space]
-        for name in named:
-            if tasks.get(name) == task:
-                return name
-        families = [name for name in tasks if tasks[name] == task]
-        raise UsageError(
-            f"search.space = {self.space} has no students for {task}, which the teacher does",
-            hint=f"set search.space = {families[0]}" if families else "use a profile without search: --profile ptq",
-        )
+        first = next((name for name in (own, *_DEFAULT_SPACES) if name in able), None)
+        if first is None:
+            raise UsageError(
+                f"no family has students for {task}, which the teacher does",
+                hint="use a profile without search: --profile ptq",
+            )
+        others = [name for name in _TRIED_TOO if name in able] if self.halving_minutes else []
+        return tuple(dict.fromkeys([first, *others]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import onnx_ir as ir
 
 from compressor.core import Context, InputSpec
 from compressor.lowering.save import file_bytes
+from compressor.models.common.headed import label
 from compressor.models.common.layers import layers
 from compressor.search.deployed import deployed_graph
 from compressor.search.evolution import Candidate
@@ -88,8 +88,9 @@ class Measuring:
         graphs: dict[str, ir.Model] = {}
         for number, each in enumerate(candidates):
             self.context.progress("measure finalists", number, len(candidates))
-            key = json.dumps(each.architecture.encode())
-            graphs[key] = deployed_graph(each.architecture, self.input, target, precision, self.context.seed)
+            graphs[label(each.architecture)] = deployed_graph(
+                each.architecture, self.input, target, precision, self.context.seed
+            )
         taken = self.table.time_networks({self.teacher_name: self.teacher_graph, **graphs})
         return [
             Finalist(candidate, taken[key] / taken[self.teacher_name], file_bytes(graph))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from compressor.core import Json
+from compressor.models.common.headed import family_of
 from compressor.search.evolution import Candidate
 from compressor.search.ranking import blend
 
@@ -31,9 +32,10 @@ class Ranking:
         return cls(tuple(ranked), tuple(round(float(score), 4) for score in blended))
 
     def row(self, candidate: Candidate) -> dict[str, Json]:
-        """Return the encoding, place, score, counts and predicted latency of one of the candidates."""
+        """Return the family, encoding, place, score, counts and predicted latency of one of the candidates."""
         index = self.candidates.index(candidate)
         return {
+            "space": family_of(candidate.architecture),
             "student": json.dumps(candidate.architecture.encode()),
             "rank": 1 + index,
             "score": self.scores[index],

@@ -6,30 +6,31 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, Self
 
 import onnx_ir as ir
 from torch import nn
 
-from compressor import catalog
 from compressor.core import BudgetMissed, Context, Json, Model
 from compressor.frontend import load_network
 from compressor.lowering.save import file_bytes
 from compressor.machine import machine, target_mismatch
-from compressor.models.common.family import Architecture, Family, classifies
+from compressor.models.common.family import Architecture, classifies
+from compressor.models.common.headed import family_of, label
 from compressor.models.common.layers import count
-from compressor.models.common.space import Heads, Space
+from compressor.models.common.space import Heads
 from compressor.scores.common.probe import untrained
 from compressor.search.batch import ScoringBatch, samples_of
-from compressor.search.evolution import Candidate, Judge, evolve, front, order
+from compressor.search.branch import Branch, branches
+from compressor.search.evolution import Candidate, evolve, front, order
 from compressor.search.finalists import Finalist, Measuring, varied_depths
 from compressor.search.latency import REFERENCE_OP, LatencyTable
 from compressor.search.limits import Limits, loosened
 from compressor.search.ranking import WEIGHTS
 from compressor.search.report import Ranking
-from compressor.search.scoring import Scoring, applicable, seeds_of, teacher_view
+from compressor.search.scoring import Scoring, applicable, seeds_of
 from compressor.search.successive_halving import HalvingResult, successive_halving
 from compressor.search.teacher import teacher_graph, teacher_scores
 from compressor.train.inherit import inherit
@@ -82,12 +83,12 @@ class Found:
     pinned: Mapping[str, Json]
 
 
-def search(settings: Settings, space: str, precision: str, teacher: Model, context: Context) -> Found:
-    """Find the student of the family ``space`` that scores best within the budgets.
+def search(settings: Settings, families: Sequence[str], precision: str, teacher: Model, context: Context) -> Found:
+    """Find the student of the families that scores best within the budgets.
 
     Writes the latency table to ``latency.json`` in the pass's folder. Raises BudgetMissed where no student obeys.
     """
-    return StudentSearch.prepare(settings, space, precision, teacher, context).run()
+    return StudentSearch.prepare(settings, families, precision, teacher, context).run()
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,11 @@ class StudentSearch:
     """A search that is ready to run: the teacher is timed, and the batch that candidates are scored on is drawn."""
 
     settings: Settings
-    space_name: str
-    space: Space
+    families: Mapping[str, Branch]
     teacher: Model
     context: Context
     network: nn.Module | None
-    """The teacher's network with Gaussian weights; None where the teacher is an ONNX graph."""
+    """The teacher's network; None where the teacher is an ONNX graph."""
     graph: ir.Model
     """The teacher's graph in float, for one size and any batch."""
     table: LatencyTable
@@ -122,17 +122,16 @@ class StudentSearch:
     """The teacher's latency."""
     scored_on: ScoringBatch
     scoring: Scoring
-    seeds: tuple[Architecture, ...]
-    """The members of the space that evolution starts from."""
     bytes_per_param: float
     _warm: dict[Architecture, bool] = field(default_factory=dict)
     """Whether a student is warm-started, for those that were asked for."""
 
     @classmethod
-    def prepare(cls, settings: Settings, space_name: str, precision: str, teacher: Model, context: Context) -> Self:
+    def prepare(
+        cls, settings: Settings, families: Sequence[str], precision: str, teacher: Model, context: Context
+    ) -> Self:
         """Load and time the teacher, and draw the batch."""
-        family: type[Family] = catalog.find("models", space_name)
-        space, input, target = Space(family, settings.head), teacher.input, context.target
+        input, target = teacher.input, context.target
         table = LatencyTable(target, precision, context.workdir, context.memo)
         if settings.table is not None:
             table.read(Path(settings.table))
@@ -143,18 +142,21 @@ class StudentSearch:
         taken = table.time_networks({name: graph})
 
         outputs = teacher_scores(teacher)
-        seeds = space.seeds(input, outputs, target.width_multiple, context.task.facts.get("upscale_factor"))
+        upscale = context.task.facts.get("upscale_factor")
+        searched = {
+            name: Branch.of(name, settings.head, input, outputs, target.width_multiple, upscale) for name in families
+        }
         train = None if context.data is None else context.data.train
         scored_on = ScoringBatch.draw(train, input, outputs, settings.samples or samples_of(input), context.seed)
-        view = None if network is None else teacher_view(network, scored_on.batch, context.seed)
-        names = applicable(tuple(WEIGHTS), view, images=not classifies(seeds[0]), labels=scored_on.labelled)
+        images = not classifies(searched[families[0]].seeds[0])
+        names = applicable(tuple(WEIGHTS), None, images=images, labels=scored_on.labelled)
         processes = settings.processes or len(os.sched_getaffinity(0))
         inits = seeds_of(context.seed, settings.inits)
-        scoring = Scoring(names, input, scored_on.batch, view, inits, processes)
+        scoring = Scoring(names, input, scored_on.batch, None, inits, processes)
         bytes_per_param = settings.bits / 8 if precision == "int8" else 4.0
         return cls(
-            settings, space_name, space, teacher, context, network, graph, table, name, taken[name],
-            taken[name] * taken[REFERENCE_OP], scored_on, scoring, seeds, bytes_per_param,
+            settings, searched, teacher, context, network, graph, table, name, taken[name],
+            taken[name] * taken[REFERENCE_OP], scored_on, scoring, bytes_per_param,
         )  # fmt: skip
 
     # -- in the order that they run -----------------------------------------------------------------
@@ -188,10 +190,10 @@ class StudentSearch:
     def _within(self, budgets: tuple[str, ...]) -> Outcome:
         limits = Limits.of(budgets, self.teacher, file_bytes(self.graph), self.milliseconds)
         found = self._candidates(limits)
-        obeyed = ", ".join(budgets)
+        obeyed, families = ", ".join(budgets), " or ".join(self.families)
         if not found:
             raise BudgetMissed(
-                f"no student of {self.space_name} obeys {obeyed}",
+                f"no student of {families} obeys {obeyed}",
                 hint="loosen the budget, search another space (--set search.space=…), "
                 "or keep the network: --profile ptq",
             )
@@ -199,29 +201,35 @@ class StudentSearch:
         finalists = self._finalists(ranked, limits)
         if not finalists:
             raise BudgetMissed(
-                f"of {len(found)} students of {self.space_name}, none that was measured whole obeys {obeyed}",
+                f"of {len(found)} students of {families}, none that was measured whole obeys {obeyed}",
                 hint="loosen the budget a little",
             )
         return Outcome(budgets, ranked, finalists)
 
-    def _candidates(self, limits: Limits) -> list[Candidate]:
-        """Evolve and score candidates; before successive halving, half of them among warm-started students."""
-        every, evaluations = partial(self._judge, limits), self.settings.evaluations
-        if not self._seeks_warm_starts:
-            return self._evolve(every, evaluations)
-        # The score of an untrained network does not show how good a start the teacher's weights are.
-        first = self._evolve(every, evaluations // 2)
-        known = {each.architecture for each in first}
-        second = self._evolve(partial(self._judge_warm_started, limits), evaluations - evaluations // 2)
-        return first + [each for each in second if each.architecture not in known]
+    @cached_property
+    def _branches(self) -> tuple[Branch, ...]:
+        if self.settings.halving_minutes:
+            return branches(self.families, self._is_warm_started)
+        return tuple(self.families.values())
 
-    def _evolve(self, judge: Judge, evaluations: int) -> list[Candidate]:
+    def _candidates(self, limits: Limits) -> list[Candidate]:
+        """Evolve and score the candidates of each branch, which have equal shares of the evaluations."""
+        found: dict[Architecture, Candidate] = {}
+        left = self.settings.evaluations
+        for number, branch in enumerate(self._branches):
+            evolved = self._evolve(branch, limits, left // (len(self._branches) - number))
+            left -= len(evolved)
+            for each in evolved:
+                found.setdefault(each.architecture, each)
+        return list(found.values())
+
+    def _evolve(self, branch: Branch, limits: Limits, evaluations: int) -> list[Candidate]:
         multiple = self.context.target.width_multiple
         return evolve(
-            self.seeds,
-            judge,
+            branch.seeds,
+            partial(self._judge_warm_started if branch.warm else self._judge, limits),
             self._score,
-            step=partial(self.space.step, multiple=multiple),
+            step=partial(branch.space.step, multiple=multiple),
             evaluations=evaluations,
             population=self.settings.population,
             children=_CHILDREN,
@@ -245,26 +253,32 @@ class StudentSearch:
         return [judged.get(architecture) for architecture in architectures]
 
     def _score(self, architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
-        encodings = [a.encode() for a in architectures]
         key = [
             self.teacher.sha256, self.scored_on.fingerprint, len(self.scored_on.batch.labels), self.scoring.names,
-            self.scoring.seeds, self.teacher.input.shape, self.space_name, encodings,
+            self.scoring.seeds, self.teacher.input.shape, list(map(label, architectures)),
         ]  # fmt: skip
         scored: list[Mapping[str, float]] = self.context.memo("scores", key, lambda: self.scoring(architectures))
         return scored
 
     def _finalists(self, ranked: list[Candidate], limits: Limits) -> list[Finalist]:
-        """Measure the best candidates; before successive halving, the best of different depths, half warm-started."""
+        """Measure the best candidates; before successive halving, the best of each branch, of different depths."""
         input, wanted = self.teacher.input, self.settings.finalists
         measuring = Measuring(
             self.table, self.teacher_name, self.graph, input, self.bytes_per_param, self.context
         )  # fmt: skip
         if not self.settings.halving_minutes:
             return measuring.finalists(ranked, wanted, limits)
-        warm, cold = ([c for c in ranked if self._is_warm_started(c.architecture) is which] for which in (True, False))
-        others = wanted // 2 if self._seeks_warm_starts else wanted
-        finalists = measuring.finalists(varied_depths(cold, input), others, limits)
-        return [*finalists, *measuring.finalists(varied_depths(warm, input), wanted - len(finalists), limits)]
+        found: list[Finalist] = []
+        for number, branch in enumerate(self._branches):
+            members = [c for c in ranked if self._belongs(c.architecture, branch)]
+            share = (wanted - len(found)) // (len(self._branches) - number)
+            found += measuring.finalists(varied_depths(members, input), share, limits)
+        return found
+
+    def _belongs(self, architecture: Architecture, branch: Branch) -> bool:
+        """Tell whether a candidate is of a branch: where another has its family's warm starts, without them."""
+        apart = branch.warm or any(b.warm and b.family == branch.family for b in self._branches)
+        return branch.holds(architecture) and (not apart or self._is_warm_started(architecture) is branch.warm)
 
     def _halving(self, finalists: Sequence[Finalist]) -> HalvingResult | None:
         """Distil the finalists for a while, where the settings say so."""
@@ -275,10 +289,6 @@ class StudentSearch:
         return successive_halving(architectures, minutes, self.settings.halving_steps, self.teacher, self.context)
 
     # -- warm starts --------------------------------------------------------------------------------
-
-    @property
-    def _seeks_warm_starts(self) -> bool:
-        return bool(self.settings.halving_minutes) and self.network is not None
 
     def _is_warm_started(self, architecture: Architecture) -> bool:
         """Tell whether nearly all weights of a student can be cut from the teacher's."""
@@ -297,7 +307,8 @@ class StudentSearch:
         best, ranking = finalists[0], Ranking.of(outcome.ranked)
         weights = ", ".join(f"{weight:g} x {name}" for name, weight in WEIGHTS.items() if name in self.scoring.names)
         return {
-            "space": self.space_name,
+            "space": family_of(best.candidate.architecture),
+            "searched": list(self.families),
             "head": self.settings.head,
             "student": json.dumps(best.candidate.architecture.encode()),
             "budget": ", ".join(outcome.budgets),
@@ -326,13 +337,6 @@ class StudentSearch:
         if mismatch := target_mismatch(self.context.target, machine()):
             how = "from what the target's chip can do at most" if self.table.estimated else "as this machine's"
             warnings.append(f"latencies of students are estimated, {how}: {mismatch}")
-        if self.scoring.teacher is None:
-            reason = (
-                "the teacher is an ONNX graph"
-                if self.network is None
-                else "it is not known which of the teacher's tensors are its feature maps"
-            )
-            warnings.append(f"{reason}: students are scored without DisWOT's terms")
         if outcome.budgets != self.settings.budget:
             asked, obeyed = ", ".join(self.settings.budget), ", ".join(outcome.budgets)
             warnings.append(f"no student obeys {asked}: {obeyed} was the budget")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import nn
 from compressor.core import Context, ImageSplit, Json, Model, VerificationFailed
 from compressor.losses import objective
 from compressor.models.common.family import Architecture
+from compressor.models.common.headed import label
 from compressor.scores.common.probe import untrained
 from compressor.train.distill_config import DistillConfig
 from compressor.train.fit import fit_step_seconds
@@ -96,7 +96,7 @@ class _Halving:
         learned, judged = _halves(cast(ImageSplit, context.data.train), context.seed)
         prepared = prepare_teacher(_CONFIG, teacher, context, learned)
         networks = tuple(_initial(each, prepared.network, context.seed) for each in students)
-        names = tuple(json.dumps(each.encode()) for each in students)
+        names = tuple(map(label, students))
         return cls(names, networks, prepared, judged, minutes, teacher, context)
 
     @property

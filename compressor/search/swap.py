@@ -12,7 +12,7 @@ from compressor.lowering.save import file_bytes
 from compressor.machine import machine, target_mismatch
 from compressor.models.common.family import Architecture
 from compressor.models.common.head import ImdnHead
-from compressor.models.common.headed import Headed, architecture, settings
+from compressor.models.common.headed import Headed, architecture, label, settings
 from compressor.models.common.layers import count
 from compressor.scores.common.probe import untrained
 from compressor.search.deployed import deployed_graph
@@ -55,8 +55,8 @@ def swap(
         halving = successive_halving([before, after], minutes, steps, teacher, context)
         top1 = halving.report["rounds"][-1]["top1"]
         metrics |= {
-            "top1_before": top1[_name(before)],
-            "top1": top1[_name(after)],
+            "top1_before": top1[label(before)],
+            "top1": top1[label(after)],
             "halving_steps": halving.steps[-1],
             "halving_minutes": minutes,
             "judged_on": halving.report["judged_on"],
@@ -91,12 +91,12 @@ def _costs(
     graphs = {}
     for number, each in enumerate((before, after)):
         context.progress("time both heads", number, 2)
-        graphs[_name(each)] = deployed_graph(each, result.input, context.target, precision, context.seed)
+        graphs[label(each)] = deployed_graph(each, result.input, context.target, precision, context.seed)
     taken = table.time_networks(graphs)
     times = [taken[name] * taken[REFERENCE_OP] for name in graphs]
     sizes = [file_bytes(graph) for graph in graphs.values()]
     return {
-        "student": _name(after),
+        "student": json.dumps(after.encode()),
         "params_before": costs[0].params,
         "params": costs[1].params,
         "macs_before": costs[0].macs,
@@ -117,7 +117,3 @@ def _student(after: Architecture, result: Model, context: Context) -> Model:
     sha256, cost = save_weights(network.state_dict(), weights), count(after, result.input)
     source = TorchSource(result.torch.family, settings(after), weights)
     return replace(result, source=source, sha256=sha256, params=cost.params, macs=cost.macs)
-
-
-def _name(each: Architecture) -> str:
-    return json.dumps(each.encode())

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from compressor.data import load_data
 from compressor.lowering.export import export_each
 from compressor.models.common.layers import count, parts
 from compressor.models.common.space import Space
+from compressor.passes.search import Search
 from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
 from compressor.search.batch import of_noise, of_split
+from compressor.search.branch import Branch, branches
 from compressor.search.deployed import integer_ends, quantised
 from compressor.search.evolution import Candidate, evolve, front, order
 from compressor.search.latency import LatencyTable
@@ -448,3 +451,32 @@ def test_a_profiles_own_budget_may_be_soft(compress, tmp_path: Path) -> None:
     asked = compress(*common, "--budget", "params=1%", "-o", tmp_path / "asked")
     assert asked.code == 3
     assert "no student of cifar-resnet obeys params=1%" in asked.err
+
+
+# -- several families ---------------------------------------------------------------------------
+
+
+def test_branches_are_families_and_the_warm_starts_of_one() -> None:
+    families = {
+        name: Branch.of(name, "plain", InputSpec(3, 32, 32), 10, 8, None) for name in ("cifar-resnet", "repvgg")
+    }
+    own = families["cifar-resnet"]
+    cold, warm = branches(families, own.holds)
+    assert (cold.family, cold.warm) == ("repvgg", False)
+    assert (warm.family, warm.warm) == ("cifar-resnet", True)
+    alone = branches({"cifar-resnet": own}, own.holds)
+    assert [(each.family, each.warm) for each in alone] == [("cifar-resnet", False), ("cifar-resnet", True)]
+    assert [each.warm for each in branches(families, lambda _: False)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("space", "minutes", "families"),
+    [
+        ("auto", 0, ("cifar-resnet",)),
+        ("auto", 1, ("cifar-resnet", "mobilenetv2", "repvgg")),
+        ("repvgg, mobilenetv3", 0, ("repvgg", "mobilenetv3")),
+    ],
+)
+def test_the_families_that_are_searched(space: str, minutes: float, families: tuple[str, ...]) -> None:
+    teacher: Any = SimpleNamespace(source=SimpleNamespace(family="cifar-resnet"))
+    assert Search(space=space, halving_minutes=minutes)._families(teacher, "classification") == families

@@ -358,7 +358,12 @@ def test_searched_distilled_and_quantised(digits_student: Run, compress: Any, tm
     assert curve[-1]["step"] == passes["distill"]["steps"] == 33
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert passes["quantize"]["fake_agreement"] >= 0.98
-    assert len(passes["search"]["successive_halving"]["rounds"]) == 1
+    finalists = passes["search"]["finalists"]
+    assert {each["space"] for each in finalists} == {"repvgg", "cifar-resnet"}
+    assert passes["search"]["space"] == finalists[0]["space"]
+    (compared,) = passes["search"]["successive_halving"]["rounds"]
+    assert len(compared["top1"]) == 2
+    assert "students of repvgg and cifar-resnet" in (digits_student.folder / "report.html").read_text()
     assert passes["quantize"]["teacher_inferences"] == 0
     report = digits_student.report
     assert report["result"]["bytes"] < report["teacher"]["bytes"] / 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from compressor.core import Json, UsageError
 from compressor.models.common.family import Architecture
 from compressor.models.common.head import ImdnHead
 
-__all__ = ["Headed", "architecture", "body", "settings"]
+__all__ = ["Headed", "architecture", "body", "family_of", "label", "settings"]
 
 _KEY = "head"
 """The key of the head in encodings and settings, beside the backbone's own keys."""
@@ -72,6 +73,16 @@ def settings(described: Architecture) -> dict[str, Json]:
     if isinstance(described, Headed):
         return {**settings(described.backbone), _KEY: dataclasses.asdict(described.head)}
     return dataclasses.asdict(described)  # type: ignore[call-overload,no-any-return]
+
+
+def family_of(described: Architecture) -> str:
+    """Return the name of an architecture's family: a file of ``models/``."""
+    return catalog.name_of(described.backbone if isinstance(described, Headed) else described)
+
+
+def label(described: Architecture) -> str:
+    """Return an architecture's family and encoding in one line: no two architectures have the same."""
+    return f"{family_of(described)} {json.dumps(described.encode())}"
 
 
 def body(network: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ def search(report: Mapping[str, Json]) -> Section | None:
     metrics = done[-1]["metrics"]
     finalists = metrics.get("finalists") or []
     text = [
-        f"{metrics['evaluated']:,} students of {metrics['space']} within {metrics['budget']} were scored untrained, "
+        f"{metrics['evaluated']:,} students of {_either(metrics)} within {metrics['budget']} were scored untrained, "
         f"on {metrics['scored_on']}; {len(finalists)} of them were measured end to end, as {metrics['timed_as']}.",
         f"The score: {metrics['score']}.",
     ]
@@ -28,16 +28,14 @@ def search(report: Mapping[str, Json]) -> Section | None:
     if all("score" in line for line in metrics["front"]):
         points = [(line["latency_share_predicted"], line["score"]) for line in metrics["front"]]
         measured = [(line["latency_share_predicted"], line["score"]) for line in finalists]
-        chosen = next(
-            (p for line, p in zip(finalists, measured, strict=True) if line["student"] == metrics["student"]), None
-        )
+        chosen = measured[0] if measured else None  # the best comes first
         candidates = [(share, score) for share, score in metrics.get("candidates") or []]
         best = table(
             "Pareto front",
             ("student", "rank", "score", "predicted latency", "parameters", "MACs"),
             (
                 (
-                    line["student"],
+                    _student(line),
                     str(line["rank"]),
                     f"{line['score']:.3f}",
                     f"{100 * line['latency_share_predicted']:.1f} %",
@@ -53,11 +51,11 @@ def search(report: Mapping[str, Json]) -> Section | None:
         text.append(_halving(halving))
     rows = [
         (
-            line["student"],
-            "chosen" if line["student"] == metrics["student"] else "",
+            _student(line),
+            "chosen" if line is finalists[0] else "",
             f"{100 * line['latency_share']:.1f} %",
             count(line["bytes"], "B"),
-            *_reached(halving, line["student"]),
+            *_reached(halving, _student(line)),
         )
         for line in finalists
     ]
@@ -69,6 +67,17 @@ def search(report: Mapping[str, Json]) -> Section | None:
         *(["top1 in successive halving"] if halving else []),
     )
     return Section("search", "The search", tuple(map(cut, text)), tuple(charts), table("finalists", columns, rows))
+
+
+def _either(metrics: Json) -> str:
+    """The families that were searched."""
+    *others, last = metrics.get("searched") or [metrics["space"]]
+    return f"{', '.join(others)} and {last}" if others else str(last)
+
+
+def _student(line: Json) -> str:
+    """The family and encoding of a student; reports of earlier versions have the encoding alone."""
+    return f"{line['space']} {line['student']}" if "space" in line else str(line["student"])
 
 
 def _halving(halving: Json) -> str:
