@@ -1,17 +1,19 @@
 """What a search costs, and how well it knows latencies before it measures.
 
-    python benchmarks/search_cost.py resnet56_cifar10.pt cifar10 [--target host] [--students 10]
+    python benchmarks/search_cost.py DATA [--teacher resnet56_cifar10.pt] [--input 3x224x224] [--space NAME...]
 
-Scoring: candidates a second, one process and one thread, of the default score (all its terms) against a
-literal DisWOT: teacher and student run forward and backward for each candidate, M_r and M_s from the
-feature maps and from autograd's gradient of the classifier. The same candidates, batch and number of
-initialisations, in turns. Latency: the prediction from parts, as a ratio to the teacher's, against
-the whole network's, timed in the same rounds as the teacher.
+Latency: the prediction from parts against the whole network's, both in multiples of the reference op's and timed in
+INT8, for random members of each family. Scoring: the minutes of 400 candidates by the default score on all cores, from
+twice ``--students`` random ones, with a search's own batch. With a teacher, of 32 px, candidates a second in one
+process against a literal DisWOT: teacher and student run forward and backward for each candidate, M_r and M_s from
+the feature maps and from autograd's gradient of the classifier; the same candidates, batch and number of
+initialisations, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import time
 from pathlib import Path
@@ -23,39 +25,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor import catalog
-from compressor.core import InputSpec, image_signature
+from compressor.core import InputSpec
 from compressor.data import Source, load_data
 from compressor.frontend import load_checkpoint
-from compressor.lowering.export import export
 from compressor.models.common.family import Family
+from compressor.models.common.layers import count
 from compressor.plan import with_machine_quirks
 from compressor.preprocessing import parse_normalization
-from compressor.scores.common.probe import Batch, View, gaussian, untrained
-from compressor.search.batch import of_split
+from compressor.scores.common.probe import Batch, gaussian, untrained
+from compressor.search.batch import of_split, samples_of
 from compressor.search.deployed import deployed_graph
 from compressor.search.latency import LatencyTable
 from compressor.search.ranking import WEIGHTS
-from compressor.search.scoring import Scoring, seeds_of, teacher_view
+from compressor.search.scoring import Scoring, seeds_of
 
-INPUT, CLASSES, INITS, ROUNDS = InputSpec(3, 32, 32), 10, 2, 3
+CLASSES, INITS, ROUNDS, EVALUATIONS = 10, 2, 3, 400
+MACS = {32: (5e6, 80e6), 224: (20e6, 600e6)}
+"""Multiplications of the random members, at least and at most."""
 
 
 def quiet(message: str, done: int, total: int) -> None:
     return
 
 
-def random_students(space: str, wanted: int, multiple: int) -> list[Family]:
-    """Mutants of the space's seeds, cheaper than ResNet-56."""
-    from compressor.models.common.layers import count
-
+def random_students(space: str, wanted: int, multiple: int, input: InputSpec) -> list[Family]:
+    """Random mutants of a family's seeds, neither tiny nor huge."""
     family, generator = catalog.find("models", space), random.Random(0)
-    seeds = family.seeds(INPUT, CLASSES, multiple)
+    seeds = family.seeds(input, CLASSES, multiple)
+    least, most = MACS[32 if input.height <= 64 else 224]
     found: list[Family] = []
     while len(found) < wanted:
         child = generator.choice(seeds)
         for _ in range(generator.randint(4, 16)):
             child = child.mutated(generator, multiple)
-        if 5e6 < count(child, INPUT).macs < 80e6:
+        if least < count(child, input).macs < most:
             found.append(child)
     return found
 
@@ -80,9 +83,22 @@ def literal(student: nn.Module, teacher: nn.Module, batch: Batch) -> tuple[float
     return relation, -float(((grams[0] - grams[1]) ** 2).sum() / grams[0].shape[0] / width)
 
 
-def throughput(students: list[Family], teacher: nn.Module, batch: Batch, view: View) -> None:
+def minutes(students: list[Family], batch: Batch, input: InputSpec) -> None:
+    """Print how long the scores of 400 students take on all cores."""
+    scoring = Scoring(tuple(WEIGHTS), input, batch, None, seeds_of(0, INITS), len(os.sched_getaffinity(0)))
+    scoring(students[:4])  # the processes start
+    begun = time.perf_counter()
+    scoring(students)
+    taken = time.perf_counter() - begun
+    print(
+        f"scoring {EVALUATIONS} students, {INITS} initialisations, {len(batch.labels)} images, {scoring.processes} "
+        f"processes: {EVALUATIONS * taken / len(students) / 60:.1f} minutes (from {len(students)})"
+    )
+
+
+def against_literal(students: list[Family], teacher: nn.Module, batch: Batch, input: InputSpec) -> None:
     torch.set_num_threads(1)
-    scoring = Scoring(tuple(WEIGHTS), INPUT, batch, view, seeds_of(0, INITS), 1)
+    scoring = Scoring(tuple(WEIGHTS), input, batch, None, seeds_of(0, INITS), 1)
     ours, theirs = [], []
     for _ in range(ROUNDS):
         begun = time.perf_counter()
@@ -96,49 +112,56 @@ def throughput(students: list[Family], teacher: nn.Module, batch: Batch, view: V
         theirs.append(time.perf_counter() - begun)
     ratio = median(b / a for a, b in zip(ours, theirs, strict=True))
     print(
-        f"scoring {len(students)} students, {INITS} initialisations, {len(batch.labels)} images, one process: "
-        f"ours {len(students) / median(ours):.2f} candidates/s, literal DisWOT {len(students) / median(theirs):.2f}: "
-        f"{ratio:.1f}x"
+        f"one process: ours {len(students) / median(ours):.2f} candidates/s, literal DisWOT "
+        f"{len(students) / median(theirs):.2f}: {ratio:.1f}x"
     )
 
 
-def latencies(students: list[Family], teacher: nn.Module, target_name: str) -> None:
+def latencies(students: list[Family], target_name: str, input: InputSpec) -> None:
     target = with_machine_quirks(catalog.find_target(target_name))
     table = LatencyTable(target, "int8", Path(mkdtemp()), lambda name, key, compute: compute())
-    graph = export(teacher.eval(), *image_signature(INPUT, CLASSES), target.opset)
-    predicted = table.predict(students, INPUT, quiet)
-    graphs = {str(i): deployed_graph(student, INPUT, target, "int8", 0) for i, student in enumerate(students)}
-    measured = table.time_networks({"teacher": graph, **graphs})
-    print("| student | predicted / teacher's | measured / teacher's | error |\n|---|---|---|---|")
+    predicted = table.predict(students, input, quiet)
+    measured = table.time_networks(
+        {str(i): deployed_graph(student, input, target, "int8", 0) for i, student in enumerate(students)}
+    )
+    print("| student | predicted | measured | error |\n|---|---|---|---|")
     right = 0
     for i, student in enumerate(students):
-        guess, truth = predicted[i] / measured["teacher"], measured[str(i)] / measured["teacher"]
-        error = guess / truth - 1
+        error = predicted[i] / measured[str(i)] - 1
         right += abs(error) <= 0.15
-        print(f"| {student.encode()} | {guess:.3f} | {truth:.3f} | {error:+.1%} |")
+        print(f"| {student.encode()} | {predicted[i]:.3f} | {measured[str(i)]:.3f} | {error:+.1%} |")
     print(f"\nwithin 15 %: {right} of {len(students)}")
+
+
+def samples(source: str, input: InputSpec) -> Batch:
+    """The batch that a search draws."""
+    data = load_data(source)
+    assert isinstance(data, Source)
+    train = data.prepare(input, parse_normalization("imagenet", 3), "input").train
+    assert train is not None
+    return of_split(train, samples_of(input), 0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("teacher", type=Path)
     parser.add_argument("data")
+    parser.add_argument("--teacher", type=Path, default=None)
+    parser.add_argument("--input", default="3x32x32")
+    parser.add_argument("--space", nargs="+", default=["cifar-resnet", "mobilenetv2"])
     parser.add_argument("--target", default="host")
     parser.add_argument("--students", type=int, default=10)
     options = parser.parse_args()
-    source = load_data(options.data)
-    assert isinstance(source, Source)
-    train = source.prepare(INPUT, parse_normalization("imagenet", 3), "input").train
-    assert train is not None
-    teacher = load_checkpoint(options.teacher).build()
-    batch = of_split(train, 64, 0)
-    for space in ("cifar-resnet", "mobilenetv2"):
-        students = random_students(space, options.students, 16)
-        print(f"\n{space}\n")
-        latencies(students, teacher, options.target)
-        view = teacher_view(teacher, batch, 0)
-        assert view is not None
-        throughput(students, gaussian(load_checkpoint(options.teacher).build(), 0), batch, view)
+    input = InputSpec(*map(int, options.input.split("x")))
+    batch = samples(options.data, input)
+    multiple = catalog.find_target(options.target).width_multiple
+    for space in options.space:
+        students = random_students(space, 2 * options.students, multiple, input)
+        print(f"\n{space}\n", flush=True)
+        latencies(students[: options.students], options.target, input)
+        minutes(students, batch, input)
+        if options.teacher is not None:
+            teacher = gaussian(load_checkpoint(options.teacher).build(), 0)
+            against_literal(students[: options.students], teacher, batch, input)
 
 
 if __name__ == "__main__":

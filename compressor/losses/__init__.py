@@ -3,7 +3,7 @@
 A loss's module imports nothing of torch at module level: a whole plan is checked before torch is loaded.
 """
 
-from compressor.losses._loss import NEEDS, Adapting, Loss, Outputs, Shapes
+from compressor.losses._loss import NEEDS, Adapting, Learned, Loss, Outputs, Shapes
 from compressor.losses._objective import Objective, objective
 
-__all__ = ["NEEDS", "Adapting", "Loss", "Objective", "Outputs", "Shapes", "objective"]
+__all__ = ["NEEDS", "Adapting", "Learned", "Loss", "Objective", "Outputs", "Shapes", "objective"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NEEDS = ("logits", "features", "labels")
-"""The values that `Loss.needs` may hold."""
+NEEDS = ("logits", "features", "student-features", "labels")
+"""The values that `Loss.needs` may hold. A teacher that need not show its own features is not run in every step."""
 
 Shapes = tuple[tuple[int, int, int], ...]
 """Channels, height and width of each feature map, in the order of `Outputs.features`."""
@@ -23,6 +23,8 @@ class Outputs:
     """The network's output: N x K class scores, or N x C x H x W images."""
     features: tuple[Tensor, ...] = ()
     """The feature map after each stage, N x C x H x W; the last is the one before pooling."""
+    progress: float = 1.0
+    """Of a student in training, the share of the steps that it has behind it."""
 
     @property
     def shapes(self) -> Shapes:
@@ -56,4 +58,22 @@ class Adapting(Protocol):
 
     def adapter(self, student: Shapes, teacher: Shapes) -> nn.Module | None:
         """A module that maps the student's `Outputs` to those that the loss is called with; None if none is needed."""
+        ...
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """A loss that a module computes: what it learns, or remembers from step to step, is a part of the training's state.
+
+    It has the attributes of a `Loss` and no call.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    def module(self, student: Shapes, classes: int) -> nn.Module:
+        """Make the module that maps the student's `Outputs`, the teacher's and the labels to the mean over the batch.
+
+        It is trained beside the student, and dropped after the training.
+        """
         ...

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressor import catalog
 from compressor.core import Json, UsageError
-from compressor.losses._loss import Adapting, Loss, Outputs, Shapes
+from compressor.losses._loss import Adapting, Learned, Loss, Outputs, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Objective:
     Raises UsageError where there is no loss, or a weight is not a finite number above 0.
     """
 
-    terms: tuple[tuple[Loss, float], ...]
+    terms: tuple[tuple[Loss | Learned, float], ...]
 
     def __post_init__(self) -> None:
         if not self.terms or not all(math.isfinite(weight) and weight > 0 for _, weight in self.terms):
@@ -36,15 +36,20 @@ class Objective:
         """All the inputs that the losses read, out of `NEEDS`."""
         return frozenset[str]().union(*(loss.needs for loss, _ in self.terms))
 
-    def adapters(self, student: Shapes, teacher: Shapes) -> nn.ModuleList:
+    def adapters(self, student: Shapes, teacher: Shapes, classes: int) -> nn.ModuleList:
         """The losses' learned modules, one for each term (identity where a loss has none).
 
-        Their parameters are trained beside the student's. Raises UsageError where the networks' stages do not match.
+        ``classes`` is the size of the outputs' second axis. The modules' parameters are trained beside the student's.
+        Raises UsageError where the networks' stages do not match.
         """
         from torch import nn
 
-        made = (loss.adapter(student, teacher) if isinstance(loss, Adapting) else None for loss, _ in self.terms)
-        return nn.ModuleList(adapter or nn.Identity() for adapter in made)
+        def made(loss: Loss | Learned) -> nn.Module | None:
+            if isinstance(loss, Learned):
+                return loss.module(student, classes)
+            return loss.adapter(student, teacher) if isinstance(loss, Adapting) else None
+
+        return nn.ModuleList(made(loss) or nn.Identity() for loss, _ in self.terms)
 
     def __call__(
         self, adapters: nn.ModuleList, student: Outputs, teacher: Outputs, labels: Tensor | None
@@ -53,7 +58,8 @@ class Objective:
         import torch
 
         losses = [
-            loss(adapter(student), teacher, labels) for (loss, _), adapter in zip(self.terms, adapters, strict=True)
+            adapter(student, teacher, labels) if isinstance(loss, Learned) else loss(adapter(student), teacher, labels)
+            for (loss, _), adapter in zip(self.terms, adapters, strict=True)
         ]
         total = torch.stack([weight * loss for (_, weight), loss in zip(self.terms, losses, strict=True)]).sum()
         return total, tuple(loss.detach() for loss in losses)
@@ -64,7 +70,7 @@ def objective(terms: Sequence[Mapping[str, Json]]) -> Objective:
 
     Raises UsageError for unknown losses and settings.
     """
-    made: list[tuple[Loss, float]] = []
+    made: list[tuple[Loss | Learned, float]] = []
     for term in terms:
         if not isinstance(term, Mapping) or not isinstance(term.get("loss"), str):
             raise UsageError(f"not a loss: {term!r}", hint='write {loss = "kl", weight = 0.9}')

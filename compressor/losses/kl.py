@@ -19,10 +19,12 @@ class KullbackLeibler:
     """T² · KL(softmax(teacher / T) || softmax(student / T)), summed over classes, averaged over samples.
 
     Hinton et al. 2015, arXiv 1503.02531, section 2; T² keeps the gradients' size when the
-    temperature T changes. The loss is zero where the two agree.
+    temperature T changes. The loss is zero where the two agree. ``standardised`` scores have mean 0 and deviation 1
+    in each sample before they are softened (logit standardisation, Sun et al. 2024, arXiv 2403.01427, algorithm 1).
     """
 
     temperature: float = 4.0
+    standardised: bool = False
 
     kind: ClassVar[str] = "kl"
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -34,6 +36,8 @@ class KullbackLeibler:
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F
 
-        log_p = F.log_softmax(student.logits / self.temperature, 1)
-        log_q = F.log_softmax(teacher.logits / self.temperature, 1)
+        from compressor.losses._logits import softened
+
+        log_p = F.log_softmax(softened(student.logits, self.temperature, self.standardised), 1)
+        log_q = F.log_softmax(softened(teacher.logits, self.temperature, self.standardised), 1)
         return self.temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)

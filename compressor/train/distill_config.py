@@ -30,11 +30,11 @@ class DistillConfig:
     views of each image are computed once and stored. The views are reduced where they would take more than ``cache``
     bytes, or longer than a third of ``minutes``.
 
-    Images are shifted by up to ``shift`` of their side, mixed with each other if ``mixup`` (the Beta distribution's
-    alpha) is above 0, and flipped horizontally. ``hflip = "auto"`` flips where the teacher's accuracy on flipped
-    images is about as good. For super-resolution, training uses patches of ``patch`` x ``patch`` low-resolution
-    pixels, rotated and flipped; the teacher runs once on each whole image. For the other settings see
-    `compressor.train.optimizer_config.OptimizerConfig`.
+    Images are shifted by up to ``shift`` of their side, mixed with each other if ``mixup`` or ``cutmix`` (the Beta
+    distribution's alpha) is above 0, the teacher asked about the mixture, and flipped horizontally. ``hflip = "auto"``
+    flips where the teacher's accuracy on flipped images is about as good. For super-resolution, training uses patches
+    of ``patch`` x ``patch`` low-resolution pixels, rotated and flipped; the teacher runs once on each whole image. For
+    the other settings see `compressor.train.optimizer_config.OptimizerConfig`.
     """
 
     losses: tuple[Mapping[str, Json], ...] = _HINTON
@@ -46,6 +46,7 @@ class DistillConfig:
     shift: float = 0.125
     hflip: Literal["auto", "on", "off"] = "auto"
     mixup: float = 0.0
+    cutmix: float = 0.0
     patch: int = 48
     optimizer: Literal["sgd", "adam"] = "sgd"
     batch: int = 128
@@ -80,6 +81,7 @@ class DistillConfig:
             ("shift", 0 <= self.shift < 0.5, "give a share of the side, below 0.5"),
             ("patch", self.patch >= 8, "give 8 pixels or more"),
             ("mixup", 0 <= self.mixup < float("inf"), "give 0 or more"),
+            ("cutmix", 0 <= self.cutmix < float("inf"), "give 0 or more"),
         ):
             if not valid:
                 problems.append(f"{where}.{name} = {getattr(self, name)}: {remedy}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from compressor.core import InputSpec, UsageError
-from compressor.losses import Objective, Outputs, Shapes
+from compressor.losses import Objective, Outputs
 
 __all__ = ["FeatureExtractor", "Learner"]
 
@@ -52,12 +53,15 @@ class Learner(nn.Module):
         super().__init__()
         features = "features" in objective.needs
         assert teacher is not None or not features
-        self.student = FeatureExtractor(student, features=features)
+        self.student = FeatureExtractor(student, features=features or "student-features" in objective.needs)
         self.objective = objective
+        self.progress = 0.0
+        """The share of the steps that are done."""
         # In a list, nn.Module does not register it: the teacher is neither trained nor saved.
         self._teacher = [] if teacher is None else [FeatureExtractor(teacher.eval(), features=features)]
-        shapes = [self._shapes(each, input) for each in (self.student, *self._teacher)] if features else [(), ()]
-        self.adapters = objective.adapters(shapes[0], shapes[1])
+        shown = _shown(self.student, input)
+        taught = _shown(self._teacher[0], input).shapes if self._teacher else ()
+        self.adapters = objective.adapters(shown.shapes, taught, shown.logits.shape[1])
 
     def forward(self, images: Tensor, labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The objective for one batch, and each loss, detached; ``logits`` are the teacher's stored outputs."""
@@ -65,16 +69,17 @@ class Learner(nn.Module):
         if self._teacher:
             with torch.no_grad():
                 teacher = self._teacher[0](images)
-        student = self.student(images)
+        student = replace(self.student(images), progress=self.progress)
         with torch.autocast(images.device.type, enabled=False):  # sums over a batch need more than bfloat16's 8 bits
             total, losses = self.objective(self.adapters, student, teacher, labels)
         return total, torch.stack(losses)
 
-    @staticmethod
-    def _shapes(extractor: FeatureExtractor, input: InputSpec) -> Shapes:
-        training = extractor.training
-        place = next(extractor.parameters()).device
-        with torch.no_grad():
-            shapes: Shapes = extractor.eval()(torch.zeros(1, *input.shape, device=place)).shapes
-        extractor.train(training)
-        return shapes
+
+def _shown(extractor: FeatureExtractor, input: InputSpec) -> Outputs:
+    """What a network returns for one image, in eval mode; its mode is kept."""
+    training = extractor.training
+    place = next(extractor.parameters()).device
+    with torch.no_grad():
+        outputs: Outputs = extractor.eval()(torch.zeros(1, *input.shape, device=place))
+    extractor.train(training)
+    return outputs

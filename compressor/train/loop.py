@@ -50,10 +50,11 @@ def train(
 ) -> list[dict[str, Json]]:
     """Train ``learner`` in place and return the loss curve.
 
-    The learner is called with a batch of ``feed`` and returns the objective and each loss. The curve has a point
-    for every ``epoch`` steps. Randomness inside a step (dropout) follows from ``seed``, the step and the process.
-    Where ``checkpoint`` exists from a stopped run of the same training, training goes on from it and ends with the
-    weights of an uninterrupted run. Raises VerificationFailed where the loss is no longer finite.
+    The learner is called with a batch of ``feed`` and returns the objective and each loss; its ``progress`` is the
+    share of the steps that are done. The curve has a point for every ``epoch`` steps. Randomness inside a step
+    (dropout) follows from ``seed``, the step and the process. Where ``checkpoint`` exists from a stopped run of the
+    same training, training goes on from it and ends with the weights of an uninterrupted run. Raises
+    VerificationFailed where the loss is no longer finite.
     """
     accelerator = workers.accelerator(device)
     optimizer = _optimizer(learner, optimizer_config)
@@ -72,6 +73,7 @@ def train(
             progress(f"{what}, epoch {1 + step // epoch} of {math.ceil(steps / epoch)}{loss}", step, steps)
         for group in optimizer.param_groups:
             group["lr"] = optimizer_config.lr_at(step, steps)
+        learner.progress = step / steps  # type: ignore[assignment]
         losses = _step(model, feed(step), optimizer, optimizer_config, accelerator, [seed, 5, step, workers.rank()])
         if average is not None:
             average.update_parameters(learner)

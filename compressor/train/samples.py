@@ -36,7 +36,7 @@ class Samples:
         return len(self.split)
 
     def drawn(self, view: int) -> NDArray[np.float32]:
-        """The augmentation of every sample in a view, N x 5: see `Augmentation.draw`."""
+        """The augmentation of every sample in a view, N x 9: see `Augmentation.draw`."""
         return self.augmentation.draw(self.seed, view, len(self), self.input)
 
     def batch(self, rows: NDArray[np.int64], drawn: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
@@ -46,11 +46,12 @@ class Samples:
         """
         images = self._moved(rows, drawn)
         labels = torch.from_numpy(self.split.labels[rows])
-        if not self.augmentation.mixup:
+        if not self.augmentation.mixes:
             return images, labels
         others = drawn[rows, 4].astype(np.int64)
         share = torch.from_numpy(drawn[rows, 3])
-        images = torch.lerp(images, self._moved(others, drawn), share[:, None, None, None])
+        of_each_pixel = self.augmentation.shares(drawn[rows], *images.shape[2:])
+        images = torch.lerp(images, self._moved(others, drawn), of_each_pixel)
         both = (torch.from_numpy(self.split.labels[of]) for of in (rows, others))
         mine, other = (F.one_hot(labels, self.classes).float() for labels in both)
         return images, torch.lerp(mine, other, share[:, None])

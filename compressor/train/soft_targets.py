@@ -30,7 +30,7 @@ _TOP = 32
 """With more classes, the number of the highest log-probabilities that are stored."""
 _TAIL_TEMPERATURE = 4.0
 """The temperature at which the other classes' common log-probability gives them their true total probability."""
-_DRAWN_BYTES = 20
+_DRAWN_BYTES = 36
 """Bytes of a sample's stored augmentation."""
 _BATCH = 256
 

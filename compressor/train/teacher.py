@@ -80,7 +80,7 @@ def prepare_teacher(
     if hflip == "auto":
         keeps = partial(_keeps_accuracy_when_flipped, split, scaling, predict, context.seed)
         hflip = workers.broadcast(lambda: "on" if keeps() else "off", context.device)
-    augmentation = Augmentation(settings.shift, hflip == "on", settings.mixup)
+    augmentation = Augmentation(settings.shift, hflip == "on", settings.mixup, settings.cutmix)
     samples = Samples(split, teacher.input, scaling, teacher.outputs, augmentation, context.seed)
     metrics: dict[str, Json] = {"samples": len(samples), "from": split.name, "hflip": hflip == "on"}
     if "features" in terms.needs:

@@ -81,7 +81,7 @@ def test_images_are_moved_as_drawn() -> None:
     images = torch.randn(20, 3, 8, 12)
     drawn = augmentation.draw(0, 0, 20, InputSpec(3, 8, 12))
     moved = augmentation.move(images, drawn).numpy()
-    for image, (down, right, flipped, _, _), got in zip(images.numpy(), drawn.astype(int), moved, strict=True):
+    for image, (down, right, flipped, *_), got in zip(images.numpy(), drawn.astype(int), moved, strict=True):
         for y in range(8):
             for x in range(12):
                 column = (11 - x if flipped else x) + right
@@ -103,6 +103,36 @@ def test_mixed_images_have_mixed_labels(samples: Samples) -> None:
         expected[samples.split.labels[row]] += 1 - part
         expected[samples.split.labels[partner]] += part
         assert torch.allclose(label, expected, atol=1e-6)
+
+
+def test_a_box_of_another_image_has_its_share_of_the_label(samples: Samples) -> None:
+    mixed = replace(samples, augmentation=Augmentation(0.0, False, cutmix=1.0))
+    drawn = mixed.drawn(0)
+    rows = np.arange(40)
+    images, labels = mixed.batch(rows, drawn)
+    others = drawn[rows, 4].astype(int)
+    plain, other = mixed.plain(rows), mixed.plain(others)
+    for n, (top, left, tall, wide) in enumerate(drawn[rows, 5:].astype(int)):
+        expected = plain[n].clone()
+        expected[:, top : top + tall, left : left + wide] = other[n, :, top : top + tall, left : left + wide]
+        assert torch.equal(images[n], expected)
+        share = tall * wide / (INPUT.height * INPUT.width)
+        wanted = torch.zeros(10)
+        wanted[samples.split.labels[n]] += 1 - share
+        wanted[samples.split.labels[others[n]]] += share
+        assert torch.allclose(labels[n], wanted, atol=1e-6)
+    assert drawn[:, 3].max() <= 0.6  # the box, rounded to pixels, is about the smaller part
+
+
+def test_with_both_each_image_is_blended_or_has_a_box(samples: Samples) -> None:
+    augmentation = Augmentation(0.0, False, 0.8, 0.8)
+    drawn = augmentation.draw(0, 0, 400, INPUT)
+    assert np.array_equal(drawn, augmentation.draw(0, 0, 400, INPUT))
+    boxed = drawn[:, 7] > 0
+    assert 150 < boxed.sum() < 250
+    shares = augmentation.shares(drawn, INPUT.height, INPUT.width)
+    assert set(shares[boxed].flatten().tolist()) == {0.0, 1.0}
+    assert all(len(set(each.flatten().tolist())) == 1 for each in shares[~boxed])
 
 
 # -- the teacher's stored outputs ---------------------------------------------------------------
@@ -153,7 +183,7 @@ def test_of_many_classes_the_highest_are_stored(samples: Samples, tmp_path: Path
 
 
 def test_outputs_that_do_not_fit() -> None:
-    assert SoftTargets.affordable_views(1000, 10, 130_000) == 3
+    assert SoftTargets.affordable_views(1000, 10, 170_000) == 3
     with pytest.raises(UsageError, match="more than distill"):
         SoftTargets.affordable_views(1_000_000, 10, 60_000)
 
@@ -221,6 +251,7 @@ def teach(
     return {name: each.detach() for name, each in (*learner.named_parameters(), *learner.named_buffers())}, curve, seen
 
 
+REMEMBERING = ({"loss": "taid"}, {"loss": "discriminator", "widths": [8]}, {"loss": "exits"}, {"loss": "dist"})
 FEATURES = ({"loss": "similarity"}, {"loss": "hint"}, {"loss": "cross-entropy"})
 
 
@@ -235,8 +266,9 @@ FEATURES = ({"loss": "similarity"}, {"loss": "hint"}, {"loss": "cross-entropy"})
         (fake, KD, {"lr": 0.01}),
         (fake, KD, {"lr": 0.01, "ema": 0.9}),
         (lambda: network(1, widths=(4, 8, 16)), FEATURES, {}),
+        (lambda: network(1), REMEMBERING, {"ema": 0.9}),
     ],
-    ids=["plain", "ema", "fp32", "dropout", "quantised", "quantised, ema", "features"],
+    ids=["plain", "ema", "fp32", "dropout", "quantised", "quantised, ema", "features", "remembering"],
 )
 def test_a_stopped_training_ends_with_the_same_weights(
     samples: Samples,
@@ -379,6 +411,7 @@ def test_searched_distilled_and_quantised(digits_student: Run, compress: Any, tm
         ("distill.lr=0", "give a learning rate above 0"),
         ("distill.epochs=0", "distill.epochs = 0"),
         ("distill.mixup=-1", "distill.mixup = -1"),
+        ("distill.cutmix=-1", "distill.cutmix = -1"),
         ('distill.cache="many"', "not a budget"),
         ('distill.losses=[{loss="kll"}]', "did you mean 'kl'?"),
         ('distill.losses=[{loss="kl", temperature=0}]', "kl.temperature"),
