@@ -20,6 +20,7 @@ class Options:
     target: str | None = None
     profile: str | None = None
     arch: str | None = None
+    teacher: tuple[str, ...] | None = None
     data: str | None = None
     eval: str | None = None
     input: tuple[str, ...] | None = None
@@ -75,6 +76,7 @@ def read_options(path: Path) -> Options:
         options,
         target=own_toml(options.target),
         profile=own_toml(options.profile),
+        teacher=None if options.teacher is None else tuple(str(beside(each)) for each in options.teacher),
         data=beside(options.data),
         eval=beside(options.eval),
     )

@@ -88,7 +88,8 @@ def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     store = Store(folder.resolve())
     store.check_usable()
     teacher = _load_teacher(plan)
-    teacher.known_normalization(plan)
+    for each, alone in zip((teacher, *teacher.further), (plan, *_further_plans(plan)), strict=True):
+        each.known_normalization(alone)
     _check_board(plan)
     store.check_inputs(_inputs(plan, teacher), fresh=fresh)
     return teacher
@@ -103,11 +104,16 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
     store = Store(folder.resolve())
     with _begun(plan, store, fresh=fresh and not workers.restarted()) as teacher:
 
-        def resolve() -> tuple[Model, Data | None, Sequence[str]]:
-            return teacher.resolve(plan, store, watcher.progress)
+        def resolve() -> tuple[Artifact, Data | None, Sequence[str]]:
+            model, data, notes = teacher.resolve(plan, store, watcher.progress)
+            further = tuple(
+                each.resolve(alone, store, watcher.progress, f"teacher/{number}")[0]
+                for number, (each, alone) in enumerate(zip(teacher.further, _further_plans(plan), strict=True), start=2)
+            )
+            return Artifact(model, further_teachers=further), data, notes
 
-        model, data, notes = workers.main_first(resolve, resolve, plan.device)
-        artifact = run_passes(plan, teacher.task, Artifact(model), data, store, watcher)
+        artifact, data, notes = workers.main_first(resolve, resolve, plan.device)
+        artifact = run_passes(plan, teacher.task, artifact, data, store, watcher)
         outcomes = judge(plan.budgets, plan.max_drop, artifact.measurements) if artifact.measurements else []
         report = workers.main_first(
             lambda: _publish(plan, teacher.task, artifact, notes, outcomes, store, command),
@@ -118,18 +124,33 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
 
 
 def _load_teacher(plan: Plan) -> Teacher:
+    """Load the teacher, and those that students learn from beside it. Raises UsageError where they do not match."""
     from compressor.teacher import load_teacher
 
-    return load_teacher(
-        plan.model,
-        plan.options.arch,
-        plan.input,
-        plan.source,
-        trust=plan.trust,
-        task=plan.options.task,
-        metric=plan.options.metric,
-        layout=plan.options.layout,
-    )
+    def load(of: Plan) -> Teacher:
+        options = of.options
+        return load_teacher(
+            of.model, options.arch, of.input, of.source, trust=of.trust, task=options.task, metric=options.metric,
+            layout=options.layout,
+        )  # fmt: skip
+
+    teacher = load(plan)
+    further = []
+    for alone in _further_plans(plan):
+        try:
+            further.append(load(alone))
+        except CompressError as error:
+            error.what = f"--teacher {alone.model}: {error.what}"
+            raise
+        if mismatch := teacher.mismatch(further[-1]):
+            raise UsageError(f"--teacher {alone.model}: {mismatch}", hint="give teachers of one task and one input")
+    return replace(teacher, further=tuple(further))
+
+
+def _further_plans(plan: Plan) -> list[Plan]:
+    """Return the plan for each further teacher, which has code and normalisation of its own."""
+    alone = replace(plan.options, arch=None, normalize=None, channels=None, layout=None)
+    return [replace(plan, model=path, options=alone) for path in plan.teachers]
 
 
 def _check_board(plan: Plan) -> None:
@@ -271,6 +292,7 @@ def _perform(
         progress,
         store.memo,
         store.kept,
+        artifact.further_teachers,
         plan.options.board,
         plan.max_drop,
     )
@@ -289,6 +311,7 @@ def _key(each: Pass, artifact: Artifact, plan: Plan, task: Task, data: Data | No
             "artifact": {
                 slot: identity(getattr(artifact, slot)) for slot in sorted(each.needs | {"teacher", "student"})
             },
+            "further teachers": [identity(each) for each in artifact.further_teachers],
             "task": [task.kind, dict(task.facts)],
             "target": identity(plan.target),
             "profile": plan.profile.name,
@@ -307,6 +330,7 @@ def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
     return {
         "model": teacher.file_sha256,
         "arch": options.arch,
+        "further teachers": [each.file_sha256 for each in teacher.further],
         "trust": plan.trust,
         "target": identity(plan.target),
         "passes": [[each.kind, settings_of(each)] for each in plan.passes],

@@ -47,6 +47,8 @@ class Plan:
     max_drop: float | None
     seed: int
     device: str
+    teachers: tuple[Path, ...] = ()
+    """Further teachers, which students learn from beside the model."""
     trust: bool = False
     """Whether code in the model file may run. A flag alone gives it: a file beside the model must not."""
 
@@ -71,6 +73,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
     inputs = GivenInput.parse_all(options.input or ())
     _check_options(options)
     source = source or _source(options)
+    teachers = _further_teachers(options, passes, source)
     if options.metric is not None and source is None:
         raise UsageError("--metric needs samples to evaluate on", hint="give --data or --eval")
     if options.max_drop is not None and source is None:
@@ -92,6 +95,7 @@ def make_plan(model: Path, flags: Options, *, default_target: str | None = None,
         max_drop=options.max_drop,
         seed=options.seed or 0,
         device=options.device or "cpu",
+        teachers=teachers,
         trust=trust,
     )
 
@@ -147,6 +151,22 @@ def _target(options: Options) -> Target:
     if options.target is None:
         raise UsageError("no target is named", hint=f"--target {' | '.join(catalog.toml_names('targets'))}")
     return catalog.find_target(options.target)
+
+
+def _further_teachers(options: Options, passes: Sequence[Pass], source: AnySource | None) -> tuple[Path, ...]:
+    """Return the files of ``--teacher``. Raises UsageError where no student would learn from them."""
+    teachers = tuple(map(Path, options.teacher or ()))
+    for path in teachers:
+        with open_model_file(path):
+            pass
+    if teachers and not any(each.collective for each in passes):
+        raise UsageError(
+            "--teacher is for profiles that train a student, and no pass of this one does",
+            hint="leave it out, or take such a profile: --profile balanced",
+        )
+    if teachers and (source is None or source.targets != "labels"):
+        raise UsageError("several teachers are for labelled images", hint="give such --data, or leave out --teacher")
+    return teachers
 
 
 def _source(options: Options) -> AnySource | None:

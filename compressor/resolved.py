@@ -24,6 +24,8 @@ def resolved_toml(plan: Plan, artifact: Artifact) -> str:
     for name in ("data", "eval", "target"):
         if name in options and Path(options[name]).exists() and (name != "target" or options[name].endswith(".toml")):
             options[name] = str(Path(options[name]).resolve())
+    if plan.teachers:
+        options["teacher"] = [str(path.resolve()) for path in plan.teachers]
     options |= {"input": _inputs(artifact.teacher, plan), "seed": plan.seed, "device": plan.device}
     if artifact.teacher.normalization is not None:
         found = artifact.teacher.normalization

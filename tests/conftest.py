@@ -48,7 +48,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 # (`shutil.copytree(digits_ptq.folder, tmp_path / "run")`; a moved run goes on).
 #
 #   digits_ptq      the demo's teacher, `--profile ptq --target host`: INT8 by calibration, measured in 5 blocks
-#   digits_student  the demo's teacher searched, distilled (33 steps), quantised in training, on the host
+#   digits_student  the demo's teacher, its ONNX twin beside it, searched, distilled (33 steps), quantised in training
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +59,17 @@ def digits_ptq(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def digits_student(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A student of the demo's teacher: searched, distilled, quantised in training, with every pass as short as goes."""
-    profile = ROOT / "tests" / "student.toml"
+    """A student of the demo's teacher and its twin: searched, distilled, quantised in training, all of it short."""
+    from compressor.core import InputSpec, image_signature
+    from compressor.frontend import load_checkpoint
+    from compressor.lowering.export import export
+    from compressor.lowering.save import save
+
+    profile, twin = ROOT / "tests" / "student.toml", tmp_path_factory.mktemp("twin") / "twin.onnx"
+    network = load_checkpoint(TEACHER).build().eval()
+    save(export(network, *image_signature(InputSpec(1, 32, 32)), 21), twin, "fp32")
     return run_once(
-        tmp_path_factory, "digits-student", TEACHER, "--data", "builtin:digits", "--target", "host",
+        tmp_path_factory, "digits-student", TEACHER, "--teacher", twin, "--data", "builtin:digits", "--target", "host",
         "--profile", profile, *QUICK,
     )  # fmt: skip
 

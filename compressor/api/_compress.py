@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ def compress(
     target: str | Path | None = None,
     profile: str | Path | None = None,
     arch: str | Callable[[], nn.Module] | None = None,
+    teacher: Sequence[str | Path] | None = None,
     data: Source | None = None,
     evaluate: Source | None = None,
     output: str | Path | None = None,
@@ -54,23 +55,22 @@ def compress(
 ) -> Compressed:
     """Compress a model for a target: measure it, verify it, write its bundle. Prints nothing.
 
-    Each argument is the option of ``compress run`` of that name. An argument that is left out is looked up in the
-    same places as there (compress.toml, the profile). Without a target it is ``host``, this machine.
-
+    Each argument is the option of ``compress run`` of that name; one that is left out is looked up in the same places
+    (compress.toml, the profile). Without a target it is ``host``, this machine.
     ``model`` is a file (a checkpoint or an ONNX file) or a network: one of a known family as it is, any other with
     ``arch``. ``arch``, ``data``, ``evaluate`` and ``metric`` also take a function at the top level of a module:
     ``arch()`` makes the network; ``data()`` returns arrays (x, y) or (x, y, x_test, y_test), or dicts of arrays, one a
     sample; ``metric(outputs, targets)`` returns a number. ``input`` is (channels, height, width), or maps each input's
     name to the size of one sample. ``budget`` maps costs to a share such as ``"25%"`` or to a number.
 
-    A missed budget raises nothing, because the bundle is there: the result's ``missed`` is the BudgetMissed. Raises
-    UsageError, Unavailable, VerificationFailed, Inconclusive or UnsafeInput where no bundle can be made; the error's
-    ``code`` is the exit code of ``compress``.
+    A missed budget is the result's ``missed``, a BudgetMissed: the bundle is there. Raises
+    UsageError, Unavailable, VerificationFailed, Inconclusive or UnsafeInput, whose ``code`` is the exit code.
     """
     options = Options(
         target=None if target is None else str(target),
         profile=None if profile is None else str(profile),
         arch=_named(arch, "arch"),
+        teacher=tuple(map(str, teacher)) if teacher else None,
         data=_named(data, "data"),
         eval=_named(evaluate, "evaluate"),
         input=_inputs(input),

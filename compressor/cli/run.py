@@ -20,6 +20,10 @@ __all__ = ["run"]
 
 _Target = Annotated[str | None, typer.Option(metavar="T", help="Where it will run: see `compress targets`.")]
 _Profile = Annotated[str | None, typer.Option(metavar="P", help="How to compress: see `compress profiles`.")]
+_Teacher = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="MODEL", help="A further teacher, a checkpoint or an ONNX file: students learn from all."),
+]
 _Data = Annotated[
     str | None,
     typer.Option(
@@ -71,6 +75,7 @@ def run(
     target: _Target = None,
     profile: _Profile = None,
     arch: Arch = None,
+    teacher: _Teacher = None,
     data: _Data = None,
     evaluate: _Evaluate = None,
     output: _Output = None,
@@ -96,8 +101,9 @@ def run(
     from compressor.plan import make_plan
 
     options = Options(
-        target, profile, arch, data, evaluate, tuple(input) if input else None, normalize, channels, layout, task,
-        metric, tuple(budget) if budget else None, max_drop, tuple(set) if set else None, seed, device, board,
+        target, profile, arch, tuple(map(str, teacher)) if teacher else None, data, evaluate,
+        tuple(input) if input else None, normalize, channels, layout, task, metric, tuple(budget) if budget else None,
+        max_drop, tuple(set) if set else None, seed, device, board,
     )  # fmt: skip
     plan = make_plan(model, options, trust=trust)
     _run(plan, output or plan.folder, fresh=fresh, dry_run=dry_run, as_json=as_json)

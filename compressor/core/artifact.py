@@ -69,6 +69,8 @@ class Artifact:
     log: tuple[Record, ...] = ()
     stages: tuple[Stage, ...] = ()
     """The graphs that have been the result's, in the order they were made; the run keeps count, not a pass."""
+    further_teachers: tuple[Model, ...] = ()
+    """What students learn from beside the teacher."""
 
     @property
     def result(self) -> Model:

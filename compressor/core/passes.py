@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from compressor.core.artifact import Artifact
 from compressor.core.data import Data
 from compressor.core.json import Json
+from compressor.core.models import Model
 from compressor.core.profile import Profile
 from compressor.core.target import Target
 
@@ -42,6 +43,8 @@ class Context:
     """``memo(name, key, compute)``: the JSON value of ``compute()``, kept across runs under ``key``."""
     kept: Callable[[str, Json], Path]
     """``kept(name, key)``: a folder that stays from run to run, for what is costly and can be made again."""
+    further_teachers: tuple[Model, ...] = ()
+    """What students learn from beside the artifact's teacher."""
     board: str | None = None
     """Where latency is taken and the bundle tried, as ``ssh://user@host``; None: here."""
     max_drop: float | None = None

@@ -36,9 +36,13 @@ class Teacher:
     """The size of its image input; None of any other network."""
     layout: str = "nchw"
     """The layout of its image input: ``nchw`` or ``nhwc``."""
+    further: tuple[Teacher, ...] = ()
+    """What students learn from beside it."""
 
-    def resolve(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, Data | None, tuple[str, ...]]:
-        """Write the network to the run's folder, settle its normalisation, prepare the data.
+    def resolve(
+        self, plan: Plan, store: Store, progress: Progress, folder: str = "teacher"
+    ) -> tuple[Model, Data | None, tuple[str, ...]]:
+        """Write the network to a folder of the run's, settle its normalisation, prepare the data.
 
         Returns the model, the data, and sentences for the report.
         Raises UsageError where data and model do not fit, or no normalisation is clearly right.
@@ -46,9 +50,9 @@ class Teacher:
         from compressor.data import FeedSource
 
         known = self.known_normalization(plan)
-        folder = store.folder / "teacher"
-        folder.mkdir(exist_ok=True)
-        source, graph, sha256 = self.network.write(folder)
+        place = store.folder / folder
+        place.mkdir(exist_ok=True, parents=True)
+        source, graph, sha256 = self.network.write(place)
         model = Model(
             source=source,
             graph=graph,
@@ -73,6 +77,17 @@ class Teacher:
             data = self.task.prepare(plan.source, self.image, model.normalization, name)
         notes = data.notes if data else ()
         return model, data, (*self.network.notes, f"task {self.task.kind}", *([note] if note else []), *notes)
+
+    def mismatch(self, other: Teacher) -> str | None:
+        """Tell in a few words why students cannot learn from ``other`` too; None where they can.
+
+        That it tells the data's classes apart was seen when it was loaded.
+        """
+        if other.task.kind != self.task.kind:
+            return f"its task is {other.task.kind}, and the teacher's {self.task.kind}"
+        if other.image != self.image or other.layout != "nchw":
+            return f"it takes {other.image} ({other.layout}), and the teacher {self.image}"
+        return None
 
     def known_normalization(self, plan: Plan) -> tuple[Normalization | None, str] | None:
         """What is known of it without running the network: given, or the family's where there is no data.

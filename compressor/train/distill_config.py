@@ -30,6 +30,9 @@ class DistillConfig:
     views of each image are computed once and stored. The views are reduced where they would take more than ``cache``
     bytes, or longer than a third of ``minutes``.
 
+    With further teachers (``--teacher``), students learn from the mean of all answers; ``teachers = "weighted"``
+    weights each by how it suits the data, ``"nearest"`` takes the one that suits best.
+
     Images are shifted by up to ``shift`` of their side, mixed with each other if ``mixup`` or ``cutmix`` (the Beta
     distribution's alpha) is above 0, the teacher asked about the mixture, and flipped horizontally. ``hflip = "auto"``
     flips where the teacher's accuracy on flipped images is about as good. For super-resolution, training uses patches
@@ -48,6 +51,7 @@ class DistillConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     patch: int = 48
+    teachers: Literal["mean", "weighted", "nearest"] = "mean"
     optimizer: Literal["sgd", "adam"] = "sgd"
     batch: int = 128
     lr: float = 0.1

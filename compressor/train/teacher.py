@@ -23,6 +23,7 @@ from compressor.train import workers
 from compressor.train.augmentation import Augmentation
 from compressor.train.distill_config import DistillConfig
 from compressor.train.distillation_data import DistillationData
+from compressor.train.ensemble import Ensemble, renormalised
 from compressor.train.live_targets import LiveTargets
 from compressor.train.patches import Patches
 from compressor.train.predictor import graph_predictor, make_predictor
@@ -33,6 +34,7 @@ from compressor.versions import installed_versions
 __all__ = ["PreparedTeacher", "prepare_teacher"]
 
 _FLIP_SAMPLES = 1000
+_WEIGHED_SAMPLES = 512
 _TIMED_SAMPLES = 256
 _TEACHER_SHARE = 1 / 3
 """The share of a training's minutes that the computation of the teacher's outputs may take."""
@@ -75,7 +77,7 @@ def prepare_teacher(
         return _prepare_photographs(settings, split, teacher, network, context)
     if not isinstance(split, PreparedSplit) or (scaling := teacher.normalization) is None:
         raise UsageError("distillation learns from images of classes, or photographs", hint="give such --data")
-    predict = _predictor(settings, teacher, network, context)
+    predict, weights = _all_teachers(settings, split, teacher, network, context)
     hflip = settings.hflip
     if hflip == "auto":
         keeps = partial(_keeps_accuracy_when_flipped, split, scaling, predict, context.seed)
@@ -83,6 +85,8 @@ def prepare_teacher(
     augmentation = Augmentation(settings.shift, hflip == "on", settings.mixup, settings.cutmix)
     samples = Samples(split, teacher.input, scaling, teacher.outputs, augmentation, context.seed)
     metrics: dict[str, Json] = {"samples": len(samples), "from": split.name, "hflip": hflip == "on"}
+    if weights:
+        metrics["teachers"] = weights
     if "features" in terms.needs:
         metrics |= {"teacher": "live: a loss reads its feature maps"}
         return PreparedTeacher(network, LiveTargets(samples), True, metrics, {"hflip": hflip})
@@ -96,6 +100,35 @@ def prepare_teacher(
         "stored_bytes": targets.stored_bytes,
     }
     return PreparedTeacher(network, targets, False, metrics, {"hflip": hflip, "views": targets.views})
+
+
+def _all_teachers(
+    settings: DistillConfig, split: PreparedSplit, teacher: Model, network: nn.Module | None, context: Context
+) -> tuple[Callable[[Tensor], Tensor], list[float]]:
+    """Return what answers images, and the weights of several teachers; none of one. They are decided once and kept."""
+    predict = _predictor(settings, teacher, network, context)
+    if not context.further_teachers:
+        return predict, []
+    if "features" in objective(settings.losses).needs:
+        raise UsageError(
+            "a loss reads the teacher's feature maps, and several teachers only answer",
+            hint="leave out --teacher, or take losses on outputs: kl and cross-entropy",
+        )
+    given, teachers = teacher.normalization, [predict]
+    assert given is not None
+    for each in context.further_teachers:
+        own = None if each.source is None else load_network(each)
+        assert each.normalization is not None
+        teachers.append(renormalised(_predictor(settings, each, own, context), each.normalization, given))
+
+    def weigh() -> list[float]:
+        rows = np.sort(np.random.default_rng([context.seed, 7]).permutation(len(split))[:_WEIGHED_SAMPLES])
+        images = torch.from_numpy(normalize(split.pixels(rows), given))
+        return list(Ensemble.of(teachers, settings.teachers, images, split.labels[rows]).weights)
+
+    key = [settings.teachers, teacher.sha256, [each.sha256 for each in context.further_teachers], split.fingerprint]
+    weights: list[float] = workers.broadcast(lambda: context.memo("teachers", key, weigh), context.device)
+    return Ensemble(tuple(teachers), tuple(weights)), weights
 
 
 def _predictor(
@@ -116,7 +149,9 @@ def _soft_targets(
     """The store of the teacher's outputs, with as many views as the limits on bytes and minutes allow."""
     limit = int(Budget.parse(f"bytes={settings.cache}").limit)
     views = min(settings.views, SoftTargets.affordable_views(len(samples), teacher.outputs, limit))
-    fingerprint = f"{teacher.sha256} {settings.optimizer_config.precision} {torch.get_num_threads()}"
+    teachers = " ".join(each.sha256 for each in (teacher, *context.further_teachers))
+    weighting = settings.teachers if context.further_teachers else ""
+    fingerprint = f"{teachers} {weighting} {settings.optimizer_config.precision} {torch.get_num_threads()}"
     key = [fingerprint, samples.split.fingerprint, dataclasses.asdict(samples.augmentation), context.seed]
     targets = SoftTargets(samples, views, context.kept("soft-targets", key), fingerprint)
     if settings.steps is not None or settings.minutes is None:

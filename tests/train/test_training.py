@@ -395,6 +395,7 @@ def test_searched_distilled_and_quantised(digits_student: Run, compress: Any, tm
     assert passes["search"]["space"] == finalists[0]["space"]
     (compared,) = passes["search"]["successive_halving"]["rounds"]
     assert len(compared["top1"]) == 2
+    assert passes["distill"]["teachers"] == passes["quantize"]["teachers"] == [0.5, 0.5]
     assert "students of repvgg and cifar-resnet" in (digits_student.folder / "report.html").read_text()
     assert passes["quantize"]["teacher_inferences"] == 0
     report = digits_student.report
