@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from compressor.budgets import Budget
 from compressor.core import Json, PlanContext
 from compressor.losses import objective
+from compressor.train.methods import METHODS
 from compressor.train.optimizer_config import OptimizerConfig
 
 __all__ = ["DistillConfig"]
@@ -30,6 +31,10 @@ class DistillConfig:
     views of each image are computed once and stored. The views are reduced where they would take more than ``cache``
     bytes, or longer than a third of ``minutes``.
 
+    ``method`` names one of `compressor.train.methods`, which sets the losses and what else it needs. ``"auto"`` tries
+    all of them for ``method_minutes`` on a part of the training samples and takes the one whose student is best on
+    another.
+
     With further teachers (``--teacher``), students learn from the mean of all answers; ``teachers = "weighted"``
     weights each by how it suits the data, ``"nearest"`` takes the one that suits best.
 
@@ -41,6 +46,8 @@ class DistillConfig:
     """
 
     losses: tuple[Mapping[str, Json], ...] = _HINTON
+    method: str = ""
+    method_minutes: float = 4.0
     steps: int | None = None
     epochs: float | None = None
     minutes: float | None = 20.0
@@ -66,6 +73,11 @@ class DistillConfig:
     def optimizer_config(self) -> OptimizerConfig:
         return OptimizerConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(OptimizerConfig)})
 
+    def with_method(self, name: str | None = None) -> Self:
+        """Return the settings with those of a method, by default the one that they name; without one as they are."""
+        name = self.method if name is None else name
+        return dataclasses.replace(self, method="", **METHODS[name]) if name else self
+
     def problems(self, where: str, plan_context: PlanContext) -> tuple[str, ...]:
         """List what prevents the training, each with a remedy; ``where`` is the settings' name in the profile.
 
@@ -90,7 +102,19 @@ class DistillConfig:
             if not valid:
                 problems.append(f"{where}.{name} = {getattr(self, name)}: {remedy}")
         Budget.parse(f"bytes={self.cache}")
+        problems += self._method_problems(where, plan_context.targets)
         return (*problems, *self._unfit_losses(where, plan_context.targets))
+
+    def _method_problems(self, where: str, targets: str | None) -> list[str]:
+        if self.method and self.method not in ("auto", *METHODS):
+            return [f"{where}.method = {self.method!r} is not known: take auto or one of {', '.join(METHODS)}"]
+        if self.method and targets != "labels":
+            return [f"{where}.method = {self.method!r} is for labelled images: name the losses, and leave it out"]
+        if self.method == "auto" and where != "distill":
+            return [f"{where}.method = 'auto' is for the distill pass: name a method here"]
+        if self.method == "auto" and not 0 < self.method_minutes < float("inf"):
+            return [f"{where}.method_minutes = {self.method_minutes}: give a number above 0"]
+        return []
 
     def _unfit_losses(self, where: str, targets: str | None) -> list[str]:
         images = targets == "images"

@@ -28,9 +28,10 @@ from compressor.quant.weight_spec import BitAllocation, WeightQuantSpec
 from compressor.train import workers
 from compressor.train.distill_config import DistillConfig
 from compressor.train.distillation_data import DistillationData
+from compressor.train.fit_with_checkpoints import fit_with_checkpoints
 from compressor.train.patches import Patches
 from compressor.train.samples import Samples
-from compressor.train.student import fit_with_checkpoints, training_metrics
+from compressor.train.student import training_metrics
 from compressor.train.teacher import prepare_teacher
 
 __all__ = ["QatResult", "batch_loss", "train_quantized"]
@@ -66,6 +67,7 @@ def train_quantized(
     training images that the first ranges are taken from. Weights of few levels are stored as packed codes.
     """
     assert context.data is not None
+    settings = settings.with_method()
     prepared = prepare_teacher(settings, teacher, context)
     rules = catalog.find("backends", context.target.backend)().rules(context.target)
     fake, allocation = _fake_quantized(settings, samples, spec, result, prepared.data, rules, context)

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from compressor.core import Context, Json, Model
+from compressor.core import Context, ImageSplit, Json, Model
 from compressor.frontend import load_network, save_weights
-from compressor.losses import objective
-from compressor.train import workers
+from compressor.train.choose_method import choose_method
 from compressor.train.distill_config import DistillConfig
-from compressor.train.fit import Duration, fit
+from compressor.train.fit_with_checkpoints import fit_with_checkpoints
 from compressor.train.inherit import inherit
 from compressor.train.teacher import PreparedTeacher, prepare_teacher
 
-__all__ = ["distill_student", "fit_with_checkpoints", "training_metrics"]
+__all__ = ["distill_student", "training_metrics"]
 
 
 def distill_student(
@@ -27,51 +26,41 @@ def distill_student(
     With ``init = "teacher"`` the first weights are cut from the teacher's, where that is a torch network. Returns
     the trained student, the metrics, and the values chosen for settings that were left open.
     """
-    prepared = prepare_teacher(settings, teacher, context)
-    network = load_network(student)
-    start = prepared.network if init == "teacher" else None
-    inherited = 0.0 if start is None else inherit(network, start)
     key = [student.sha256, teacher.sha256, init]
+    tried: dict[str, Json] = {}
+    if settings.method == "auto":
+        method, tried = _tried(settings, init, teacher, student, key, context)
+        settings = dataclasses.replace(settings, method=method)
+    settings = settings.with_method()
+    prepared = prepare_teacher(settings, teacher, context)
+    network, inherited = _initial(student, init, prepared)
     steps, curve = fit_with_checkpoints(settings, network, prepared, key, context)
     weights = context.workdir / "student.safetensors"
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     trained = student.with_weights(weights, save_weights(state, weights))
-    begun = {"init": "random" if start is None else init, "inherited": inherited}
+    begun = {"init": "random" if inherited is None else init, "inherited": inherited or 0.0}
     metrics = {**prepared.metrics, **begun, **training_metrics(settings, steps, curve)}
-    return trained, metrics, {"steps": steps, **prepared.pinned}
+    pinned = {"steps": steps, **prepared.pinned}
+    if tried:
+        metrics["methods"] = tried
+        pinned["method"] = tried["chosen"]
+    return trained, metrics, pinned
 
 
-def fit_with_checkpoints(
-    settings: DistillConfig,
-    network: nn.Module,
-    prepared: PreparedTeacher,
-    key: Json,
-    context: Context,
-    what: str = "distill",
-) -> tuple[int, list[dict[str, Json]]]:
-    """Train ``network`` in place; return the number of steps and the loss curve.
+def _initial(student: Model, init: str, prepared: PreparedTeacher) -> tuple[nn.Module, float | None]:
+    """Return the student with its first weights, and the share that is the teacher's; None where it asks for none."""
+    network = load_network(student)
+    start = prepared.network if init == "teacher" else None
+    return network, None if start is None else inherit(network, start)
 
-    A stopped training with the same ``key`` goes on from its checkpoint. ``what`` names the training in progress
-    messages.
-    """
-    samples = prepared.data.samples
-    inputs = [
-        key, dataclasses.asdict(settings), samples.split.fingerprint, context.seed, context.device, workers.world()
-    ]  # fmt: skip
-    return fit(
-        network,
-        prepared.data,
-        objective(settings.losses),
-        settings.optimizer_config,
-        Duration(settings.steps, settings.epochs, settings.minutes),
-        teacher=prepared.network if prepared.live else None,
-        seed=context.seed,
-        device=context.device,
-        checkpoint=context.kept("training", inputs) / "checkpoint.pt",
-        remember=lambda compute: context.memo("steps", inputs, compute),
-        progress=context.progress,
-        what=what,
-    )
+
+def _tried(
+    settings: DistillConfig, init: str, teacher: Model, student: Model, key: Json, context: Context
+) -> tuple[str, dict[str, Json]]:
+    def prepare(config: DistillConfig, learned: ImageSplit) -> PreparedTeacher:
+        return prepare_teacher(config, teacher, context, learned)
+
+    return choose_method(settings, lambda prepared: _initial(student, init, prepared)[0], prepare, key, context)
 
 
 def training_metrics(settings: DistillConfig, steps: int, curve: Sequence[Json]) -> dict[str, Json]:

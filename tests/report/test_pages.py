@@ -267,6 +267,8 @@ def test_a_great_deal_makes_a_small_page(enormous: dict[str, Any]) -> None:
     page = Page(text)
     assert page.all("h2", "id") == SECTIONS
     assert "184 more trainings are in report.json." in page.text
+    assert "dist was chosen among 3 methods" in page.text
+    assert "learned from 2 teachers, whose answers weighed 0.75, 0.25" in page.text
     assert "4750 more are in report.json." in page.text
 
 

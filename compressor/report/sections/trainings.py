@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compressor.core import Json
+from compressor.figures import duration, format_value
 from compressor.report.charts.training import training
 from compressor.report.sections._section import Chart, Section, table
 
@@ -20,9 +21,26 @@ def trainings(report: Mapping[str, Json]) -> Section | None:
     if not trained:
         return None
     left = len(trained) - _CHARTS
-    text = (f"{left} more trainings are in report.json.",) if left > 0 else ()
+    text = [_methods(kind, metrics["methods"]) for kind, metrics in trained if "methods" in metrics]
+    text += [_teachers(kind, metrics["teachers"]) for kind, metrics in trained if "teachers" in metrics]
+    text += [f"{left} more trainings are in report.json."] if left > 0 else []
     charts = tuple(_chart(kind, metrics) for kind, metrics in trained[:_CHARTS])
-    return Section("training", "Training", text, charts)
+    return Section("training", "Training", tuple(text), charts)
+
+
+def _methods(kind: str, tried: Json) -> str:
+    first, last = tried["rounds"][0], tried["rounds"][-1]
+    among, taken = f"{len(first['top1'])} methods", duration(tried["seconds"])
+    reached = ", ".join(f"{name} {format_value(share, '%')}" for name, share in last["top1"].items())
+    return (
+        f"{kind}: {tried['chosen']} was chosen among {among} in {taken} of short trainings, judged on "
+        f"{tried['judged_on']}: at last {reached}."
+    )
+
+
+def _teachers(kind: str, weights: Json) -> str:
+    shares = ", ".join(f"{weight:.2f}" for weight in weights)
+    return f"{kind} learned from {len(weights)} teachers, whose answers weighed {shares}."
 
 
 def _chart(kind: str, metrics: Mapping[str, Json]) -> Chart:
