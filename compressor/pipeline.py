@@ -87,28 +87,41 @@ def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     """
     store = Store(folder.resolve())
     store.check_usable()
-    teacher = _load_teacher(plan)
-    for each, alone in zip((teacher, *teacher.further), (plan, *_further_plans(plan)), strict=True):
+    from compressor.teacher import further_plans, teacher_of
+
+    teacher = teacher_of(plan)
+    for each, alone in zip((teacher, *teacher.further), (plan, *further_plans(plan)), strict=True):
         each.known_normalization(alone)
     _check_board(plan)
     store.check_inputs(_inputs(plan, teacher), fresh=fresh)
     return teacher
 
 
-def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, fresh: bool = False) -> Compressed:
+def run(
+    plan: Plan,
+    folder: Path,
+    command: Sequence[str],
+    watcher: Watcher,
+    *,
+    fresh: bool = False,
+    shared: Path | None = None,
+) -> Compressed:
     """Run a checked plan in ``folder``. Passes that an earlier, stopped run finished are taken from its cache.
 
+    ``shared`` is a folder for what other runs of the same teacher and data use too.
     Under ``torchrun`` every process calls this with the same ``folder``: see `compressor.train.workers`.
     Raises CompressError. A missed budget is not raised: it stands in the result.
     """
-    store = Store(folder.resolve())
+    from compressor.teacher import further_plans
+
+    store = Store(folder.resolve(), None if shared is None else shared.resolve())
     with _begun(plan, store, fresh=fresh and not workers.restarted()) as teacher:
 
         def resolve() -> tuple[Artifact, Data | None, Sequence[str]]:
             model, data, notes = teacher.resolve(plan, store, watcher.progress)
             further = tuple(
                 each.resolve(alone, store, watcher.progress, f"teacher/{number}")[0]
-                for number, (each, alone) in enumerate(zip(teacher.further, _further_plans(plan), strict=True), start=2)
+                for number, (each, alone) in enumerate(zip(teacher.further, further_plans(plan), strict=True), start=2)
             )
             return Artifact(model, further_teachers=further), data, notes
 
@@ -121,36 +134,6 @@ def run(plan: Plan, folder: Path, command: Sequence[str], watcher: Watcher, *, f
             plan.device,
         )
     return Compressed(report, folder, _missed(outcomes, folder))
-
-
-def _load_teacher(plan: Plan) -> Teacher:
-    """Load the teacher, and those that students learn from beside it. Raises UsageError where they do not match."""
-    from compressor.teacher import load_teacher
-
-    def load(of: Plan) -> Teacher:
-        options = of.options
-        return load_teacher(
-            of.model, options.arch, of.input, of.source, trust=of.trust, task=options.task, metric=options.metric,
-            layout=options.layout,
-        )  # fmt: skip
-
-    teacher = load(plan)
-    further = []
-    for alone in _further_plans(plan):
-        try:
-            further.append(load(alone))
-        except CompressError as error:
-            error.what = f"--teacher {alone.model}: {error.what}"
-            raise
-        if mismatch := teacher.mismatch(further[-1]):
-            raise UsageError(f"--teacher {alone.model}: {mismatch}", hint="give teachers of one task and one input")
-    return replace(teacher, further=tuple(further))
-
-
-def _further_plans(plan: Plan) -> list[Plan]:
-    """Return the plan for each further teacher, which has code and normalisation of its own."""
-    alone = replace(plan.options, arch=None, normalize=None, channels=None, layout=None)
-    return [replace(plan, model=path, options=alone) for path in plan.teachers]
 
 
 def _check_board(plan: Plan) -> None:
@@ -166,8 +149,10 @@ def _check_board(plan: Plan) -> None:
 @contextlib.contextmanager
 def _begun(plan: Plan, store: Store, *, fresh: bool) -> Iterator[Teacher]:
     """Load the teacher. The main process also checks the plan, and holds the run's folder and log meanwhile."""
+    from compressor.teacher import teacher_of
+
     if not workers.is_main_process():
-        yield _load_teacher(plan)
+        yield teacher_of(plan)
         return
     teacher = check(plan, store.folder, fresh=fresh)
     with store.claimed(_inputs(plan, teacher), fresh=fresh), log_to(store.folder / "logs"):

@@ -24,6 +24,9 @@ __all__ = ["Store", "digest", "file_sha256", "identity"]
 _HERE = "@/"
 """Stands for the run's folder in the JSON that is stored there, so that the folder can be moved."""
 
+_SHARED = ("soft-targets", "teacher-graph", "normalization", "latency", "scores", "teachers")
+"""What runs that share a folder keep there: it depends on teacher, data and device alone."""
+
 _FIRST_FILES = (".lock", partial(Path("inputs.json")).name)
 """The only files that a run may leave that was killed before it wrote ``inputs.json``."""
 
@@ -31,8 +34,10 @@ _FIRST_FILES = (".lock", partial(Path("inputs.json")).name)
 class Store:
     """One run's folder: its cache of finished passes and of values, its lock, what it publishes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared: Path | None = None) -> None:
         self.folder = folder
+        self._shared = shared
+        """Keeps what other runs of the same teacher and data can use too."""
 
     # -- which run the folder belongs to ----------------------------------------------------------
 
@@ -200,7 +205,7 @@ class Store:
 
     def memo(self, name: str, key: Json, compute: Callable[[], Json]) -> Json:
         """Return the JSON value of ``compute()``, which is computed once for each ``key``."""
-        path = self._cache / f"{name}-{digest(key)[:16]}.json"
+        path = self._home(name) / f"{name}-{digest(key)[:16]}.json"
         if (entry := _recall(path)) is not None:
             return entry["value"]
         value = compute()
@@ -209,9 +214,15 @@ class Store:
 
     def kept(self, name: str, key: Json) -> Path:
         """Return the folder for files that a stopped run keeps, one for each ``key``."""
-        folder = self._cache / f"{name}-{digest(key)[:16]}"
+        folder = self._home(name) / f"{name}-{digest(key)[:16]}"
         folder.mkdir(exist_ok=True)
         return folder
+
+    def _home(self, name: str) -> Path:
+        if self._shared is None or name not in _SHARED:
+            return self._cache
+        self._shared.mkdir(parents=True, exist_ok=True)
+        return self._shared
 
     def publish(self, source: Path, name: str) -> Path:
         """Copy a finished folder to ``name``, replacing what is there, whole or not at all. Return its path."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compressor.cli._checked import checked
 from compressor.cli._options import Arch, AsJson, BoardUrl, InputSizes, MaxDrop, Metric, ModelFile, Trust
+from compressor.cli._pareto import run_front
 from compressor.cli._printing import print_document, print_json, stderr_console, stdout_console, watch_run
-from compressor.core import Json
 
 if TYPE_CHECKING:
     from compressor.plan import Plan
-    from compressor.teacher import Teacher
 
 __all__ = ["run"]
 
@@ -61,6 +61,9 @@ _Budget = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=LIMIT", help="latency=25%, latency=5ms, params=200k, macs=20M, bytes=500k."),
 ]
+_Pareto = Annotated[
+    str | None, typer.Option(metavar="SHARES", help="8%,13%,25%: a student for each share of the latency, compared.")
+]
 _Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="PASS.FIELD=VALUE", help="Change a setting of the profile.")
 ]
@@ -86,6 +89,7 @@ def run(
     task: _Task = None,
     metric: Metric = None,
     budget: _Budget = None,
+    pareto: _Pareto = None,
     max_drop: MaxDrop = None,
     set: _Set = None,
     seed: _Seed = None,
@@ -105,6 +109,9 @@ def run(
         tuple(input) if input else None, normalize, channels, layout, task, metric, tuple(budget) if budget else None,
         max_drop, tuple(set) if set else None, seed, device, board,
     )  # fmt: skip
+    if pareto is not None:
+        run_front(model, options, pareto, output, trust=trust, fresh=fresh, dry_run=dry_run, as_json=as_json)
+        return
     plan = make_plan(model, options, trust=trust)
     _run(plan, output or plan.folder, fresh=fresh, dry_run=dry_run, as_json=as_json)
 
@@ -114,7 +121,7 @@ def _run(plan: Plan, folder: Path, *, fresh: bool, dry_run: bool, as_json: bool)
     from compressor.train import workers
 
     if dry_run:
-        print_document(_checked(plan, pipeline.check(plan, folder, fresh=fresh), folder), as_json)
+        print_document(checked(plan, pipeline.check(plan, folder, fresh=fresh), folder), as_json)
         return
 
     from compressor.report.console import print_summary
@@ -131,22 +138,3 @@ def _run(plan: Plan, folder: Path, *, fresh: bool, dry_run: bool, as_json: bool)
         print_summary(compressed.report, stdout_console())
     if compressed.missed is not None:
         raise compressed.missed
-
-
-def _checked(plan: Plan, teacher: Teacher, folder: Path) -> Json:
-    """Return what ``--dry-run`` prints."""
-    from compressor.teacher import sample_sizes
-
-    return {
-        "model": str(plan.model),
-        "family": teacher.network.family,
-        "task": teacher.task.kind,
-        "params": teacher.network.params,
-        "macs": teacher.network.macs,
-        "input": sample_sizes(teacher.network),
-        "target": plan.target.name,
-        "profile": plan.profile.name,
-        "passes": [each.kind for each in plan.passes],
-        "data": plan.source.evaluate.name if plan.source else None,
-        "output": str(folder),
-    }
