@@ -55,7 +55,10 @@ _Layout = Annotated[
 ]
 _Task = Annotated[
     str | None,
-    typer.Option(metavar="K", help="classification, super-resolution or generic. Default: found by data and network."),
+    typer.Option(
+        metavar="K",
+        help="classification, segmentation, super-resolution or generic. Default: found by data and network.",
+    ),
 ]
 _Budget = Annotated[
     list[str] | None,

@@ -2,6 +2,7 @@
 
 from compressor.data._feeds import FeedSource, FeedSplit
 from compressor.data._fitting import fit_images
+from compressor.data._masks import MaskSource, MaskSplit
 from compressor.data._npz import Pickled, read_arrays
 from compressor.data._photographs import (
     ImagePairs,
@@ -18,7 +19,8 @@ from compressor.data._splits import PreparedSplit, RawSplit
 from compressor.data._states import feed_back, states_of
 
 __all__ = [
-    "AnySource", "FeedSource", "FeedSplit", "ImagePairs", "PhotographSource", "Photographs", "Pickled", "Picture",
-    "Prepared", "PreparedImages", "PreparedSource", "PreparedSplit", "RawSplit", "Source", "UnlabelledImages",
-    "default_size", "feed_back", "fit_images", "load_data", "pictures", "read_arrays", "read_photographs", "states_of",
+    "AnySource", "FeedSource", "FeedSplit", "ImagePairs", "MaskSource", "MaskSplit", "PhotographSource", "Photographs",
+    "Pickled", "Picture", "Prepared", "PreparedImages", "PreparedSource", "PreparedSplit", "RawSplit", "Source",
+    "UnlabelledImages", "default_size", "feed_back", "fit_images", "load_data", "pictures", "read_arrays",
+    "read_photographs", "states_of",
 ]  # fmt: skip

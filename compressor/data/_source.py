@@ -16,6 +16,7 @@ from compressor.data._arrays import found_in, read_builtin, read_npz
 from compressor.data._feeds import ArraySamples, FeedSource, array_samples_of, read_array_samples, split_array_samples
 from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
+from compressor.data._masks import MaskSource, load_masks
 from compressor.data._npz import held_arrays
 from compressor.data._photographs import BUILTIN, PhotographSource, halves, read_photographs
 from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, hold_out
@@ -80,7 +81,7 @@ class Source:
         return Prepared(self.classes, train, evaluate, self.notes + _fitting(self.size, input))
 
 
-AnySource = Source | PhotographSource | FeedSource
+AnySource = Source | PhotographSource | MaskSource | FeedSource
 """What `load_data` finds."""
 
 
@@ -94,6 +95,8 @@ def load_data(source: str | None, *, evaluate: str | None = None) -> AnySource:
     """
     if source is None and evaluate is None:
         raise UsageError("no data is named", hint=_TAKES)
+    if (masked := load_masks(source, evaluate)) is not None:
+        return masked
     if (photographs := _photographs(source, evaluate)) is not None:
         return photographs
     found = None if source is None else _read(source)
@@ -167,11 +170,11 @@ def _photographs(source: str | None, evaluate: str | None) -> PhotographSource |
 
 
 def default_size(source: AnySource | None) -> tuple[int, int] | None:
-    """The height and width that a network takes by default: the images' own if they are small."""
+    """The height and width that a network takes by default: the images' own if they are small, or have masks."""
     if source is None or not source.images:
         return None
     size = source.size
-    if size is not None and max(size.height, size.width) <= EXACT_SIDE:
+    if size is not None and (isinstance(source, MaskSource) or max(size.height, size.width) <= EXACT_SIDE):
         return size.height, size.width
     return 224, 224
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from compressor import catalog
 from compressor.core import InputSpec, Json, Progress, Split, UsageError
-from compressor.data import FeedSource, PhotographSource, Source, default_size, load_data
+from compressor.data import FeedSource, MaskSource, PhotographSource, Source, default_size, load_data
 from compressor.models.common.family import Buildable, classifies
 from compressor.models.common.layers import count, layers
 from compressor.models.common.space import Space
@@ -60,8 +60,11 @@ def rank(
         catalog.find("models", space)
     entries = _read(archs)
     source = load_data(data)
-    if isinstance(source, FeedSource):
-        raise UsageError("students take images, and the data are arrays by input name", hint="give images: --data")
+    if isinstance(source, FeedSource | MaskSource):
+        held = "arrays by input name" if isinstance(source, FeedSource) else "images with masks"
+        raise UsageError(
+            f"students are ranked on images of classes, or photographs; the data are {held}", hint="--data"
+        )
     candidates = _Candidates(archs, space, source, input or _input(space, source, entries))
     networks = [candidates.network(entry, index) for index, entry in enumerate(entries)]
     images = candidates.check_task(networks, data)

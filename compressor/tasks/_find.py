@@ -49,12 +49,16 @@ def agreement_task() -> Task:
 
 def profile_for(source: AnySource) -> str:
     """The default profile of the task that a data source is for."""
+    from compressor.data import MaskSource
     from compressor.tasks.classification import Classification
     from compressor.tasks.generic import Generic
+    from compressor.tasks.segmentation import Segmentation
     from compressor.tasks.super_resolution import SuperResolution
 
     if not source.images:
         return Generic.profile
+    if isinstance(source, MaskSource):
+        return Segmentation.profile
     return SuperResolution.profile if source.targets == "images" else Classification.profile
 
 

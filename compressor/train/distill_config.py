@@ -117,6 +117,8 @@ class DistillConfig:
         return []
 
     def _unfit_losses(self, where: str, targets: str | None) -> list[str]:
+        if targets == "masks":
+            return [f"{where} learns from images of classes or photographs, not from masks: take --profile ptq"]
         images = targets == "images"
         remedy = "take target-l1 and output-l1" if images else "take kl and cross-entropy"
         return [
