@@ -38,12 +38,11 @@ class Options:
 
 
 def make_options(table: Mapping[str, Json], where: str) -> Options:
-    """Make options from a table of TOML values; ``input`` may be a single text.
+    """Make options from a table of TOML values; ``input`` and ``teacher`` may be a single text.
 
     Raises UsageError naming ``where`` for a key or a value that is none of an option.
     """
-    if isinstance(single := table.get("input"), str):
-        table = {**table, "input": [single]}
+    table = {k: [v] if k in ("input", "teacher") and isinstance(v, str) else v for k, v in table.items()}
     return catalog.make(Options, table, where)
 
 

@@ -87,11 +87,10 @@ def check(plan: Plan, folder: Path, *, fresh: bool = False) -> Teacher:
     """
     store = Store(folder.resolve())
     store.check_usable()
-    from compressor.teacher import further_plans, teacher_of
+    from compressor.teacher import teacher_of
 
     teacher = teacher_of(plan)
-    for each, alone in zip((teacher, *teacher.further), (plan, *further_plans(plan)), strict=True):
-        each.known_normalization(alone)
+    teacher.known_normalization(plan)
     _check_board(plan)
     store.check_inputs(_inputs(plan, teacher), fresh=fresh)
     return teacher
@@ -112,17 +111,14 @@ def run(
     Under ``torchrun`` every process calls this with the same ``folder``: see `compressor.train.workers`.
     Raises CompressError. A missed budget is not raised: it stands in the result.
     """
-    from compressor.teacher import further_plans
-
-    store = Store(folder.resolve(), None if shared is None else shared.resolve())
+    store = Store(folder.resolve())
     with _begun(plan, store, fresh=fresh and not workers.restarted()) as teacher:
+        if shared is not None:
+            store.share(shared.resolve() / _shareable(plan, teacher))
 
         def resolve() -> tuple[Artifact, Data | None, Sequence[str]]:
             model, data, notes = teacher.resolve(plan, store, watcher.progress)
-            further = tuple(
-                each.resolve(alone, store, watcher.progress, f"teacher/{number}")[0]
-                for number, (each, alone) in enumerate(zip(teacher.further, further_plans(plan), strict=True), start=2)
-            )
+            further = teacher.resolve_further(plan, store, watcher.progress)
             return Artifact(model, further_teachers=further), data, notes
 
         artifact, data, notes = workers.main_first(resolve, resolve, plan.device)
@@ -329,6 +325,11 @@ def _inputs(plan: Plan, teacher: Teacher) -> dict[str, Json]:
         "seed": plan.seed,
         "board": options.board,
     }
+
+
+def _shareable(plan: Plan, teacher: Teacher) -> str:
+    """Return a name for what runs may share that differ in their passes alone."""
+    return digest({name: value for name, value in _inputs(plan, teacher).items() if name != "passes"})[:16]
 
 
 def _fingerprints(data: Data | AnySource | None) -> list[str | None] | None:

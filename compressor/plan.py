@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -16,6 +16,7 @@ from compressor.bench.ssh import Board
 from compressor.budgets import Budget
 from compressor.core import SLOTS, GivenInput, Pass, PassSpec, PlanContext, Profile, Target, Unavailable, UsageError
 from compressor.frontend import open_model_file
+from compressor.losses import objective
 from compressor.machine import machine
 from compressor.options import Options, make_options, merge_options, read_options
 from compressor.settings import apply_settings, make_pass, settings_of
@@ -58,21 +59,29 @@ class Plan:
         return Path("runs") / f"{self.model.stem}-{self.target.name}-{self.profile.name}"
 
 
-def make_plan(model: Path, flags: Options, *, default_target: str | None = None, trust: bool = False) -> Plan:
+def make_plan(
+    model: Path,
+    flags: Options,
+    *,
+    default_target: str | None = None,
+    trust: bool = False,
+    source: AnySource | None = None,
+) -> Plan:
     """Resolve every option (flag > compress.toml here > beside the model > profile > default), and check the plan.
 
+    ``source`` are the data where they were read already.
     Raises UsageError for options that cannot be used, Unavailable where the target's runtime is missing.
     """
     with open_model_file(model):
         pass  # it can be read; its content is checked after the plan
-    options, profile, source = _merged(model, flags, default_target)
+    options, profile, found = _merged(model, flags, default_target)
     target = with_machine_quirks(_target(options))
     profile = replace(profile, passes=apply_settings(profile.passes, options.set or ()))
     passes = tuple(make_pass(spec, profile.name, options) for spec in profile.passes)
     budgets = tuple(Budget.parse(text) for text in options.budget or ())
     inputs = GivenInput.parse_all(options.input or ())
     _check_options(options)
-    source = source or _source(options)
+    source = source or found or _source(options)
     teachers = _further_teachers(options, passes, source)
     if options.metric is not None and source is None:
         raise UsageError("--metric needs samples to evaluate on", hint="give --data or --eval")
@@ -164,9 +173,18 @@ def _further_teachers(options: Options, passes: Sequence[Pass], source: AnySourc
             "--teacher is for profiles that train a student, and no pass of this one does",
             hint="leave it out, or take such a profile: --profile balanced",
         )
+    if teachers and any("features" in objective(losses).needs for losses in _losses(passes)):
+        raise UsageError(
+            "a loss reads the teacher's feature maps, and several teachers only answer",
+            hint="leave out --teacher, or take losses on outputs: kl and cross-entropy",
+        )
     if teachers and (source is None or source.targets != "labels"):
         raise UsageError("several teachers are for labelled images", hint="give such --data, or leave out --teacher")
     return teachers
+
+
+def _losses(passes: Sequence[Pass]) -> list[Any]:
+    return [losses for each in passes if (losses := getattr(each, "losses", None))]
 
 
 def _source(options: Options) -> AnySource | None:

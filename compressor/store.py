@@ -34,10 +34,13 @@ _FIRST_FILES = (".lock", partial(Path("inputs.json")).name)
 class Store:
     """One run's folder: its cache of finished passes and of values, its lock, what it publishes."""
 
-    def __init__(self, folder: Path, shared: Path | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._shared = shared
-        """Keeps what other runs of the same teacher and data can use too."""
+        self._shared: Path | None = None
+
+    def share(self, folder: Path) -> None:
+        """Keep in ``folder`` what other runs of the same teacher, data and device can use too."""
+        self._shared = folder
 
     # -- which run the folder belongs to ----------------------------------------------------------
 

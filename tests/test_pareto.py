@@ -19,7 +19,8 @@ COMMON = ("run", TEACHER, "--data", "builtin:digits", "--target", "host")
         (("--pareto", "8%,8%"), "not shares of a latency"),
         (("--pareto", "5ms,8%"), "not shares of a latency"),
         (("--pareto", "8%,x"), "not a budget: 'latency=x'"),
-        (("--pareto", "8%,13%", "--budget", "latency=9%"), "and so does --budget"),
+        (("--pareto", "8%,13%", "--budget", "latency=9%"), "and so does a budget"),
+        (("--pareto", "8%,13%", "--set", 'search.budget=["latency=9%"]'), "and so does a budget"),
         (("--pareto", "8%,13%", "--profile", "ptq"), "is for profiles that search students, and ptq does not"),
     ],
 )
@@ -56,6 +57,6 @@ def test_a_front_of_students(compress: Any, tmp_path: Path) -> None:
         assert report["passes"][0]["metrics"]["latency_share"] <= share
     assert "2 runs compared" in Path(told["page"]).read_text()
     # The teacher was timed once, and its normalisation found once.
-    shared = sorted(path.name.partition("-")[0] for path in (tmp_path / "front" / "shared").iterdir())
+    shared = sorted(path.name.partition("-")[0] for path in (tmp_path / "front" / "shared").glob("*/*"))
     assert shared.count("normalization") == 1
     assert "latency" in shared

@@ -33,7 +33,7 @@ def compress(
     target: str | Path | None = None,
     profile: str | Path | None = None,
     arch: str | Callable[[], nn.Module] | None = None,
-    teacher: Sequence[str | Path] | None = None,
+    teacher: str | Path | Sequence[str | Path] | None = None,
     data: Source | None = None,
     evaluate: Source | None = None,
     output: str | Path | None = None,
@@ -70,7 +70,7 @@ def compress(
         target=None if target is None else str(target),
         profile=None if profile is None else str(profile),
         arch=_named(arch, "arch"),
-        teacher=tuple(map(str, teacher)) if teacher else None,
+        teacher=_files(teacher),
         data=_named(data, "data"),
         eval=_named(evaluate, "evaluate"),
         input=_inputs(input),
@@ -121,6 +121,12 @@ def _named(value: Source | None, argument: str) -> str | None:
             hint=f"give {argument} a path, or a function at the top level of a module",
         )
     return f"{module}:{name}"
+
+
+def _files(given: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] | None:
+    if given is None or isinstance(given, str | Path):
+        return None if given is None else (str(given),)
+    return tuple(map(str, given)) or None
 
 
 def _inputs(

@@ -30,7 +30,6 @@ def run_front(
     from compressor import pipeline
     from compressor.pareto import pareto_plans, run_pareto
     from compressor.report.console import print_summary
-    from compressor.train import workers
 
     plans = pareto_plans(model, options, shares, trust=trust)
     plan = next(iter(plans.values()))
@@ -46,13 +45,12 @@ def run_front(
     with console.status("reading the model") as status:
         command, watcher = ["compress", *sys.argv[1:]], watch_run(console, status)
         front = run_pareto(plans, folder, command, watcher, lambda name: console.print(f"== {name}"), fresh=fresh)
-    if not workers.is_main_process():
-        return
     if as_json:
         print_json(front.page)
     else:
         for done in front.runs:
             print_summary(done.report, stdout_console())
-        stdout_console().print(f"compared in {front.page['page']}")
+        if len(front.runs) > 1:
+            stdout_console().print(f"compared in {front.page['page']}")
     if front.missed is not None:
         raise front.missed

@@ -48,6 +48,10 @@ class MaskNumbers:
         if names is None:
             most = max((value for value in found if value != VOID), default=0)
             names = [str(number) for number in range(most + 1)]
+        if len(names) in found and 0 not in found:
+            raise UsageError(
+                f"the masks number classes from 1 to {len(names)}", hint="number them from 0, as channels are numbered"
+            )
         table, classes = [-1] * 256, list[str]()
         for number, name in enumerate(names[:VOID]):
             table[number] = VOID if name.lower() in _NAMED_VOID else len(classes)
@@ -61,8 +65,8 @@ class MaskNumbers:
         return cls(tuple(classes), tuple(table), note)
 
     @cached_property
-    def _lookup(self) -> NDArray[np.int64]:
-        return np.array(self.table, np.int64)
+    def _lookup(self) -> NDArray[np.int16]:
+        return np.array(self.table, np.int16)
 
     def mask(self, files: Files, row: int) -> NDArray[np.uint8]:
         """Return the class of each pixel, H x W, `VOID` where it does not count.

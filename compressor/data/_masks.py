@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,14 @@ from PIL import Image
 from compressor.core import Batch, InputSpec, Normalization, UsageError
 from compressor.data._folder import Files, Tree
 from compressor.data._images import look, whole
-from compressor.data._layout import JUDGES, TRAIN
+from compressor.data._layout import JUDGES, TRAIN, differing
 from compressor.data._mask_files import VOID, MaskNumbers
 from compressor.data._splits import HELD_OUT
 from compressor.data._stores import Archive, Folder, shown
 from compressor.preprocessing import normalize
+
+if TYPE_CHECKING:
+    from compressor.core.signature import Feeds
 
 __all__ = ["MaskSource", "MaskSplit", "PreparedMasks", "load_masks"]
 
@@ -172,6 +175,13 @@ class MaskSplit:
         """The class of each pixel at the mask's own size, H x W; 255 where it does not count."""
         return self.raw.mask(index)
 
+    def feeds(self, size: int) -> Iterator[Feeds]:
+        """Yield what the network is fed, without the masks, which take longer to decode."""
+        order = np.arange(len(self), dtype=np.int64)
+        for start in range(0, len(order), size):
+            part = self.pixels(order[start : start + size])
+            yield {self.input_name: normalize(part, self.normalization)}
+
     def batches(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
         """Yield (N x C x H x W normalised, N x H x W class numbers at the same size, 255 where they do not count)."""
         order = np.arange(len(self), dtype=np.int64) if indices is None else indices
@@ -192,7 +202,10 @@ def load_masks(source: str | None, evaluate: str | None) -> MaskSource | None:
     if other := next((name for name, each in found.items() if each is None), None):
         raise UsageError(f"{other} holds no images beside masks", hint="give both as images/ and masks/")
     halves = {name: each for name, each in found.items() if each is not None}
-    names = next((each.classes for each in halves.values() if each.classes is not None), None)
+    told = [(each.where, each.classes) for each in halves.values() if each.classes is not None]
+    if told and told[0][1] != told[-1][1]:
+        raise differing(*told[0], *told[-1])
+    names = told[0][1] if told else None
     numbers = MaskNumbers.of(names, [masks for each in halves.values() for _, masks in each.halves.values()])
     if len(numbers.classes) < 2:
         raise UsageError(f"{next(iter(halves))} has one class only", hint="give it two classes or more")
@@ -234,7 +247,7 @@ def _found(source: str) -> _Found | None:
     except OSError:  # whoever reads it as something else says what is wrong
         return None
     tree = Tree.of(Folder(path) if path.is_dir() else Archive(path))
-    while len(tree.top_folders) == 1 and _IMAGES not in _lower(tree):
+    while len(tree.top_folders) == 1 and not {_IMAGES, TRAIN, *JUDGES} & _lower(tree).keys():
         tree = tree.below(next(iter(tree.top_folders)))
     halves = dict(_halves(tree))
     where = shown(path.resolve().name)
@@ -280,7 +293,7 @@ def _names(tree: Tree) -> tuple[str, ...] | None:
     place = next((name for name in tree.others if name.rpartition("/")[2].lower() == _CLASSES), None)
     if place is None:
         return None
-    text = tree.store.read(tree.prefix + place).decode("utf-8", "replace")
+    text = tree.store.read(tree.prefix + place).decode("utf-8-sig", "replace")
     return tuple(shown(line.strip()) for line in text.splitlines() if line.strip())
 
 
@@ -304,6 +317,8 @@ def _held_out(images: MaskedImages) -> tuple[MaskedImages, MaskedImages]:
 
 
 def _disjoint(train: MaskedImages, judged: MaskedImages) -> tuple[MaskedImages, str]:
+    if not (train.images.comparable and judged.images.comparable):
+        return train, "" if train.images is judged.images else "more than 2 GiB: not searched for images in both halves"
     known = set(judged.keys)
     fresh = np.array([key not in known for key in train.keys], np.bool_)
     if fresh.all():

@@ -27,6 +27,8 @@ class Discriminator:
 
     kind: ClassVar[str] = "discriminator"
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    whole: ClassVar[bool] = True
+    """It would tell the teacher by the scores that are not stored."""
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:

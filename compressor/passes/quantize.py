@@ -129,7 +129,8 @@ class Quantize:
         if self.samples < 2:
             yield f"quantize.samples = {self.samples}: the first ranges need two samples or more"
         yield from self._distill.problems("quantize.distill", plan_context)
-        if any(loss.needs & {"features", "student-features"} for loss, _ in objective(self._distill.losses).terms):
+        losses = objective(self._distill.with_method().losses)
+        if losses.needs & {"features", "student-features"}:
             yield "quantize.distill.losses reads feature maps: take losses on the outputs alone"
 
     @property

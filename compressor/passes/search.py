@@ -37,7 +37,8 @@ class Search:
 
     With ``halving_minutes`` the finalists are distilled for so long, by successive halving, and ranked by their
     accuracy (``halving_steps``: the steps of each round that an earlier run found). Finalists are then of different
-    depths. Half of them, and half of the evaluations, are warm-started: their weights can be cut from the teacher's.
+    depths. Where students of a family can have their weights cut from the teacher's, those are a share of their own,
+    and the last: of one family half of the finalists and evaluations, of several one's.
     """
 
     space: str = "auto"
@@ -69,6 +70,10 @@ class Search:
         problems, spaces = [], catalog.names("models")
         if self.space != "auto" and not set(self._named) <= set(spaces):
             problems.append(f"search.space = {self.space!r} is not known: take auto or some of {', '.join(spaces)}")
+        if len(self._named) > 1 and not self.halving_minutes:
+            problems.append("search.space has several families, which trials alone compare: set search.halving_minutes")
+        if len(self._named) > self.finalists:
+            problems.append(f"search.finalists = {self.finalists}: give one or more for each of {self.space}")
         if not self.budget:
             problems.append("search.budget is empty: give --budget latency=25%, params=200k, macs=20M or bytes=500k")
         for text in self.budget:
@@ -146,5 +151,5 @@ class Search:
                 f"no family has students for {task}, which the teacher does",
                 hint="use a profile without search: --profile ptq",
             )
-        others = [name for name in _TRIED_TOO if name in able] if self.halving_minutes else []
-        return tuple(dict.fromkeys([first, *others]))
+        others = [name for name in _TRIED_TOO if name in able and name != first] if self.halving_minutes else []
+        return (first, *others[: self.finalists - 1])

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["MaskAnswer"]
 
 
+_STRIP = 64
+"""Rows that are interpolated at a time: scores of many classes at a photograph's size would fill memory."""
+
+
 @dataclass(frozen=True)
 class MaskAnswer:
     """Which output holds the answer, and how it is read."""
@@ -56,7 +60,14 @@ class MaskAnswer:
         if self.layout == "numbers":
             rows, columns = (_nearest(n, m) for n, m in zip(scores.shape[1:], (height, width), strict=True))
             return np.asarray(scores[0, rows[:, None], columns], np.int64)
-        sized = _bilinear(scores.astype(np.float32), height, width)
+        scores = scores.astype(np.float32)
+        strips = [
+            self._chosen(_bilinear(scores, height, width, range(top, min(top + _STRIP, height))))
+            for top in range(0, height, _STRIP)
+        ]
+        return np.concatenate(strips)
+
+    def _chosen(self, sized: NDArray[np.float32]) -> NDArray[np.int64]:
         if self.threshold is not None:
             return np.asarray(sized[0] > self.threshold, np.int64)
         return np.asarray(sized.argmax(0), np.int64)
@@ -70,13 +81,11 @@ def _nearest(given: int, wanted: int) -> NDArray[np.int64]:
     return np.minimum((np.arange(wanted) * given) // wanted, given - 1)
 
 
-def _bilinear(scores: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resize K x h x w to K x H x W, corners not aligned (as PyTorch's ``interpolate`` by default)."""
-    for axis, wanted in ((1, height), (2, width)):
+def _bilinear(scores: NDArray[np.float32], height: int, width: int, rows: range) -> NDArray[np.float32]:
+    """Resize K x h x w to the ``rows`` of K x H x W, corners not aligned (as PyTorch's ``interpolate`` by default)."""
+    for axis, wanted, shown in ((1, height, np.asarray(rows)), (2, width, np.arange(width))):
         given = scores.shape[axis]
-        if given == wanted:
-            continue
-        places = np.maximum((np.arange(wanted) + 0.5) * given / wanted - 0.5, 0)
+        places = np.maximum((shown + 0.5) * given / wanted - 0.5, 0)
         before = np.minimum(places.astype(np.int64), given - 1)
         after = np.minimum(before + 1, given - 1)
         share = (places - before).astype(np.float32).reshape((-1, 1) if axis == 1 else (1, -1))

@@ -23,7 +23,7 @@ def mask_picture(mask: NDArray[np.integer], classes: int, side: int) -> str:
     colours = np.zeros((256, 3), np.uint8)
     for number in range(classes):
         colours[number] = _colour(number, max(1, classes - 1))
-    return picture(np.ascontiguousarray(colours[small].transpose(2, 0, 1)), side)
+    return picture(np.ascontiguousarray(colours[np.clip(small, 0, 255)].transpose(2, 0, 1)), side)
 
 
 def _colour(number: int, last: int) -> tuple[int, int, int]:

@@ -114,24 +114,30 @@ class Segmentation:
         """
         count = len(self.classes)
         table, right = np.zeros((count, count), np.int64), list[float]()
-        for number, predicted in enumerate(self._predicted(session, split, batch)):
-            truth = split.mask(number)
+        for number, (truth, predicted) in enumerate(self._predicted(session, split, batch)):
             counted = confusion(truth, predicted, count)
             table += counted
             right.append(float(np.trace(counted) / max(1, counted.sum())))
             progress(f"evaluating on {split.name}", number + 1, len(split))
+        if not table.any():
+            raise UsageError(
+                f"no pixel of the masks of {split.name} counts: all are void", hint="judge on others with --eval"
+            )
         by_class = ious(table)
         told = {f"iou {name}": float(iou) for name, iou in zip(self.classes, by_class, strict=True) if iou == iou}
         also = {"pixel_accuracy": float(np.trace(table) / max(1, table.sum())), **told}
         value = float(np.nanmean(by_class)) if told else 0.0
         return Metric("miou", value, len(split), split.fingerprint, split.name, also, unit="%"), np.array(right)
 
-    def _predicted(self, session: Session, split: MaskSplit, batch: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the class of each pixel of each image's mask."""
+    def _predicted(
+        self, session: Session, split: MaskSplit, batch: int
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        """Yield each image's mask, and the class that the network gives each of its pixels."""
         answer, number = self._answer, 0
-        for feeds, _ in split.batches(batch):
+        for feeds in split.feeds(batch):
             for scores in answer.scores(run_in_batches(session, feeds, batch)):
-                yield answer.classes(scores, *split.mask(number).shape)
+                mask = split.mask(number)
+                yield mask, answer.classes(scores, *mask.shape)
                 number += 1
 
     def allowance(self, metric: Metric) -> float:
@@ -165,7 +171,7 @@ class Segmentation:
         row: int,
     ) -> dict[str, Json]:
         truth = split.mask(0)
-        made = {side: next(self._predicted(session, split, 1)) for side, session in sessions.items()}
+        made = {side: next(self._predicted(session, split, 1))[1] for side, session in sessions.items()}
         images = {"image": picture(split.pixels()[0], _SIDE), "truth": self._picture(truth)}
         images |= {side: self._picture(mask) for side, mask in made.items()}
         shares = {side: format_value(float(outcomes[side][row]), "%") for side in made}
@@ -195,7 +201,7 @@ class Segmentation:
 
 
 def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Count pixels by true class (rows) and predicted class (columns); void ones and answers that are no class are not.
+    """Count pixels by true class (rows) and predicted class (columns); void ones are left out.
 
     An answer that is no class counts as wrong: it is put on the class after the true one.
     """

@@ -2,7 +2,7 @@
 
 from compressor.teacher._load import load_teacher
 from compressor.teacher._network import sample_sizes
-from compressor.teacher._of_plan import further_plans, teacher_of
+from compressor.teacher._of_plan import teacher_of
 from compressor.teacher._teacher import Teacher
 
-__all__ = ["Teacher", "further_plans", "load_teacher", "sample_sizes", "teacher_of"]
+__all__ = ["Teacher", "load_teacher", "sample_sizes", "teacher_of"]

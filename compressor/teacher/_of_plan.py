@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.core import CompressError, UsageError
+from compressor.core import UsageError
 from compressor.plan import Plan
 from compressor.teacher._load import load_teacher
-from compressor.teacher._teacher import Teacher
+from compressor.teacher._teacher import Teacher, further_plans, named_by
 
-__all__ = ["further_plans", "teacher_of"]
+__all__ = ["teacher_of"]
 
 
 def teacher_of(plan: Plan) -> Teacher:
@@ -25,17 +25,9 @@ def teacher_of(plan: Plan) -> Teacher:
     teacher = load(plan)
     further = []
     for alone in further_plans(plan):
-        try:
+        with named_by(alone.model):
             further.append(load(alone))
-        except CompressError as error:
-            error.what = f"--teacher {alone.model}: {error.what}"
-            raise
+            further[-1].known_normalization(alone)
         if mismatch := teacher.mismatch(further[-1]):
             raise UsageError(f"--teacher {alone.model}: {mismatch}", hint="give teachers of one task and one input")
     return replace(teacher, further=tuple(further))
-
-
-def further_plans(plan: Plan) -> list[Plan]:
-    """Return the plan for each further teacher, which has code and normalisation of its own."""
-    alone = replace(plan.options, arch=None, normalize=None, channels=None, layout=None)
-    return [replace(plan, model=path, options=alone) for path in plan.teachers]

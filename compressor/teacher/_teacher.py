@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.core import Data, InputSpec, Json, Model, Normalization, Progress, Session, Task, UsageError
+from compressor.core import (
+    CompressError,
+    Data,
+    InputSpec,
+    Json,
+    Model,
+    Normalization,
+    Progress,
+    Session,
+    Task,
+    UsageError,
+)
 from compressor.plan import Plan
 from compressor.store import Store, identity
 from compressor.teacher._network import Network
 from compressor.versions import installed_versions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Teacher"]
+__all__ = ["Teacher", "further_plans", "named_by"]
 
 _SAMPLE = 512
 """Training images on which normalisations are tried; down to a quarter of them for heavy networks."""
@@ -77,6 +89,14 @@ class Teacher:
             data = self.task.prepare(plan.source, self.image, model.normalization, name)
         notes = data.notes if data else ()
         return model, data, (*self.network.notes, f"task {self.task.kind}", *([note] if note else []), *notes)
+
+    def resolve_further(self, plan: Plan, store: Store, progress: Progress) -> tuple[Model, ...]:
+        """Write the teachers that students learn from beside it, and settle their normalisations."""
+        models = []
+        for number, (each, alone) in enumerate(zip(self.further, further_plans(plan), strict=True), start=2):
+            with named_by(alone.model):
+                models.append(each.resolve(alone, store, progress, f"teacher/{number}")[0])
+        return tuple(models)
 
     def mismatch(self, other: Teacher) -> str | None:
         """Tell in a few words why students cannot learn from ``other`` too; None where they can.
@@ -194,6 +214,25 @@ class Teacher:
     def _ordered(self, channels: str | None, normalization: Normalization) -> Normalization:
         """The same for an order of colours, and for the network's layout."""
         return replace(normalization, channels=channels or "rgb", layout=self.layout)
+
+
+def further_plans(plan: Plan) -> list[Plan]:
+    """Return the plan for each further teacher, which has code, normalisation and names of its own."""
+    alone = replace(plan.options, arch=None, normalize=None, channels=None, layout=None)
+    given = tuple(replace(each, name=None) for each in plan.input) if len(plan.input) == 1 else plan.input
+    return [replace(plan, model=path, options=alone, input=given) for path in plan.teachers]
+
+
+@contextmanager
+def named_by(path: Path) -> Iterator[None]:
+    """Let errors about a further teacher name it; --normalize is for the first one."""
+    try:
+        yield
+    except CompressError as error:
+        error.what = f"--teacher {path}: {error.what}"
+        if error.hint and "--normalize" in error.hint:
+            error.hint = "give a teacher of a known family, or more training data, which tells how it was trained"
+        raise
 
 
 def _place_of_export(model: Model, plan: Plan, store: Store) -> Path:

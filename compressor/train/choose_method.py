@@ -12,6 +12,7 @@ from torch import nn
 
 from compressor.core import Context, ImageSplit, Json
 from compressor.losses import objective
+from compressor.train import workers
 from compressor.train.distill_config import DistillConfig
 from compressor.train.fit import fit_step_seconds
 from compressor.train.fit_with_checkpoints import fit_with_checkpoints
@@ -26,6 +27,7 @@ def choose_method(
     settings: DistillConfig,
     make_student: Callable[[PreparedTeacher], nn.Module],
     prepare: Callable[[DistillConfig, ImageSplit], PreparedTeacher],
+    classes: int,
     key: Json,
     context: Context,
 ) -> tuple[str, dict[str, Json]]:
@@ -36,7 +38,7 @@ def choose_method(
     that are held out here; the first of `METHODS` wins a tie. (He et al. 2021, arXiv 2109.11105, learn such a choice.)
     """
     begun = time.perf_counter()
-    trials = _Trials.of(settings, make_student, prepare, key, context)
+    trials = _Trials.of(settings, make_student, prepare, classes, key, context)
     halved = halve(len(trials.names), (), trials.steps_of, trials.train_and_judge)
     rounds = [
         {"steps": steps, "top1": {trials.names[index]: share for index, share in reached.items()}}
@@ -71,6 +73,7 @@ class _Trials:
         settings: DistillConfig,
         make_student: Callable[[PreparedTeacher], nn.Module],
         prepare: Callable[[DistillConfig, ImageSplit], PreparedTeacher],
+        classes: int,
         key: Json,
         context: Context,
     ) -> _Trials:
@@ -79,16 +82,22 @@ class _Trials:
         short = dataclasses.replace(short, warmup=0.1)
         first = prepare(short.with_method(next(iter(METHODS))), learned)
         short = dataclasses.replace(short, hflip=first.pinned["hflip"])
-        configs = tuple(short.with_method(name) for name in METHODS)
-        prepared = tuple(prepare(config, learned) for config in configs)
-        students = tuple(make_student(first) for _ in METHODS)
-        return cls(tuple(METHODS), configs, students, prepared, judged, key, settings.method_minutes, context)
+        names = tuple(name for name in METHODS if short.with_method(name).suits(classes))
+        configs = tuple(short.with_method(name) for name in names)
+        kinds: dict[Json, PreparedTeacher] = {(short.mixup, short.cutmix): first}
+        for config in configs:
+            if (kind := (config.mixup, config.cutmix)) not in kinds:
+                kinds[kind] = prepare(config, learned)
+        prepared = tuple(kinds[config.mixup, config.cutmix] for config in configs)
+        students = tuple(make_student(first) for _ in names)
+        return cls(names, configs, students, prepared, judged, key, settings.method_minutes, context)
 
     def steps_of(self, alive: Sequence[int]) -> int:
         """Return the steps with which these methods fill one round, measured once and kept across runs."""
         rounds, names = rounds_of(len(self.names)), [self.names[index] for index in alive]
         fitting = partial(self._fitting, tuple(alive), rounds)
-        steps: int = self.context.memo("method-steps", [self.key, self.minutes, rounds, names], fitting)
+        remember = partial(self.context.memo, "method-steps", [self.key, self.minutes, rounds, names], fitting)
+        steps: int = workers.broadcast(remember, self.context.device)
         return steps
 
     def _fitting(self, alive: Sequence[int], rounds: int) -> int:
@@ -105,4 +114,4 @@ class _Trials:
         config = dataclasses.replace(self.configs[index], steps=steps[-1])
         key = [self.key, number, list(steps)]
         fit_with_checkpoints(config, self.students[index], self.prepared[index], key, self.context, what)
-        return top1(self.students[index], self.judged)
+        return workers.broadcast(partial(top1, self.students[index], self.judged), self.context.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -13,7 +14,10 @@ from compressor.losses import objective
 from compressor.train.methods import METHODS
 from compressor.train.optimizer_config import OptimizerConfig
 
-__all__ = ["DistillConfig"]
+__all__ = ["ALL_SCORES", "DistillConfig"]
+
+ALL_SCORES = 128
+"""With up to this many classes, all of a teacher's scores for a sample are stored."""
 
 _HINTON: tuple[Mapping[str, Json], ...] = (
     {"loss": "kl", "weight": 0.9, "temperature": 4.0},
@@ -76,7 +80,14 @@ class DistillConfig:
     def with_method(self, name: str | None = None) -> Self:
         """Return the settings with those of a method, by default the one that they name; without one as they are."""
         name = self.method if name is None else name
-        return dataclasses.replace(self, method="", **METHODS[name]) if name else self
+        return dataclasses.replace(self, method="", **METHODS[name]) if name in METHODS else self
+
+    def suits(self, classes: int) -> bool:
+        """Tell whether its losses do with the scores that are stored of so many classes: the highest, of many."""
+        return classes <= ALL_SCORES or not any(
+            getattr(loss, "standardised", False) or getattr(loss, "whole", False)
+            for loss, _ in objective(self.losses).terms
+        )
 
     def problems(self, where: str, plan_context: PlanContext) -> tuple[str, ...]:
         """List what prevents the training, each with a remedy; ``where`` is the settings' name in the profile.
@@ -108,6 +119,8 @@ class DistillConfig:
     def _method_problems(self, where: str, targets: str | None) -> list[str]:
         if self.method and self.method not in ("auto", *METHODS):
             return [f"{where}.method = {self.method!r} is not known: take auto or one of {', '.join(METHODS)}"]
+        if self.method in METHODS and (field := self._overridden()):
+            return [f"{where}.method = {self.method!r} sets {where}.{field}, which is given too: leave one of them out"]
         if self.method and targets != "labels":
             return [f"{where}.method = {self.method!r} is for labelled images: name the losses, and leave it out"]
         if self.method == "auto" and where != "distill":
@@ -115,6 +128,15 @@ class DistillConfig:
         if self.method == "auto" and not 0 < self.method_minutes < float("inf"):
             return [f"{where}.method_minutes = {self.method_minutes}: give a number above 0"]
         return []
+
+    def _overridden(self) -> str | None:
+        """The first setting that was changed and that the method sets otherwise."""
+        blank = DistillConfig()
+        for name, value in METHODS[self.method].items():
+            given = getattr(self, name)
+            if given != getattr(blank, name) and json.dumps(given) != json.dumps(value):
+                return name
+        return None
 
     def _unfit_losses(self, where: str, targets: str | None) -> list[str]:
         if targets == "masks":

@@ -58,7 +58,7 @@ class Learner(nn.Module):
         self.progress = 0.0
         """The share of the steps that are done."""
         # In a list, nn.Module does not register it: the teacher is neither trained nor saved.
-        self._teacher = [] if teacher is None else [FeatureExtractor(teacher.eval(), features=features)]
+        self._teacher = [] if teacher is None else [FeatureExtractor(teacher, features=features).eval()]
         shown = _shown(self.student, input)
         taught = _shown(self._teacher[0], input).shapes if self._teacher else ()
         self.adapters = objective.adapters(shown.shapes, taught, shown.logits.shape[1])

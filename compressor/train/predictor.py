@@ -17,9 +17,11 @@ from compressor.lowering.save import save
 from compressor.train import workers
 from compressor.train.precision import autocast, uses_bf16
 
-__all__ = ["graph_predictor", "make_predictor"]
+__all__ = ["as_scores", "graph_predictor", "make_predictor"]
 
 _OPSET = 21
+_SUMS_TO_1, _LEAST_SHARE = 1e-3, 1e-7
+"""How near to 1 the sum of probabilities lies, and the least that one counts as."""
 _EXAMPLE_SIZE = 64
 """Pixels a side of the example input, where the exported graph takes any size."""
 
@@ -47,15 +49,33 @@ def make_predictor(
 
 
 def graph_predictor(path: Path) -> Callable[[Tensor], Tensor]:
-    """A function from images N x C x H x W to the first output of an ONNX file, in batches that it takes."""
+    """A function from images N x C x H x W to the answer of an ONNX file, in batches that it takes.
+
+    The answer is the first output of rank 2, class scores, else the first.
+    """
     session: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
-    source, sink = session.signature.input.name, session.signature.output.name
+    answers = session.signature.outputs
+    source = session.signature.input.name
+    sink = next((spec.name for spec in answers if len(spec.shape) == 2), answers[0].name)
 
     def predict(images: Tensor) -> Tensor:
         outputs = run_in_batches(session, {source: images.contiguous().numpy()}, len(images))
         return torch.from_numpy(outputs[sink])
 
     return predict
+
+
+def as_scores(predict: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same function; where its answers are probabilities, their logarithms, of which softmax makes them again."""
+
+    def answer(images: Tensor) -> Tensor:
+        scores = predict(images)
+        shares = scores.ndim == 2 and scores.shape[1] > 1 and bool((scores >= 0).all())
+        if shares and bool(((scores.sum(1) - 1).abs() < _SUMS_TO_1).all()):
+            return scores.clamp_min(_LEAST_SHARE).log()
+        return scores
+
+    return answer
 
 
 def _runtime_predictor(teacher: nn.Module, any_size: bool, folder: Path) -> Callable[[Tensor], Tensor]:

@@ -111,9 +111,10 @@ def batch_loss(
     def loss(number: int) -> Tensor:
         rows = np.random.default_rng([seed, 6, number]).permutation(len(samples))[:batch]
         images, labels, outputs = data.batch(np.sort(rows), 0)
-        total, _ = objective(
-            objective.adapters((), (), outputs.shape[1]), Outputs(network(images)), Outputs(outputs), labels
-        )
+        with torch.random.fork_rng(devices=[]):  # for the losses' learned modules
+            torch.manual_seed(seed)
+            adapters = objective.adapters((), (), outputs.shape[1])
+        total, _ = objective(adapters, Outputs(network(images)), Outputs(outputs), labels)
         return total
 
     return loss

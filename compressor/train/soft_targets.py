@@ -18,14 +18,13 @@ from torch import Tensor
 
 from compressor.atomic import write
 from compressor.core import Progress, UsageError
+from compressor.train.distill_config import ALL_SCORES
 from compressor.train.samples import Samples
 
 __all__ = ["SoftTargets"]
 
 _SHARD = 8192
 """Samples in a file: the most that an interrupted run has to compute again."""
-_ALL_LOGITS = 128
-"""With up to this many classes, all logits of a sample are stored."""
 _TOP = 32
 """With more classes, the number of the highest log-probabilities that are stored."""
 _TAIL_TEMPERATURE = 4.0
@@ -59,7 +58,7 @@ class SoftTargets:
     @staticmethod
     def affordable_views(samples: int, classes: int, limit: int) -> int:
         """The number of views that fit ``limit`` bytes. Raises UsageError where not even one does."""
-        size = samples * (_DRAWN_BYTES + (2 * classes if classes <= _ALL_LOGITS else 6 * _TOP + 2))
+        size = samples * (_DRAWN_BYTES + (2 * classes if classes <= ALL_SCORES else 6 * _TOP + 2))
         if size > limit:
             raise UsageError(
                 f"the teacher's outputs for {samples:,} samples take {size:,} bytes a view, more than distill.cache",
@@ -128,7 +127,7 @@ def _batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 def _pack(logits: Tensor) -> dict[str, Tensor]:
     """The tensors that are stored for N x K logits."""
-    if logits.shape[1] <= _ALL_LOGITS:
+    if logits.shape[1] <= ALL_SCORES:
         # Only differences between a sample's logits matter; near zero float16 is finest.
         return {"logits": (logits - logits.mean(1, keepdim=True)).clamp(-6e4, 6e4).half()}
     scores = torch.log_softmax(logits.double(), 1)

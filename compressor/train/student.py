@@ -60,7 +60,10 @@ def _tried(
     def prepare(config: DistillConfig, learned: ImageSplit) -> PreparedTeacher:
         return prepare_teacher(config, teacher, context, learned)
 
-    return choose_method(settings, lambda prepared: _initial(student, init, prepared)[0], prepare, key, context)
+    def make(prepared: PreparedTeacher) -> nn.Module:
+        return _initial(student, init, prepared)[0]
+
+    return choose_method(settings, make, prepare, teacher.outputs, key, context)
 
 
 def training_metrics(settings: DistillConfig, steps: int, curve: Sequence[Json]) -> dict[str, Json]:

@@ -26,7 +26,7 @@ from compressor.train.distillation_data import DistillationData
 from compressor.train.ensemble import Ensemble, renormalised
 from compressor.train.live_targets import LiveTargets
 from compressor.train.patches import Patches
-from compressor.train.predictor import graph_predictor, make_predictor
+from compressor.train.predictor import as_scores, graph_predictor, make_predictor
 from compressor.train.samples import Samples
 from compressor.train.soft_targets import SoftTargets
 from compressor.versions import installed_versions
@@ -90,6 +90,12 @@ def prepare_teacher(
     if "features" in terms.needs:
         metrics |= {"teacher": "live: a loss reads its feature maps"}
         return PreparedTeacher(network, LiveTargets(samples), True, metrics, {"hflip": hflip})
+    if not settings.suits(teacher.outputs):
+        raise UsageError(
+            f"of {teacher.outputs:,} classes the highest scores are stored, and a loss reads all: those that are "
+            "standardised do, and discriminator",
+            hint="take losses that are not standardised: kl, dist, decoupled",
+        )
     targets = _soft_targets(settings, teacher, samples, predict, context)
     computed = targets.prepare(predict, context.progress) if workers.is_main_process() else 0
     workers.barrier(context.device)
@@ -109,11 +115,6 @@ def _all_teachers(
     predict = _predictor(settings, teacher, network, context)
     if not context.further_teachers:
         return predict, []
-    if "features" in objective(settings.losses).needs:
-        raise UsageError(
-            "a loss reads the teacher's feature maps, and several teachers only answer",
-            hint="leave out --teacher, or take losses on outputs: kl and cross-entropy",
-        )
     given, teachers = teacher.normalization, [predict]
     assert given is not None
     for each in context.further_teachers:
@@ -137,10 +138,11 @@ def _predictor(
     """The teacher's output for images: of an ONNX graph by its runtime, of a module in the training's precision."""
     if network is None:
         assert teacher.graph is not None
-        return graph_predictor(teacher.graph)
+        return as_scores(graph_predictor(teacher.graph))
     any_size = context.task.spatial
     graphs = context.kept("teacher-graph", [identity(teacher), installed_versions()])
-    return make_predictor(network, settings.optimizer_config.precision, context.device, graphs, any_size=any_size)
+    precision = settings.optimizer_config.precision
+    return as_scores(make_predictor(network, precision, context.device, graphs, any_size=any_size))
 
 
 def _soft_targets(

@@ -43,6 +43,23 @@ def masks(root: Path, **named: Any) -> MaskSource:
     return found
 
 
+def test_a_set_of_one_half_keeps_its_names(tmp_path: Path) -> None:
+    write(tmp_path, "train", 10)
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfvoid\r\nroad\r\ncar\r\n")
+    source = masks(tmp_path)
+    assert source.classes == ("road", "car")
+    assert {0, 1, 255} == set(np.unique(source.evaluate.mask(0)).tolist())
+
+
+def test_sets_too_large_to_compare_lose_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compressor.data._folder._HASH_LIMIT", 0)
+    write(tmp_path, "train", 5)
+    source = masks(write(tmp_path, "test", 5, first=10))
+    assert source.train is not None
+    assert len(source.train) == 5
+    assert any("more than 2 GiB" in note for note in source.notes)
+
+
 @pytest.mark.parametrize("form", ["{}/{{}}", "{{}}/{}"], ids=["train/images", "images/train"])
 @pytest.mark.parametrize("judge", ["test", "val"])
 def test_halves_lie_inside_or_outside(tmp_path: Path, form: str, judge: str) -> None:
@@ -134,6 +151,12 @@ def emptied(root: Path) -> None:
         file.unlink()
 
 
+def from_one(root: Path) -> None:
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    for number in range(10):
+        Image.fromarray(numbers(number, (1, 2, 3))).save(root / "masks" / f"{number}.png")
+
+
 WIDE = Image.fromarray(np.full((SIDE, SIDE), 300, np.uint16))
 
 
@@ -153,6 +176,7 @@ WIDE = Image.fromarray(np.full((SIDE, SIDE), 300, np.uint16))
         (named("road\n"), "has one class only"),
         (named("road\ncar\n"), None),
         (named("one\nvoid\nvoid\n"), "has one class only"),
+        (from_one, "the masks number classes from 1 to 3"),
         (replaced("masks/3.png", Image.fromarray(numbers(3, (0, 1, 9)))), None),
     ],
 )
@@ -184,5 +208,9 @@ def test_two_sources_that_do_not_match(tmp_path: Path) -> None:
         masks(root, evaluate=str(other))
     with pytest.raises(UsageError, match="nothing is left to train on"):
         masks(root, evaluate=str(root))
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    (judged := write(tmp_path / "two", "", 4, first=20)).joinpath("classes.txt").write_text("c\nb\na\n")
+    with pytest.raises(UsageError, match="the classes of one and two differ: their order is not the same"):
+        masks(root, evaluate=str(judged))
     with pytest.raises(UsageError, match="has one image only"):
         masks(write(tmp_path / "single", "", 1))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from compressor.core import InputSpec, image_signature
+from compressor.core import InputSpec, UsageError, image_signature
 from compressor.data import MaskSource, load_data
 from compressor.preprocessing import parse_normalization
 from compressor.tasks._answers import MaskAnswer
@@ -159,6 +159,27 @@ def test_the_metric_is_that_of_the_masks_own_size(scenes: Path) -> None:
     right = [(t == p)[t != 255].mean() for t, p in zip(truths, sized, strict=True)]
     assert each == pytest.approx(right)
     assert metric.also["pixel_accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_masks_of_void_alone_judge_nothing(scenes: Path, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for number in range(2):
+            (tmp_path / kind / f"{number}.png").write_bytes((scenes / "test" / kind / f"{number}.png").read_bytes())
+    for number in range(2):
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    source = load_data(str(scenes), evaluate=str(tmp_path))
+    assert isinstance(source, MaskSource)
+    split = source.prepare(InputSpec(3, 32, 32), parse_normalization("unit", 3), "input").evaluate
+
+    class Blank:
+        signature, _ = image_signature(InputSpec(3, 32, 32))
+
+        def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"scores": np.zeros((1, 3, 8, 8), np.float32)}
+
+    with pytest.raises(UsageError, match="all are void"):
+        Segmentation(CLASSES).evaluate(Blank(), split, 1, lambda *_: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

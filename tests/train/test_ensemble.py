@@ -16,6 +16,7 @@ from torch import Tensor
 from compressor.core import Normalization
 from compressor.preprocessing import normalize, parse_normalization
 from compressor.train.ensemble import Ensemble, renormalised, suitability
+from compressor.train.predictor import as_scores
 
 LABELS = np.arange(60) % 3
 
@@ -74,6 +75,15 @@ def test_a_teacher_gets_images_of_its_own_normalisation(name: str, channels: str
     torch.testing.assert_close(seen[0], torch.from_numpy(normalize(pixels, own)), rtol=1e-4, atol=1e-3)
 
 
+def test_probabilities_are_taken_as_such() -> None:
+    scores = torch.tensor([[2.0, 0.5, 1.0], [0.2, 0.3, 0.9]])
+    shares = as_scores(lambda images: torch.softmax(scores, 1))(scores)
+    torch.testing.assert_close(torch.softmax(shares, 1), torch.softmax(scores, 1))
+    assert torch.equal(as_scores(lambda images: scores)(scores), scores)
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(as_scores(lambda images: images)(images), images)
+
+
 @pytest.mark.parametrize(
     ("profile", "further", "says"),
     [
@@ -96,3 +106,12 @@ def test_teachers_that_do_not_match_are_refused(
     assert got.code == 2
     assert says in " ".join(got.err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_losses_on_features_are_for_one_teacher(compress: Any, tmp_path: Path) -> None:
+    got = compress(
+        "run", TEACHER, "--teacher", TEACHER, "--data", "builtin:digits", "--target", "host", "--profile", "balanced",
+        "--set", 'distill.losses=[{loss="hint"}]', "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert got.code == 2
+    assert "several teachers only answer" in got.err

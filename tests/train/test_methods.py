@@ -51,6 +51,8 @@ def test_every_method_is_a_whole_recipe(name: str) -> None:
         ({"method": "kdd"}, "labels", "distill.method = 'kdd' is not known: take auto or one of kd"),
         ({"method": "kd"}, "images", "is for labelled images"),
         ({"method": "auto", "method_minutes": 0.0}, "labels", "distill.method_minutes = 0.0"),
+        ({"method": "cutmix", "cutmix": 0.5}, "labels", "sets distill.cutmix, which is given too"),
+        ({"method": "dist", "losses": ({"loss": "hint"},)}, "labels", "sets distill.losses, which is given too"),
     ],
 )
 def test_methods_that_cannot_be(settings: dict[str, Any], targets: str, says: str) -> None:
@@ -58,6 +60,12 @@ def test_methods_that_cannot_be(settings: dict[str, Any], targets: str, says: st
     assert any(says in problem for problem in problems)
     (inside,) = Distill(method="auto").problems("quantize.distill", PlanContext(HOST, "labels", True, True))
     assert "is for the distill pass" in inside
+
+
+def test_methods_that_want_all_scores_are_for_few_classes() -> None:
+    suited = {name for name in METHODS if Distill().with_method(name).suits(1000)}
+    assert set(METHODS) - suited == {"standardised", "meal"}
+    assert all(Distill().with_method(name).suits(128) for name in METHODS)
 
 
 def test_the_worse_half_stops_after_each_round() -> None:

@@ -28,6 +28,7 @@ from compressor.train import loop
 from compressor.train.augmentation import Augmentation
 from compressor.train.fit import Duration, fit
 from compressor.train.inherit import inherit
+from compressor.train.learner import Learner
 from compressor.train.live_targets import LiveTargets
 from compressor.train.optimizer_config import OptimizerConfig
 from compressor.train.samples import Samples
@@ -298,6 +299,15 @@ def test_an_average_is_one_of_scales_too(samples: Samples, tmp_path: Path) -> No
     assert first
     changed = {name for name in first if not torch.equal(first[name], averaged[name])}
     assert sum("scaling" in name for name in changed) >= sum("scaling" in name for name in first) - 1  # but the input's
+
+
+def test_a_live_teacher_is_not_trained() -> None:
+    teacher = network(0)
+    before = {name: each.clone() for name, each in teacher.state_dict().items()}
+    learner = Learner(network(1, widths=(4, 8, 16)), objective(FEATURES), INPUT, teacher).train()
+    learner(torch.randn(8, *INPUT.shape), torch.zeros(8, dtype=torch.int64), torch.zeros(8, 10))
+    assert not teacher.training
+    assert all(torch.equal(before[name], each) for name, each in teacher.state_dict().items())
 
 
 def test_a_damaged_checkpoint(samples: Samples, tmp_path: Path) -> None:
