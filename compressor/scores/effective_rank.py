@@ -36,9 +36,10 @@ class EffectiveRank:
         others: list[float] = []
 
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            rows = _rows(module, output)
-            spread = len(rows) > self.positions * len(output) and getattr(module, "groups", 1) == 1
-            (wide if spread else others).append(float(effective_rank(self._taken(rows)).log()))
+            last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+            places = last[..., 0].numel()
+            spread = places > self.positions * len(output) and getattr(module, "groups", 1) == 1
+            (wide if spread else others).append(float(effective_rank(self._rows(last, places)).log()))
 
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -48,16 +49,13 @@ class EffectiveRank:
         logs = wide or others
         return sum(logs) / len(logs) if logs else 0.0
 
-    def _taken(self, rows: Tensor) -> Tensor:
-        if len(rows) <= self.samples:
-            return rows
-        return rows[torch.linspace(0, len(rows) - 1, self.samples).long()]
-
-
-def _rows(module: nn.Module, output: Tensor) -> Tensor:
-    """Return a layer's outputs as rows of C channels, one for each sample and position."""
-    last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
-    return last.reshape(-1, last.shape[-1])
+    def _rows(self, last: Tensor, places: int) -> Tensor:
+        """Return outputs ... x C as rows of C channels, one for each position; of many, evenly taken ones."""
+        if places <= self.samples:
+            return last.reshape(-1, last.shape[-1])
+        # The rows alone are copied: a map of all of them takes as long as the layer.
+        taken = torch.linspace(0, places - 1, self.samples).long()
+        return last[torch.unravel_index(taken, last.shape[:-1])]
 
 
 def effective_rank(rows: Tensor) -> Tensor:
