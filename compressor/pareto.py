@@ -17,7 +17,7 @@ from compressor.train import workers
 
 __all__ = ["Front", "pareto_plans", "run_pareto"]
 
-SHARED = "shared"
+_SHARED = "shared"
 """The folder for what all runs of a front need: the teacher's answers, its normalisation, timed blocks."""
 
 
@@ -84,7 +84,7 @@ def run_pareto(
     for name, plan in plans.items():
         begun(name)
         try:
-            done = pipeline.run(plan, folder / name, command, watcher, fresh=fresh, shared=folder / SHARED)
+            done = pipeline.run(plan, folder / name, command, watcher, fresh=fresh, shared=folder / _SHARED)
         except BudgetMissed as error:
             missed.append(f"{name}: {error.what}")
             continue

@@ -83,8 +83,9 @@ class Model:
 
     @property
     def outputs(self) -> int:
-        """The size of the first output's second axis: scores of a classifier, channels of what makes images."""
-        size = self.signature.output.shape[1] if len(self.signature.output.shape) > 1 else 1
+        """The size of the answer's second axis: scores of a classifier, channels of what makes images."""
+        shape = self.signature.scores.shape
+        size = shape[1] if len(shape) > 1 else 1
         return size if isinstance(size, int) else 0
 
 

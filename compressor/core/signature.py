@@ -71,6 +71,11 @@ class Signature:
         return self.outputs[0]
 
     @property
+    def scores(self) -> TensorSpec:
+        """The first output of rank 2, a score for each class; the first output where there is none."""
+        return next((spec for spec in self.outputs if len(spec.shape) == 2), self.output)
+
+    @property
     def batch(self) -> str | None:
         """The free axis that counts samples: the first of every input. None where there is none such."""
         first = {spec.shape[0] if spec.shape else None for spec in self.inputs}

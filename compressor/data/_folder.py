@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.core import CompressError, InputSpec
 from compressor.data._images import SUFFIXES, Look, check, decode, look, looks_whole
-from compressor.data._stores import Store
+from compressor.data._stores import Archive, Folder, Store
 
 _HASH_LIMIT = 2 << 30
 _CHECKED, _CHECKED_BYTES = 100_000, 256 << 20
@@ -37,6 +39,17 @@ class Tree:
         for file in store.files:
             (images if file.rpartition(".")[2].lower() in SUFFIXES else others).append(file)
         return cls(store, "", tuple(images), tuple(others), tuple(store.folders))
+
+    @classmethod
+    def at(cls, path: Path) -> Tree | None:
+        """Open a folder or a zip; None of anything else, which whoever reads it otherwise says what is wrong with."""
+        try:
+            archive = path.is_file() and path.suffix.lower() != ".npz" and zipfile.is_zipfile(path)
+            if not (archive or path.is_dir()):
+                return None
+        except OSError:
+            return None
+        return cls.of(Folder(path) if path.is_dir() else Archive(path))
 
     @property
     def where(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,9 +17,9 @@ from compressor.core import Batch, InputSpec, Normalization, UsageError
 from compressor.data._folder import Files, Tree
 from compressor.data._images import look, whole
 from compressor.data._layout import JUDGES, TRAIN, differing
-from compressor.data._mask_files import VOID, MaskNumbers
-from compressor.data._splits import HELD_OUT
-from compressor.data._stores import Archive, Folder, shown
+from compressor.data._mask_files import MaskNumbers
+from compressor.data._splits import disjoint, halves
+from compressor.data._stores import shown
 from compressor.preprocessing import normalize
 
 if TYPE_CHECKING:
@@ -46,10 +45,10 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @cached_property
-    def keys(self) -> Sequence[str]:
-        """A digest of each image's content."""
-        return [self.images.keys[row] for row in self.rows.tolist()]
+    @property
+    def origin(self) -> Files:
+        """What they are taken from."""
+        return self.images
 
     @cached_property
     def fingerprint(self) -> str:
@@ -175,9 +174,9 @@ class MaskSplit:
         """The class of each pixel at the mask's own size, H x W; 255 where it does not count."""
         return self.raw.mask(index)
 
-    def feeds(self, size: int) -> Iterator[Feeds]:
+    def feeds(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Feeds]:
         """Yield what the network is fed, without the masks, which take longer to decode."""
-        order = np.arange(len(self), dtype=np.int64)
+        order = np.arange(len(self), dtype=np.int64) if indices is None else indices
         for start in range(0, len(order), size):
             part = self.pixels(order[start : start + size])
             yield {self.input_name: normalize(part, self.normalization)}
@@ -185,10 +184,9 @@ class MaskSplit:
     def batches(self, size: int, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
         """Yield (N x C x H x W normalised, N x H x W class numbers at the same size, 255 where they do not count)."""
         order = np.arange(len(self), dtype=np.int64) if indices is None else indices
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            masks = np.stack([_nearest(self.mask(int(row)), self.input) for row in part])
-            yield Batch({self.input_name: normalize(self.pixels(part), self.normalization)}, masks)
+        for number, feeds in enumerate(self.feeds(size, order)):
+            part = order[number * size : (number + 1) * size].tolist()
+            yield Batch(feeds, np.stack([_nearest(self.mask(row), self.input) for row in part]))
 
 
 def load_masks(source: str | None, evaluate: str | None) -> MaskSource | None:
@@ -201,26 +199,26 @@ def load_masks(source: str | None, evaluate: str | None) -> MaskSource | None:
         return None
     if other := next((name for name, each in found.items() if each is None), None):
         raise UsageError(f"{other} holds no images beside masks", hint="give both as images/ and masks/")
-    halves = {name: each for name, each in found.items() if each is not None}
-    told = [(each.where, each.classes) for each in halves.values() if each.classes is not None]
+    given = {name: each for name, each in found.items() if each is not None}
+    told = [(each.where, each.classes) for each in given.values() if each.classes is not None]
     if told and told[0][1] != told[-1][1]:
         raise differing(*told[0], *told[-1])
     names = told[0][1] if told else None
-    numbers = MaskNumbers.of(names, [masks for each in halves.values() for _, masks in each.halves.values()])
+    numbers = MaskNumbers.of(names, [masks for each in given.values() for _, masks in each.halves.values()])
     if len(numbers.classes) < 2:
-        raise UsageError(f"{next(iter(halves))} has one class only", hint="give it two classes or more")
+        raise UsageError(f"{next(iter(given))} has one class only", hint="give it two classes or more")
     notes = [numbers.note] if numbers.note else []
-    judged = None if evaluate is None else _half(halves[evaluate], (*JUDGES, "", TRAIN), numbers)
-    train = None if source is None else _half(halves[source], (TRAIN, "", *JUDGES), numbers)
+    judged = None if evaluate is None else _half(given[evaluate], (*JUDGES, "", TRAIN), numbers)
+    train = None if source is None else _half(given[source], (TRAIN, "", *JUDGES), numbers)
     if judged is None:
         assert source is not None
         assert train is not None
-        judged = _half(halves[source], JUDGES, numbers)
+        judged = _half(given[source], JUDGES, numbers)
         if judged is None or judged.name == train.name:
             notes.append(f"held out 20 % of {train.name}, as it has no test half")
-            train, judged = _held_out(train)
+            train, judged = halves(train, "image")
     if train is not None:
-        train, note = _disjoint(train, judged)
+        train, note = disjoint(train, judged)
         notes += [note] if note else []
     for split in (train, judged):
         if split is not None:
@@ -240,13 +238,8 @@ class _Found:
 def _found(source: str) -> _Found | None:
     """Find ``images/`` beside ``masks/``, in each of ``train/`` and ``test/`` or with those inside; else None."""
     path = Path(source)
-    try:
-        archive = path.is_file() and path.suffix.lower() != ".npz" and zipfile.is_zipfile(path)
-        if not source or not (archive or path.is_dir()):
-            return None
-    except OSError:  # whoever reads it as something else says what is wrong
+    if not source or (tree := Tree.at(path)) is None:
         return None
-    tree = Tree.of(Folder(path) if path.is_dir() else Archive(path))
     while len(tree.top_folders) == 1 and not {_IMAGES, TRAIN, *JUDGES} & _lower(tree).keys():
         tree = tree.below(next(iter(tree.top_folders)))
     halves = dict(_halves(tree))
@@ -305,36 +298,7 @@ def _half(found: _Found, wanted: Sequence[str], numbers: MaskNumbers) -> MaskedI
     return MaskedImages(f"{found.where} {half}".strip(), images, masks, numbers, np.arange(len(images.names)))
 
 
-def _held_out(images: MaskedImages) -> tuple[MaskedImages, MaskedImages]:
-    if len(images) < 2:
-        raise UsageError(f"{images.name} has one image only", hint="add images, or name others with --eval")
-    order = np.random.default_rng(0).permutation(len(images))
-    held = np.sort(order[: max(1, round(HELD_OUT * len(order)))])
-    rest = np.setdiff1d(np.arange(len(order)), held)
-    return images.take(rest, f"{images.name} without the held-out 20 %"), images.take(
-        held, f"{images.name} held-out 20 %"
-    )
-
-
-def _disjoint(train: MaskedImages, judged: MaskedImages) -> tuple[MaskedImages, str]:
-    if not (train.images.comparable and judged.images.comparable):
-        return train, "" if train.images is judged.images else "more than 2 GiB: not searched for images in both halves"
-    known = set(judged.keys)
-    fresh = np.array([key not in known for key in train.keys], np.bool_)
-    if fresh.all():
-        return train, ""
-    if not fresh.any():
-        raise UsageError(
-            f"every image of {train.name} is in {judged.name} too: nothing is left to train on",
-            hint="name other samples with --data or --eval",
-        )
-    note = f"{int((~fresh).sum())} images of {train.name} are in {judged.name} too: not trained on"
-    return train.take(np.flatnonzero(fresh), train.name), note
-
-
 def _nearest(mask: NDArray[np.uint8], input: InputSpec) -> NDArray[np.int64]:
     if mask.shape != (input.height, input.width):
-        assert mask.max(initial=0) <= VOID
-        resized = Image.fromarray(mask).resize((input.width, input.height), Image.Resampling.NEAREST)
-        mask = np.asarray(resized)
+        mask = np.asarray(Image.fromarray(mask).resize((input.width, input.height), Image.Resampling.NEAREST))
     return mask.astype(np.int64)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,7 @@ from PIL import Image
 from compressor.core import Batch, InputSpec, Normalization, UsageError
 from compressor.data._folder import Files, Tree
 from compressor.data._images import whole
-from compressor.data._splits import HELD_OUT
-from compressor.data._stores import Archive, Folder, shown
+from compressor.data._stores import shown
 from compressor.preprocessing import normalize
 
 if TYPE_CHECKING:
@@ -50,10 +48,10 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @cached_property
-    def keys(self) -> Sequence[str]:
-        """A digest of each photograph's content."""
-        return [self.large.keys[row] for row in self.rows.tolist()]
+    @property
+    def origin(self) -> Files:
+        """What they are taken from."""
+        return self.large
 
     @cached_property
     def fingerprint(self) -> str:
@@ -289,13 +287,8 @@ def read_photographs(source: str) -> Photographs | None:
     path = Path(source)
     if source == f"{BUILTIN}photographs":
         path = _bundled()
-    try:
-        archive = path.is_file() and path.suffix.lower() != ".npz" and zipfile.is_zipfile(path)
-        if not source or not (archive or path.is_dir()):
-            return None
-    except OSError:  # whoever reads it as something else says what is wrong
+    if not source or (tree := Tree.at(path)) is None:
         return None
-    tree = Tree.of(Folder(path) if path.is_dir() else Archive(path))
     where = "photographs" if source.startswith(BUILTIN) else shown(path.resolve().name)
     while len(tree.top_folders) == 1 and tree.images and tree.tops == tree.top_folders and not _loose(tree):
         if _LARGE in {top.lower() for top in tree.tops} or any(n.count("/") == 1 for n in tree.images):
@@ -316,20 +309,6 @@ def _bundled() -> Path:
     import sklearn
 
     return Path(sklearn.__file__).parent / "datasets" / "images"
-
-
-def halves(photographs: Photographs) -> tuple[Photographs, Photographs]:
-    """(train, held out): a fifth, at least one; always the same ones. Raises UsageError where there is but one."""
-    if len(photographs) < 2:
-        raise UsageError(
-            f"{photographs.name} has one photograph only, none would be left to train on",
-            hint="add photographs, or name others to judge on with --eval",
-        )
-    order = np.random.default_rng(0).permutation(len(photographs))
-    held = np.sort(order[: max(1, round(HELD_OUT * len(order)))])
-    rest = np.setdiff1d(np.arange(len(order)), held)
-    name = photographs.name
-    return photographs.take(rest, f"{name} without the held-out 20 %"), photographs.take(held, f"{name} held-out 20 %")
 
 
 def _loose(tree: Tree) -> list[str]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from compressor.core import InputSpec, Normalization, UnsafeInput, UsageError
 from compressor.data._arrays import found_in, read_builtin, read_npz
 from compressor.data._feeds import ArraySamples, FeedSource, array_samples_of, read_array_samples, split_array_samples
@@ -18,8 +16,8 @@ from compressor.data._images import EXACT_SIDE, Look
 from compressor.data._layout import differing, read_folder
 from compressor.data._masks import MaskSource, load_masks
 from compressor.data._npz import held_arrays
-from compressor.data._photographs import BUILTIN, PhotographSource, halves, read_photographs
-from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, hold_out
+from compressor.data._photographs import BUILTIN, PhotographSource, read_photographs
+from compressor.data._splits import Found, PreparedSplit, RawSplit, disjoint, halves, hold_out
 from compressor.user_code import UserCode
 
 _LOOKED_AT = 64
@@ -152,18 +150,11 @@ def _photographs(source: str | None, evaluate: str | None) -> PhotographSource |
     else:
         assert train is not None
         notes = (f"held out 20 % of {train.name}, as it has no test half",)
-        train, judged = halves(train)
+        train, judged = halves(train, "photograph")
     assert judged is not None
     if train is not None:
-        fresh = np.array([key not in judged.keys for key in train.keys], np.bool_)
-        if not fresh.any():
-            raise UsageError(
-                f"every photograph of {train.name} is in {judged.name} too: nothing is left to train on",
-                hint="name other photographs with --data or --eval",
-            )
-        if not fresh.all():
-            notes += (f"{int((~fresh).sum())} of {train.name} are in {judged.name} too: not trained on",)
-            train = train.take(np.flatnonzero(fresh), train.name)
+        train, note = disjoint(train, judged)
+        notes += (note,) if note else ()
         train.check()
     judged.check()
     return PhotographSource(train, judged, notes)

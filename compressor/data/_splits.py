@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,11 @@ class RawSplit:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def origin(self) -> Samples:
+        """What they are taken from."""
+        return self.samples
 
     @cached_property
     def fingerprint(self) -> str:
@@ -180,16 +185,68 @@ def hold_out(split: RawSplit) -> tuple[RawSplit, RawSplit]:
     )
 
 
-def disjoint(train: RawSplit, evaluate: RawSplit) -> tuple[RawSplit, str | None]:
+class Origin(Protocol):
+    """Samples in some store, as far as it is known which are the same."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether equal keys mean equal samples."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """A digest of each sample's content."""
+        ...
+
+
+class Part(Protocol):
+    """Some samples of a source, whatever they are."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Which of the origin's samples, N."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: NDArray[np.int64], name: str) -> Self: ...
+
+
+P = TypeVar("P", bound=Part)
+
+
+def halves(part: P, what: str) -> tuple[P, P]:
+    """Return (train, held out) of samples without classes: a fifth, at least one; always the same ones.
+
+    ``what`` is the word for one. Raises UsageError where there is but one.
+    """
+    if len(part) < 2:
+        raise UsageError(
+            f"{part.name} has one {what} only, none would be left to train on",
+            hint="add some, or name others to judge on with --eval",
+        )
+    order = np.random.default_rng(0).permutation(len(part))
+    held = np.sort(order[: max(1, round(HELD_OUT * len(order)))])
+    rest = np.setdiff1d(np.arange(len(order)), held)
+    return part.take(rest, f"{part.name} without the held-out 20 %"), part.take(held, f"{part.name} held-out 20 %")
+
+
+def disjoint(train: P, evaluate: P) -> tuple[P, str | None]:
     """``train`` without the samples that are in ``evaluate`` too, and a note if there were any.
 
     Raises UsageError if nothing is left.
     """
-    if not (train.samples.comparable and evaluate.samples.comparable):
-        same_store = train.samples is evaluate.samples
-        return train, None if same_store else "more than 2 GiB: not searched for images that are in both halves"
-    judged = {evaluate.samples.keys[row] for row in evaluate.rows.tolist()}
-    fresh = np.array([train.samples.keys[row] not in judged for row in train.rows.tolist()], np.bool_)
+    ours, theirs = train.origin, evaluate.origin
+    if not (ours.comparable and theirs.comparable):
+        return train, None if ours is theirs else "more than 2 GiB: not searched for images that are in both halves"
+    judged = {theirs.keys[row] for row in evaluate.rows.tolist()}
+    fresh = np.array([ours.keys[row] not in judged for row in train.rows.tolist()], np.bool_)
     dropped = len(train) - int(fresh.sum())
     if not dropped:
         return train, None

@@ -24,7 +24,7 @@ class Outputs:
     features: tuple[Tensor, ...] = ()
     """The feature map after each stage, N x C x H x W; the last is the one before pooling."""
     progress: float = 1.0
-    """Of a student in training, the share of the steps that it has behind it."""
+    """The share of its training that a student has behind it."""
 
     @property
     def shapes(self) -> Shapes:
@@ -35,7 +35,8 @@ class Loss(Protocol):
     """One term of a training's objective: a frozen dataclass whose fields are its settings.
 
     A loss that compares real values (pixels) instead of class scores says so with
-    ``regression: ClassVar[bool] = True``.
+    ``regression: ClassVar[bool] = True``. One that reads the scores of all classes, and not the highest of many, as
+    they are stored, says so with ``whole``, true or false.
     """
 
     kind: ClassVar[str]

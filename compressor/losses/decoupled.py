@@ -40,6 +40,10 @@ class Decoupled:
                 hint="give 0 or more for each, and not 0 for both",
             )
 
+    @property
+    def whole(self) -> bool:
+        return self.standardised
+
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F
 

@@ -33,6 +33,10 @@ class KullbackLeibler:
         if not 0 < self.temperature < float("inf"):
             raise UsageError(f"kl.temperature = {self.temperature}", hint="give a number above 0, such as 4.0")
 
+    @property
+    def whole(self) -> bool:
+        return self.standardised
+
     def __call__(self, student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         import torch.nn.functional as F
 

@@ -42,6 +42,10 @@ class Taid:
                 hint="give shares: 0 to 1, the momentum below 1",
             )
 
+    @property
+    def whole(self) -> bool:
+        return self.standardised
+
     def module(self, student: Shapes, classes: int) -> nn.Module:
         from compressor.losses._interpolated import Interpolated
 

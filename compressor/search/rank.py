@@ -63,7 +63,7 @@ def rank(
     if isinstance(source, FeedSource | MaskSource):
         held = "arrays by input name" if isinstance(source, FeedSource) else "images with masks"
         raise UsageError(
-            f"students are ranked on images of classes, or photographs; the data are {held}", hint="--data"
+            f"students are ranked on images of classes, or photographs; the data are {held}", hint="give such --data"
         )
     candidates = _Candidates(archs, space, source, input or _input(space, source, entries))
     networks = [candidates.network(entry, index) for index, entry in enumerate(entries)]

@@ -17,7 +17,7 @@ from compressor.scores.common.probe import untrained
 from compressor.train.distill_config import DistillConfig
 from compressor.train.fit import fit_step_seconds
 from compressor.train.fit_with_checkpoints import fit_with_checkpoints
-from compressor.train.halving import halve, halving_samples, rounds_of, top1
+from compressor.train.halving import halve, halving_samples, rounds_of, steps_within, top1
 from compressor.train.inherit import inherit
 from compressor.train.teacher import PreparedTeacher, prepare_teacher
 
@@ -50,16 +50,12 @@ def successive_halving(
     begun = time.perf_counter()
     trials = _Trials.of(students, minutes, teacher, context)
     halved = halve(len(students), steps, trials.steps_of, trials.train_and_judge)
-    rounds = [
-        {"steps": steps, "top1": {trials.names[index]: share for index, share in reached.items()}}
-        for steps, reached in zip(halved.steps, halved.reached, strict=True)
-    ]
     report: dict[str, Json] = {
         "minutes": minutes,
         "seconds": time.perf_counter() - begun,
         "learned_from": trials.prepared.data.samples.split.name,
         "judged_on": trials.judged.name,
-        "rounds": rounds,
+        "rounds": halved.rounds(trials.names),
         "changed": halved.order[0] != 0,
         "before": trials.names[0],
         "after": trials.names[halved.order[0]],
@@ -90,12 +86,11 @@ class _Trials:
         """Return the steps with which these students fill one round, measured once and kept across runs."""
         rounds = rounds_of(len(self.names))
         key = [self.minutes, rounds, sorted(self.names[i] for i in alive), self.teacher.sha256, self.context.seed]
-        fitting = partial(self._fitting, tuple(alive), rounds)
-        steps: int = self.context.memo("halving-steps", key, fitting)
+        steps: int = self.context.memo("halving-steps", key, partial(self._fitting, tuple(alive)))
         return steps
 
-    def _fitting(self, alive: Sequence[int], rounds: int) -> int:
-        return max(1, int(60 * self.minutes / rounds / sum(map(self._step_seconds, alive))))
+    def _fitting(self, alive: Sequence[int]) -> int:
+        return steps_within(self.minutes, len(self.names), map(self._step_seconds, alive))
 
     def _step_seconds(self, index: int) -> float:
         terms, config = objective(_CONFIG.losses), _CONFIG.optimizer_config

@@ -38,7 +38,7 @@ def teacher_graph(teacher: Model, network: nn.Module | None, opset: int) -> ir.M
 
 def teacher_scores(teacher: Model) -> int:
     """Return the outputs of a student: the teacher's classes or, for a network that makes images, their channels."""
-    size = _answer(teacher.signature).shape[1]
+    size = teacher.signature.scores.shape[1]
     assert isinstance(size, int)
     return size
 
@@ -60,14 +60,9 @@ def student_signature(teacher: Model) -> tuple[Signature, Mapping[str, int]]:
             "students take images as N x C x H x W, and the teacher takes N x H x W x C",
             hint="give the teacher in the other layout, or compress the network itself: --profile ptq",
         )
-    input, output = signature.input, _answer(signature)
+    input, output = signature.input, signature.scores
     if signature.batch is not None:
         return Signature((input,), (output,)), teacher.sizes
     batch = "batch"
     free = [replace(spec, shape=(batch, *spec.shape[1:])) for spec in (input, output)]
     return Signature((free[0],), (free[1],)), {**teacher.sizes, batch: 1}
-
-
-def _answer(signature: Signature) -> TensorSpec:
-    """Return the output of scores (N x K), or the first where there is none."""
-    return next((spec for spec in signature.outputs if len(spec.shape) == 2), signature.output)

@@ -27,7 +27,7 @@ class MaskAnswer:
     layout: str = "nchw"
     """Scores N x K x H x W (``nchw``) or N x H x W x K (``nhwc``); class numbers N x H x W (``numbers``)."""
     threshold: float | None = None
-    """Of one score a pixel: above it, it is class 1. None where each class has a score."""
+    """The score above which a pixel is of class 1, where there is one score; None where each class has one."""
 
     @classmethod
     def of(cls, outputs: Outputs, classes: int) -> Self | None:

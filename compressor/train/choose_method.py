@@ -16,7 +16,7 @@ from compressor.train import workers
 from compressor.train.distill_config import DistillConfig
 from compressor.train.fit import fit_step_seconds
 from compressor.train.fit_with_checkpoints import fit_with_checkpoints
-from compressor.train.halving import halve, halving_samples, rounds_of, top1
+from compressor.train.halving import halve, halving_samples, rounds_of, steps_within, top1
 from compressor.train.methods import METHODS
 from compressor.train.teacher import PreparedTeacher
 
@@ -40,17 +40,13 @@ def choose_method(
     begun = time.perf_counter()
     trials = _Trials.of(settings, make_student, prepare, classes, key, context)
     halved = halve(len(trials.names), (), trials.steps_of, trials.train_and_judge)
-    rounds = [
-        {"steps": steps, "top1": {trials.names[index]: share for index, share in reached.items()}}
-        for steps, reached in zip(halved.steps, halved.reached, strict=True)
-    ]
     chosen = trials.names[halved.order[0]]
     return chosen, {
         "chosen": chosen,
         "minutes": settings.method_minutes,
         "seconds": time.perf_counter() - begun,
         "judged_on": trials.judged.name,
-        "rounds": rounds,
+        "rounds": halved.rounds(trials.names),
     }
 
 
@@ -94,14 +90,13 @@ class _Trials:
 
     def steps_of(self, alive: Sequence[int]) -> int:
         """Return the steps with which these methods fill one round, measured once and kept across runs."""
-        rounds, names = rounds_of(len(self.names)), [self.names[index] for index in alive]
-        fitting = partial(self._fitting, tuple(alive), rounds)
-        remember = partial(self.context.memo, "method-steps", [self.key, self.minutes, rounds, names], fitting)
+        key = [self.key, self.minutes, rounds_of(len(self.names)), [self.names[index] for index in alive]]
+        remember = partial(self.context.memo, "method-steps", key, partial(self._fitting, tuple(alive)))
         steps: int = workers.broadcast(remember, self.context.device)
         return steps
 
-    def _fitting(self, alive: Sequence[int], rounds: int) -> int:
-        return max(1, int(60 * self.minutes / rounds / sum(map(self._step_seconds, alive))))
+    def _fitting(self, alive: Sequence[int]) -> int:
+        return steps_within(self.minutes, len(self.names), map(self._step_seconds, alive))
 
     def _step_seconds(self, index: int) -> float:
         config = self.configs[index]

@@ -19,11 +19,6 @@ __all__ = ["ALL_SCORES", "DistillConfig"]
 ALL_SCORES = 128
 """With up to this many classes, all of a teacher's scores for a sample are stored."""
 
-_HINTON: tuple[Mapping[str, Json], ...] = (
-    {"loss": "kl", "weight": 0.9, "temperature": 4.0},
-    {"loss": "cross-entropy", "weight": 0.1},
-)
-
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -49,7 +44,7 @@ class DistillConfig:
     the other settings see `compressor.train.optimizer_config.OptimizerConfig`.
     """
 
-    losses: tuple[Mapping[str, Json], ...] = _HINTON
+    losses: tuple[Mapping[str, Json], ...] = METHODS["kd"]["losses"]
     method: str = ""
     method_minutes: float = 4.0
     steps: int | None = None
@@ -85,8 +80,7 @@ class DistillConfig:
     def suits(self, classes: int) -> bool:
         """Tell whether its losses do with the scores that are stored of so many classes: the highest, of many."""
         return classes <= ALL_SCORES or not any(
-            getattr(loss, "standardised", False) or getattr(loss, "whole", False)
-            for loss, _ in objective(self.losses).terms
+            getattr(loss, "whole", False) for loss, _ in objective(self.losses).terms
         )
 
     def problems(self, where: str, plan_context: PlanContext) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from compressor.core import Context, ImageSplit, VerificationFailed
+from compressor.core import Context, ImageSplit, Json, VerificationFailed
 
-__all__ = ["Halved", "halve", "halving_samples", "rounds_of", "top1"]
+__all__ = ["Halved", "halve", "halving_samples", "rounds_of", "steps_within", "top1"]
 
 _LEARNED_FROM, _JUDGED_ON = 10_000, 2_000
 """Training samples, at most, that are learned from and judged on. Neither are samples of the evaluation half."""
@@ -29,10 +29,22 @@ class Halved:
     reached: tuple[dict[int, float], ...]
     """The accuracy of each that took part in a round, the best first."""
 
+    def rounds(self, names: Sequence[str]) -> list[dict[str, Json]]:
+        """Return each round's steps and the accuracies by name, for ``report.json``."""
+        return [
+            {"steps": steps, "top1": {names[index]: share for index, share in reached.items()}}
+            for steps, reached in zip(self.steps, self.reached, strict=True)
+        ]
+
 
 def rounds_of(count: int) -> int:
     """Return the number of halvings that leave one of ``count``."""
     return max(1, (count - 1).bit_length())
+
+
+def steps_within(minutes: float, count: int, step_seconds: Iterable[float]) -> int:
+    """Return the steps with which those of ``count`` that take part fill a round; all rounds take equal shares."""
+    return max(1, int(60 * minutes / rounds_of(count) / sum(step_seconds)))
 
 
 def halve(

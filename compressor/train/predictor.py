@@ -49,14 +49,9 @@ def make_predictor(
 
 
 def graph_predictor(path: Path) -> Callable[[Tensor], Tensor]:
-    """A function from images N x C x H x W to the answer of an ONNX file, in batches that it takes.
-
-    The answer is the first output of rank 2, class scores, else the first.
-    """
+    """A function from images N x C x H x W to the scores (or the image) of an ONNX file, in batches that it takes."""
     session: Session = catalog.find("backends", "onnxruntime")().open(path, threads=torch.get_num_threads())
-    answers = session.signature.outputs
-    source = session.signature.input.name
-    sink = next((spec.name for spec in answers if len(spec.shape) == 2), answers[0].name)
+    source, sink = session.signature.input.name, session.signature.scores.name
 
     def predict(images: Tensor) -> Tensor:
         outputs = run_in_batches(session, {source: images.contiguous().numpy()}, len(images))

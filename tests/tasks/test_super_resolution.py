@@ -77,7 +77,7 @@ def test_pairs_are_made_of_a_folder_of_images(tmp_path: Path) -> None:
     assert source.targets == "images"
     assert source.train is not None
     assert (len(source.train), len(source.evaluate)) == (4, 1)
-    assert not set(source.train.keys) & set(source.evaluate.keys)
+    assert not set(source.train.rows.tolist()) & set(source.evaluate.rows.tolist())
     split = prepared(source, 3)
     ((name, small, large),) = split.pairs()
     assert (small.shape, large.shape) == ((3, 13, 16), (3, 39, 48))
